@@ -1,0 +1,183 @@
+"""What every training here shares: its resumable state, and denoising training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from stages.diffusion.family import NULL_CONCEPT, Family
+from stages.diffusion.randomness import batch_indices, generator
+from stages.errors import ModelError, NonFiniteLoss
+
+#: Called after each step with its number (from 1) and what was measured.
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its last state, outside anything that counts as a result."""
+
+    every: int
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The last state saved, or ``None``."""
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Keep ``state`` instead of the one before, atomically."""
+
+
+class TrainState:
+    """Parameters, optimizer and moving average of one training, as one flat dict of tensors.
+
+    Args:
+        parameters: the tensors that are trained, by name.
+        ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, ema_decay: float):
+        self.parameters = parameters
+        self.optimizer = optimizer
+        self.ema = EMAModel(parameters.values(), decay=ema_decay, use_ema_warmup=False) if ema_decay else None
+        self.step = 0
+
+    def after_update(self) -> None:
+        """Count an update and let the average follow."""
+        self.step += 1
+        if self.ema is not None:
+            self.ema.step(self.parameters.values())
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the model: the end of the training."""
+        if self.ema is not None:
+            self.ema.copy_to(self.parameters.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything needed to go on, by name."""
+        state: dict[str, Tensor] = {"step": torch.tensor(self.step)}
+        for name, parameter in self.parameters.items():
+            state[f"parameter/{name}"] = parameter.detach()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+        if self.ema is not None:
+            for name, shadow in zip(self.parameters, self.ema.shadow_params, strict=True):
+                state[f"average/{name}"] = shadow
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what :meth:`tensors` gave. Raises: ModelError: it is of another model."""
+        saved = {key.removeprefix("parameter/") for key in state if key.startswith("parameter/")}
+        if saved != set(self.parameters):
+            raise ModelError(
+                f"the checkpoint holds {len(saved)} parameters, this training has {len(self.parameters)}: delete it"
+            )
+        self.step = int(state["step"])
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[f"parameter/{name}"])
+                prefix, suffix = "optimizer/", f"/{name}"
+                moments = {
+                    k[len(prefix) : -len(suffix)]: v
+                    for k, v in state.items()
+                    if k.startswith(prefix) and k.endswith(suffix) and k.count("/") == 2
+                }
+                if moments:
+                    self.optimizer.state[parameter] = {
+                        k: v.clone() if v.ndim == 0 else v.to(parameter.device, copy=True) for k, v in moments.items()
+                    }
+            if self.ema is not None:
+                self.ema.optimization_step = self.step
+                for name, shadow in zip(self.parameters, self.ema.shadow_params, strict=True):
+                    shadow.copy_(state[f"average/{name}"])
+
+
+def check_finite(step: int, **values: Tensor | float) -> None:
+    """Raises: NonFiniteLoss: a value is NaN or infinite; the message says which, where, and what to do."""
+    for name, value in values.items():
+        if not torch.isfinite(torch.as_tensor(value)).all():
+            raise NonFiniteLoss(
+                f"{name} became {float(value)} at step {step}: lower the learning rate or the guidance; "
+                "the state of the last good step is kept as the checkpoint"
+            )
+
+
+def train_denoiser(
+    family: Family,
+    images: Any,
+    concepts: Sequence[str],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    ema_decay: float = 0.0,
+    condition_dropout: float = 0.1,
+    max_grad_norm: float = 1.0,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> nn.Module:
+    r"""Train ``family.denoiser`` in place to predict the noise of its images.
+
+    .. math:: L = \mathbb{E}_{x_0,\epsilon,t}\lVert \epsilon_\theta(x_t, t, c) - \epsilon\rVert^2
+
+    Args:
+        images: anything that gives float32 ``(B, C, H, W)`` in [-1, 1] for an index tensor.
+        concepts: one an image.
+        steps: number of updates; the learning rate falls to zero along a cosine.
+        condition_dropout: share of samples whose concept becomes the null concept (arXiv 2207.12598).
+        max_grad_norm: gradients are scaled down to this 2-norm.
+
+    Returns: the denoiser, with averaged weights where ``ema_decay`` is not 0, in eval mode.
+    Raises: NonFiniteLoss.
+    Source: arXiv 2006.11239, Algorithm 1. Deviation: none.
+    """
+    accelerator = accelerator or Accelerator()
+    denoiser = family.denoiser.to(accelerator.device).train()
+    parameters = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps, steps)
+    state = TrainState(parameters, optimizer, ema_decay)
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        state.restore(saved)
+    while state.step < steps:
+        step = state.step
+        schedule.step(step)
+        index = batch_indices(len(concepts), batch_size, seed=seed, stream="pretrain", step=step)
+        draw = generator(seed, "pretrain-noise", step)
+        clean = family.encode(images[index].to(accelerator.device))
+        timesteps = family.timesteps(batch_size, draw).to(clean.device)
+        noise = torch.randn(clean.shape, generator=draw).to(clean.device)
+        dropped = (torch.rand(batch_size, generator=draw) < condition_dropout).tolist()
+        names = [
+            NULL_CONCEPT if drop and family.has_null else concepts[i]
+            for i, drop in zip(index.tolist(), dropped, strict=True)
+        ]
+        noisy, target = family.noised(clean, noise, timesteps)
+        with accelerator.autocast():
+            loss = F.mse_loss(
+                family.predict(denoiser, noisy, timesteps, family.condition(names)).float(), target.float()
+            )
+        if not torch.isfinite(loss) and checkpoint is not None:
+            checkpoint.save(state.tensors())
+        check_finite(step, loss=loss.detach())
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(parameters.values(), max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.after_update()
+        if on_step is not None:
+            on_step(
+                state.step, {"loss": loss.item(), "grad_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
+            )
+        if checkpoint is not None and state.step % checkpoint.every == 0 and state.step < steps:
+            checkpoint.save(state.tensors())
+    state.use_average()
+    return denoiser.eval()

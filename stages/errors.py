@@ -1,0 +1,63 @@
+"""Every failure that the product states in one line: what was wrong, the value seen, what to do next."""
+
+from __future__ import annotations
+
+
+class EraseDiffError(Exception):
+    """Base of all stated failures. ``exit_code`` is what a door or a flow exits with."""
+
+    exit_code = 1
+
+
+class ParamsError(EraseDiffError):
+    """``params.yaml`` or a command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(EraseDiffError):
+    """Pictures, tables or labels that cannot be read or used."""
+
+
+class ExpectationFailed(DataError):
+    """A Great Expectations check did not hold."""
+
+
+class UnknownConcept(EraseDiffError, ValueError):
+    """A concept that the model or the data does not have."""
+
+
+class ModelError(EraseDiffError):
+    """A model folder that cannot be loaded or does not fit the data."""
+
+
+class IntegrityError(EraseDiffError):
+    """A file whose content is not what its manifest says: truncated or altered."""
+
+
+class NonFiniteLoss(EraseDiffError):
+    """A loss or gradient became NaN or infinite."""
+
+
+class ClassifierTooWeak(EraseDiffError):
+    """The classifier reads too badly to judge anything."""
+
+
+class OutOfMemory(EraseDiffError):
+    """The device has too little memory for the batch asked for."""
+
+
+class TrackingError(EraseDiffError):
+    """The MLflow server or registry cannot be reached, or refuses."""
+
+
+class CheckoutBusy(EraseDiffError):
+    """Another run works in this checkout."""
+
+
+class StageFailed(EraseDiffError):
+    """A DVC stage ended with an error."""
+
+
+class GateFailed(EraseDiffError):
+    """The erased model did not pass its gates."""
