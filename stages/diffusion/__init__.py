@@ -1,0 +1,79 @@
+"""Diffusion models behind one interface: one file a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.diffusion.family import NULL_CONCEPT, Condition, Family
+
+__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline"]
+
+
+def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Any:
+    """Load a diffusers folder, verified against its manifest where it has one.
+
+    Args:
+        folder: with ``model_index.json``; or with ``unet/`` and ``scheduler/`` of a class-conditional ``UNet2DModel``.
+        concepts: names of the class embeddings, for a folder that does not name them itself.
+
+    Returns: the diffusers pipeline, in eval mode, on the CPU.
+    Raises: ModelError: the folder is no model, or its classes have no names. IntegrityError: a file was altered.
+    """
+    import json
+
+    from safetensors import SafetensorError
+
+    from stages.artifacts import verify_folder
+    from stages.errors import ModelError
+
+    folder = Path(folder)
+    verify_folder(folder)
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"] if index.exists() else "UNet2DModel"
+        if kind in ("ClassConditionalPipeline", "UNet2DModel", "DDPMPipeline", "DDIMPipeline"):
+            return _open_class_conditional(folder, kind, concepts)
+        from diffusers import DiffusionPipeline
+
+        return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a diffusers folder: {' '.join(str(error).split())[:300]}") from None
+
+
+def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None) -> Any:
+    import json
+
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    from stages.diffusion.class_conditional import ClassConditionalPipeline
+    from stages.errors import ModelError
+
+    unet = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    if kind == "ClassConditionalPipeline":
+        concepts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"]
+    if concepts is None:
+        raise ModelError(f"{folder} does not name its classes: give the concepts in the order of its class embeddings")
+    if unet.config.num_class_embeds is None:
+        raise ModelError(f"{folder} is an unconditional UNet (num_class_embeds is null): a class-conditional one is needed")
+    return ClassConditionalPipeline(unet, scheduler, concepts)
+
+
+def family_of(pipeline: Any) -> Family:
+    """The family interface over a pipeline, chosen by its class. Raises: ModelError: no family for it."""
+    from diffusers import StableDiffusionPipeline
+
+    from stages.diffusion.class_conditional import ClassConditionalFamily, ClassConditionalPipeline
+    from stages.diffusion.stable_diffusion import StableDiffusionFamily
+    from stages.errors import ModelError
+
+    families: dict[type, type] = {
+        ClassConditionalPipeline: ClassConditionalFamily,
+        StableDiffusionPipeline: StableDiffusionFamily,
+    }
+    for pipeline_class, family in families.items():
+        if isinstance(pipeline, pipeline_class):
+            return family(pipeline)
+    known = ", ".join(c.__name__ for c in families)
+    raise ModelError(f"no family handles a {type(pipeline).__name__}; there are: {known}")

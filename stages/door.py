@@ -1,0 +1,75 @@
+"""What every stage's command shares: usage, one line for a stated failure, exit codes, and dying with its parent."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from stages.errors import EraseDiffError, OutOfMemory
+
+
+def run_door(name: str, main: Callable[..., None], description: str, choices: dict[str, Sequence[str]] | None = None) -> None:
+    """Run ``main`` as the command ``python -m stages.NAME`` and exit.
+
+    Exit codes: 0 done, 1 a stated failure, 2 wrong usage or parameters, 130 interrupted.
+
+    Args:
+        choices: positional arguments by name with what they may be, handed to ``main`` by keyword.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    for argument, values in (choices or {}).items():
+        parser.add_argument(argument, choices=values)
+    arguments = vars(parser.parse_args())
+    die_with_parent()
+    quiet_environment()
+    try:
+        main(**arguments)
+    except EraseDiffError as error:
+        sys.exit(_fail(error))
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing half-written counts, run it again to go on", file=sys.stderr)
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(_fail(OutOfMemory(
+            f"{name} ran out of memory ({' '.join(str(error).split())[:120]}): lower {name}'s batch size in params.yaml, or "
+            "curate.image_size"
+        )))
+
+
+def _fail(error: EraseDiffError) -> int:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def die_with_parent() -> None:
+    """Linux: end this process when the one that started it (DVC) ends, so that no stage writes on unseen."""
+    if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def quiet_environment() -> None:
+    """No telemetry: this software handles erasure requests."""
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}

@@ -1,0 +1,203 @@
+"""``params.yaml``: read, checked as a whole, and handed to the doors section by section."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Precision = Literal["no", "bf16"]
+
+
+class Section(BaseModel):
+    """A frozen section; an unknown key, a wrong type or a value out of range is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class Curate(Section):
+    source: Literal["digits", "image_folder", "parquet"]
+    path: str
+    image_size: Annotated[int, Field(ge=4)] | None
+    mode: Literal["L", "RGB"] | None
+    image_column: str
+    label_column: str
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    min_per_concept: Annotated[int, Field(ge=2)]
+    max_per_concept: Count | None
+
+
+class Pretrain(Section):
+    source: Literal["train", "folder", "hub", "registry"]
+    path: str
+    repo: str | None
+    revision: str | None
+    block_out_channels: Annotated[list[Count], Field(min_length=1)]
+    attention: Annotated[list[bool], Field(min_length=1)]
+    layers_per_block: Count
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    prediction_type: Literal["epsilon", "sample", "v_prediction"]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    ema_decay: Fraction
+    condition_dropout: Fraction
+    max_grad_norm: Positive
+    mixed_precision: Precision
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Pretrain:
+        if len(self.attention) != len(self.block_out_channels):
+            raise ValueError(
+                f"attention has {len(self.attention)} entries, block_out_channels {len(self.block_out_channels)}: "
+                "give one a level"
+            )
+        if self.source == "hub" and not (self.repo and self.revision):
+            raise ValueError("source hub needs repo (organisation/name) and revision (a commit)")
+        if self.source == "registry" and not (self.repo and (self.revision or "").isdigit()):
+            raise ValueError(
+                f"source registry needs repo (the model's name) and revision (a version number), not {self.revision!r}: "
+                "an alias can move without DVC seeing it"
+            )
+        return self
+
+
+class Classifier(Section):
+    kind: Literal["cnn"]
+    width: Count
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    min_accuracy: Annotated[float, Field(ge=0, le=1)]
+
+
+class ForgetSet(Section):
+    concepts: list[str]
+    sample_ids: list[str]
+    origin: Literal["selected", "generated"]
+    count: Count
+    guidance_scale: Annotated[float, Field(ge=0)]
+    inference_steps: Count
+    retain_per_concept: Count | None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> ForgetSet:
+        if bool(self.concepts) == bool(self.sample_ids):
+            raise ValueError("name what to forget by concepts or by sample_ids: exactly one of the two lists")
+        if len(set(self.concepts)) != len(self.concepts):
+            raise ValueError(f"concepts {self.concepts} names one twice")
+        if self.sample_ids and self.origin == "generated":
+            raise ValueError("sample_ids name curated pictures: use origin selected")
+        return self
+
+
+class Erase(Section):
+    method: Literal["erasediff", "graddiff", "finetune"]
+    eta: Positive
+    multiplier: Literal["paper", "cosine", "fixed"]
+    fixed_multiplier: Annotated[float, Field(ge=0)]
+    forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
+    forget_source: Literal["forget", "retain", "mixed"]
+    retain_target: Literal["noise", "teacher"]
+    anchor: str | None
+    outer_steps: Count
+    inner_steps: Count
+    gap_every: Annotated[int, Field(ge=0)]
+    forget_batch_size: Count
+    retain_batch_size: Count
+    learning_rate: Positive
+    ema_decay: Fraction
+    condition_dropout: Fraction
+    max_grad_norm: Positive
+    trainable: str
+    mixed_precision: Precision
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _anchor(self) -> Erase:
+        if (self.forget_target == "anchor") != (self.anchor is not None):
+            raise ValueError("anchor names the concept of forget_target: anchor, and only of that")
+        return self
+
+
+class Evaluate(Section):
+    samples_per_concept: Annotated[int, Field(ge=2)]
+    draws: Count
+    inference_steps: Count
+    guidance_scale: Annotated[float, Field(ge=0)]
+    batch_size: Count
+
+
+class Verdict(Section):
+    min_unlearning_accuracy: Annotated[float, Field(ge=0, le=1)]
+    max_retain_accuracy_drop: Annotated[float, Field(ge=0, le=1)]
+    max_distance_ratio: Positive
+
+
+class Register(Section):
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Params(Section):
+    """The whole file."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    curate: Curate
+    pretrain: Pretrain
+    classifier: Classifier
+    forget_set: ForgetSet
+    erase: Erase
+    evaluate: Evaluate
+    verdict: Verdict
+    register: Register  # type: ignore[assignment]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the whole file.
+
+    Raises: ParamsError: all errors of the file in one message, with did-you-mean for misspelt keys.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run this in the project's folder") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} holds no sections: it should be a mapping such as params.yaml of the repository")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item, raw) for item in error.errors()]
+        raise ParamsError(f"{path}: {len(lines)} error(s)\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def _explain(item: Any, raw: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        section: Any = Params
+        for part in item["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        near = difflib.get_close_matches(str(item["loc"][-1]), section.model_fields, n=1)
+        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "; remove it")
+    if item["type"] == "missing":
+        return f"{where}: missing"
+    message = item["msg"].removeprefix("Value error, ")
+    value = item["input"]
+    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    if item["type"] == "literal_error" and isinstance(value, str):
+        near = difflib.get_close_matches(value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        shown += f"; did you mean {near[0]}?" if near else ""
+    return f"{where}: {message}{shown}"
