@@ -1,0 +1,299 @@
+"""The one loop: two gradients a step, a rule that joins them, an update."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from stages.diffusion.family import NULL_CONCEPT, Family
+from stages.diffusion.randomness import batch_indices, generator
+from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite
+from stages.errors import NonFiniteLoss, UnknownConcept
+from stages.unlearning.multipliers import MULTIPLIERS
+from stages.unlearning.targets import ForgetBatch, forget_target, mismatched
+
+
+@dataclass(frozen=True)
+class ConceptImages:
+    """Images with their concepts. ``images[index]`` gives float32 ``(B, C, H, W)`` in [-1, 1]."""
+
+    images: Any
+    concepts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One method as a composition; every number's source is in PAPERS.md.
+
+    Attributes:
+        forget_weight: +1 pulls towards the forget target; 0 leaves the forget loss out (finetune).
+        multiplier: rule that joins the two gradients, a key of ``MULTIPLIERS``.
+        eta: its rate of decrease, or the fixed weight.
+    """
+
+    forget_weight: float = 1.0
+    multiplier: str = "paper"
+    eta: float = 1.0
+    forget_target: str = "relabel"
+    forget_source: str = "retain"
+    retain_target: str = "teacher"
+    anchor: str | None = None
+    outer_steps: int = 120
+    inner_steps: int = 2
+    gap_every: int = 0
+    forget_batch_size: int = 64
+    retain_batch_size: int = 64
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.95
+    condition_dropout: float = 0.1
+    max_grad_norm: float = 1.0
+    trainable: str = "full"
+
+
+def trainable_parameters(denoiser: nn.Module, selection: str) -> dict[str, Tensor]:
+    """The parameters that erasing changes: ``full``, or those whose name contains ``selection``.
+
+    Raises: UnknownConcept: the selection is empty.
+    """
+    chosen = {n: p for n, p in denoiser.named_parameters() if selection == "full" or selection in n}
+    if not chosen:
+        some = ", ".join(sorted({n.split(".")[0] for n, _ in denoiser.named_parameters()}))
+        raise UnknownConcept(f"no parameter has {selection!r} in its name; top-level parts are: {some}")
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return chosen
+
+
+class Losses:
+    """Retain and forget loss of one step, with a frozen base in eval mode as teacher."""
+
+    def __init__(
+        self,
+        family: Family,
+        denoiser: nn.Module,
+        forget_set: ConceptImages,
+        retain_set: ConceptImages,
+        settings: Settings,
+        seed: int,
+        device: torch.device,
+    ):
+        self.family, self.denoiser, self.settings, self.seed, self.device = family, denoiser, settings, seed, device
+        self.forget_set, self.retain_set = forget_set, retain_set
+        self.teacher = family.denoiser.to(device).eval().requires_grad_(False)
+        self.wrong_concepts = sorted(set(retain_set.concepts))
+        self.asked_concepts = sorted(set(forget_set.concepts))
+
+    def _draw(self, stream: str, step: int, n: int, data: ConceptImages) -> tuple[Tensor, list[str]]:
+        index = batch_indices(len(data), n, seed=self.seed, stream=stream, step=step)
+        return self.family.encode(data.images[index].to(self.device)), [data.concepts[i] for i in index.tolist()]
+
+    def retain(self, step: int) -> Tensor:
+        r"""L_r: denoising of retained images under their own concept, against noise or the teacher."""
+        s = self.settings
+        clean, concepts = self._draw("retain", step, s.retain_batch_size, self.retain_set)
+        draw = generator(self.seed, "retain-noise", step)
+        noise = torch.randn(clean.shape, generator=draw).to(clean)
+        timesteps = self.family.timesteps(len(concepts), draw).to(self.device)
+        noisy, target = self.family.noised(clean, noise, timesteps)
+        dropped = torch.rand(len(concepts), generator=draw) < (s.condition_dropout if self.family.has_null else 0.0)
+        if s.retain_target == "teacher":
+            with torch.no_grad():
+                taught = self.family.predict(self.teacher, noisy, timesteps, self.family.condition(concepts))
+            # Without a condition the teacher still draws what is to be forgotten: there, the noise is the target.
+            keep = dropped.to(self.device).view(-1, *[1] * (clean.ndim - 1))
+            target = torch.where(keep, target, taught)
+        asked = [NULL_CONCEPT if drop else c for c, drop in zip(concepts, dropped.tolist(), strict=True)]
+        prediction = self.family.predict(self.denoiser, noisy, timesteps, self.family.condition(asked))
+        return F.mse_loss(prediction.float(), target.float())
+
+    def forget_batch(self, step: int, draw: torch.Generator) -> ForgetBatch:
+        """Images that x_t of the forget loss is made from: forgotten, retained, or half of each."""
+        s, n = self.settings, self.settings.forget_batch_size
+        from_retain = {"forget": 0, "retain": n, "mixed": n // 2}[s.forget_source]
+        parts, asked, wrong = [], [], []
+        if n - from_retain:
+            clean, concepts = self._draw("forget", step, n - from_retain, self.forget_set)
+            parts.append(clean)
+            asked += concepts
+            wrong += mismatched(concepts, self.wrong_concepts, draw)
+        if from_retain:
+            clean, own = self._draw("forget-from-retain", step, from_retain, self.retain_set)
+            parts.append(clean)
+            pick = torch.randint(len(self.asked_concepts), (from_retain,), generator=draw).tolist()
+            asked += [self.asked_concepts[i] for i in pick]
+            wrong += own  # the picture's own concept: the answer that fits the picture best
+        return ForgetBatch(torch.cat(parts), asked, wrong)
+
+    def forget(self, step: int, denoiser: nn.Module | None = None) -> Tensor:
+        r"""L_f: prediction under the forgotten concept against a wrong target; own timesteps and noise."""
+        draw = generator(self.seed, "forget-noise", step)
+        batch = self.forget_batch(step, draw)
+        noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean)
+        timesteps = self.family.timesteps(len(batch.asked), draw).to(self.device)
+        noisy, _ = self.family.noised(batch.clean, noise, timesteps)
+        target = forget_target(
+            self.settings.forget_target,
+            self.family,
+            self.teacher,
+            noisy,
+            timesteps,
+            batch,
+            anchor=self.settings.anchor,
+            draw=draw,
+        )
+        condition = self.family.condition(batch.asked)
+        prediction = self.family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
+        return F.mse_loss(prediction.float(), target.float())
+
+    def constraint_gap(self, step: int, trainable: dict[str, Tensor]) -> float:
+        """g(θ) = L_f(θ) − L_f(φᴷ) with φᴷ from K Adam steps on a copy: a measurement that leaves nothing behind."""
+        inner = copy.deepcopy(self.denoiser)
+        parameters = [p for n, p in inner.named_parameters() if n in trainable]
+        optimizer = torch.optim.Adam(parameters, lr=self.settings.learning_rate)
+        before = None
+        for _ in range(self.settings.inner_steps):
+            loss = self.forget(step, inner)
+            before = loss.item() if before is None else before
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            return float(before or 0.0) - self.forget(step, inner).item()
+
+
+def gradient(loss: Tensor, parameters: list[Tensor], accelerator: Accelerator) -> Tensor:
+    """Gradient of ``loss``, flat float32 ``(P,)``, averaged over processes; zero where a parameter has no part in it."""
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    flat = torch.cat(
+        [(torch.zeros_like(p) if g is None else g).float().flatten() for p, g in zip(parameters, grads, strict=True)]
+    )
+    return accelerator.reduce(flat, "mean")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def update_direction(
+    retain_grad: Tensor, gap_grad: Tensor, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
+    """δ = ∇L_r + λ∇g, with what the trace records of the two gradients."""
+    multiplier = MULTIPLIERS[settings.multiplier](retain_grad, gap_grad, eta=settings.eta)
+    measured = {
+        "retain_grad_norm": float(retain_grad.norm()),
+        "forget_grad_norm": float(gap_grad.norm()),
+        "gradient_cosine": float(torch.cosine_similarity(retain_grad, gap_grad, dim=0)),
+        "multiplier": float(multiplier),
+    }
+    return retain_grad + multiplier * gap_grad, measured
+
+
+def run_loop(
+    family: Family,
+    forget_set: ConceptImages,
+    retain_set: ConceptImages,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> nn.Module:
+    r"""Erase: minimise L_r subject to the forget loss shrinking at every step.
+
+    Two backward passes a step and no third: ∇g = ∇L_f, since the value-function term is constant in θ.
+
+    Returns: a new denoiser in eval mode; ``family.denoiser`` is unchanged.
+    Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
+    Source: arXiv 2401.05779, Algorithm 1. Deviation: see PAPERS.md for the defaults that differ.
+    """
+    accelerator = accelerator or Accelerator()
+    device = accelerator.device
+    # Eval mode: dropout and label dropping would make the student differ from its own teacher.
+    denoiser = copy.deepcopy(family.denoiser).to(device).eval()
+    trainable = trainable_parameters(denoiser, settings.trainable)
+    parameters = list(trainable.values())
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    state = TrainState(trainable, optimizer, settings.ema_decay)
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        state.restore(saved)
+    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, device)
+    while state.step < settings.outer_steps:
+        started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * cosine_decay(state.step, settings.outer_steps)
+        try:
+            row = _update(losses, optimizer, trainable, settings, state.step, accelerator)
+        except NonFiniteLoss:
+            if checkpoint is not None:
+                checkpoint.save(state.tensors())
+            raise
+        state.after_update()
+        if on_step is not None:
+            images = settings.forget_batch_size + settings.retain_batch_size
+            row["images_per_second"] = images / (time.perf_counter() - started)
+            row["peak_memory_bytes"] = float(peak_memory_bytes(device))
+            on_step(state.step, row)
+        if checkpoint is not None and state.step % checkpoint.every == 0 and state.step < settings.outer_steps:
+            checkpoint.save(state.tensors())
+    state.use_average()
+    return denoiser.requires_grad_(True).eval()
+
+
+def cosine_decay(step: int, steps: int) -> float:
+    """1 at the first step, falling to 0 after the last along half a cosine."""
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / steps, dtype=torch.float64))))
+
+
+def _update(
+    losses: Losses,
+    optimizer: torch.optim.Optimizer,
+    trainable: dict[str, Tensor],
+    settings: Settings,
+    step: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    parameters = list(trainable.values())
+    with accelerator.autocast():
+        retain_loss = losses.retain(step)
+    retain_grad = gradient(retain_loss, parameters, accelerator)
+    forget_loss, gap_grad = torch.zeros(()), torch.zeros_like(retain_grad)
+    if settings.forget_weight:
+        with accelerator.autocast():
+            forget_loss = losses.forget(step)
+        gap_grad = gradient(settings.forget_weight * forget_loss, parameters, accelerator)
+    check_finite(step, retain_loss=retain_loss.detach(), forget_loss=forget_loss.detach())
+    direction, measured = update_direction(retain_grad, gap_grad, settings)
+    check_finite(step, gradient_norm=direction.norm())
+    direction *= (settings.max_grad_norm / (direction.norm() + 1e-6)).clamp(max=1.0)
+    offset = 0
+    for parameter in parameters:
+        parameter.grad = direction[offset : offset + parameter.numel()].view_as(parameter).to(parameter.dtype)
+        offset += parameter.numel()
+    gap = float("nan")
+    if settings.gap_every and step % settings.gap_every == 0:
+        gap = losses.constraint_gap(step, trainable)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "retain_loss": retain_loss.item(),
+        "forget_loss": forget_loss.item(),
+        "constraint_gap": gap,
+        **measured,
+    }

@@ -1,0 +1,69 @@
+"""How the two gradients are joined: update direction δ = ∇L_r + λ∇g. Each rule gives λ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+#: (retain_grad, gap_grad, eta) → λ
+Multiplier: TypeAlias = Callable[..., Tensor]
+
+
+def _check(retain_grad: Tensor, gap_grad: Tensor) -> None:
+    if retain_grad.shape != gap_grad.shape:
+        raise ValueError(f"gradients of different shapes: {tuple(retain_grad.shape)} and {tuple(gap_grad.shape)}")
+
+
+def paper_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
+    r"""Smallest weight that makes the update shrink the constraint.
+
+    .. math:: \lambda = \max(0,\ \eta - \langle\nabla g, \nabla L_r\rangle / \lVert\nabla g\rVert^2)
+
+    so that :math:`\langle\nabla g, \delta\rangle \ge \eta\lVert\nabla g\rVert^2` for
+    :math:`\delta = \nabla L_r + \lambda\nabla g`.
+
+    Args:
+        retain_grad: gradient of the retain loss, shape ``(P,)``, float32.
+        gap_grad: gradient of the constraint gap, shape ``(P,)``, float32.
+        eta: required rate of decrease, dimensionless, ``> 0``.
+    Returns: scalar ``>= 0`` on the same device; ``0`` where ``gap_grad`` is zero.
+    Raises: ValueError: shapes differ or ``eta <= 0``.
+    Source: arXiv 2401.05779, Algorithm 1. Deviation: none.
+    """
+    _check(retain_grad, gap_grad)
+    if eta <= 0:
+        raise ValueError(f"eta must be positive, not {eta}")
+    # Scaled by the largest entry, so that squares neither vanish nor overflow.
+    scale = gap_grad.abs().max()
+    if scale == 0:
+        return torch.zeros((), device=gap_grad.device)
+    unit = gap_grad.float() / scale
+    projection = torch.dot(unit, retain_grad.float() / scale) / torch.dot(unit, unit)
+    return (eta - projection).clamp(min=0)
+
+
+def cosine_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
+    r"""The rule of the paper's official code: :math:`\lambda = \max(0, \eta - \cos(\nabla L_r, \nabla g))`.
+
+    It does not guarantee that the constraint shrinks. Args, Returns, Raises: as :func:`paper_multiplier`.
+    """
+    _check(retain_grad, gap_grad)
+    if not gap_grad.any():
+        return torch.zeros((), device=gap_grad.device)
+    return (eta - torch.cosine_similarity(retain_grad.float(), gap_grad.float(), dim=0)).clamp(min=0)
+
+
+def fixed_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
+    """Plain weighting of the two losses: λ = ``eta`` at every step."""
+    _check(retain_grad, gap_grad)
+    return torch.tensor(float(eta), device=gap_grad.device)
+
+
+MULTIPLIERS: dict[str, Multiplier] = {
+    "paper": paper_multiplier,
+    "cosine": cosine_multiplier,
+    "fixed": fixed_multiplier,
+}
