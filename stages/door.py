@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from stages.errors import EraseDiffError, OutOfMemory
 
 
-def run_door(name: str, main: Callable[..., None], description: str, choices: dict[str, Sequence[str]] | None = None) -> None:
+def run_door(
+    name: str, main: Callable[..., None], description: str, choices: dict[str, Sequence[str]] | None = None
+) -> None:
     """Run ``main`` as the command ``python -m stages.NAME`` and exit.
 
     Exit codes: 0 done, 1 a stated failure, 2 wrong usage or parameters, 130 interrupted.
@@ -36,10 +38,14 @@ def run_door(name: str, main: Callable[..., None], description: str, choices: di
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        sys.exit(_fail(OutOfMemory(
-            f"{name} ran out of memory ({' '.join(str(error).split())[:120]}): lower {name}'s batch size in params.yaml, or "
-            "curate.image_size"
-        )))
+        sys.exit(
+            _fail(
+                OutOfMemory(
+                    f"{name} ran out of memory ({' '.join(str(error).split())[:120]}): lower {name}'s batch size in params.yaml, or "
+                    "curate.image_size"
+                )
+            )
+        )
 
 
 def _fail(error: EraseDiffError) -> int:

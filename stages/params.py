@@ -198,6 +198,8 @@ def _explain(item: Any, raw: Any) -> str:
     value = item["input"]
     shown = "" if isinstance(value, dict) else f", not {value!r}"
     if item["type"] == "literal_error" and isinstance(value, str):
-        near = difflib.get_close_matches(value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        near = difflib.get_close_matches(
+            value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        )
         shown += f"; did you mean {near[0]}?" if near else ""
     return f"{where}: {message}{shown}"

@@ -38,7 +38,9 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Any:
 
         return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded as a diffusers folder: {' '.join(str(error).split())[:300]}") from None
+        raise ModelError(
+            f"{folder} cannot be loaded as a diffusers folder: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None) -> Any:
@@ -52,11 +54,13 @@ def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None)
     unet = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     if kind == "ClassConditionalPipeline":
-        concepts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"]
+        concepts = list(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"].values())
     if concepts is None:
         raise ModelError(f"{folder} does not name its classes: give the concepts in the order of its class embeddings")
     if unet.config.num_class_embeds is None:
-        raise ModelError(f"{folder} is an unconditional UNet (num_class_embeds is null): a class-conditional one is needed")
+        raise ModelError(
+            f"{folder} is an unconditional UNet (num_class_embeds is null): a class-conditional one is needed"
+        )
     return ClassConditionalPipeline(unet, scheduler, concepts)
 
 

@@ -28,7 +28,9 @@ class ClassConditionalPipeline(DiffusionPipeline):
     def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, concepts: Sequence[str]):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(concepts=list(concepts))
+        # A mapping: diffusers takes a list in model_index.json for a component's [library, class].
+        self.register_to_config(concepts={str(i): name for i, name in enumerate(concepts)})
+        self.concepts = tuple(concepts)
         embeddings = unet.config.num_class_embeds
         if embeddings not in (len(concepts), len(concepts) + 1):
             raise ModelError(
@@ -39,17 +41,17 @@ class ClassConditionalPipeline(DiffusionPipeline):
     @property
     def null_index(self) -> int | None:
         """Index of the null class, or ``None`` where the model was trained without one."""
-        n = len(self.config.concepts)
+        n = len(self.concepts)
         return n if self.unet.config.num_class_embeds == n + 1 else None
 
     def class_labels(self, concepts: Sequence[str]) -> Tensor:
         """Class indices ``(B,)`` int64 on the UNet's device. Raises: UnknownConcept."""
-        index = {name: i for i, name in enumerate(self.config.concepts)}
+        index = {name: i for i, name in enumerate(self.concepts)}
         if self.null_index is not None:
             index[NULL_CONCEPT] = self.null_index
         unknown = sorted({c for c in concepts if c not in index})
         if unknown:
-            known = ", ".join(self.config.concepts)
+            known = ", ".join(self.concepts)
             raise UnknownConcept(f"the model does not know {', '.join(map(repr, unknown))}; it knows: {known}")
         return torch.tensor([index[c] for c in concepts], device=self.unet.device)
 
@@ -105,7 +107,7 @@ class ClassConditionalFamily(NoiseSchedule):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.concepts: tuple[str, ...] | None = tuple(pipeline.config.concepts)
+        self.concepts: tuple[str, ...] | None = pipeline.concepts
         self.has_null = pipeline.null_index is not None
         size = pipeline.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -135,7 +137,7 @@ class ClassConditionalFamily(NoiseSchedule):
 
     def with_denoiser(self, denoiser: nn.Module) -> ClassConditionalFamily:
         return ClassConditionalFamily(
-            ClassConditionalPipeline(denoiser, self.pipeline.scheduler, self.pipeline.config.concepts)
+            ClassConditionalPipeline(denoiser, self.pipeline.scheduler, self.pipeline.concepts)
         )
 
 

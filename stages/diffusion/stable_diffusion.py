@@ -64,5 +64,7 @@ class StableDiffusionFamily(NoiseSchedule):
 
     def with_denoiser(self, denoiser: nn.Module) -> StableDiffusionFamily:
         components = {**self.pipeline.components, "unet": denoiser}
-        pipeline = StableDiffusionPipeline(**components, requires_safety_checker=self.pipeline.safety_checker is not None)
+        pipeline = StableDiffusionPipeline(
+            **components, requires_safety_checker=self.pipeline.safety_checker is not None
+        )
         return StableDiffusionFamily(pipeline)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
@@ -106,6 +106,14 @@ def check_finite(step: int, **values: Tensor | float) -> None:
             )
 
 
+def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to 0. A function of the step alone,
+    so that a resumed training needs no scheduler state."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+
 def train_denoiser(
     family: Family,
     images: Any,
@@ -143,13 +151,14 @@ def train_denoiser(
     denoiser = family.denoiser.to(accelerator.device).train()
     parameters = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps, steps)
     state = TrainState(parameters, optimizer, ema_decay)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
     while state.step < steps:
         step = state.step
-        schedule.step(step)
+        rate = learning_rate * warmup_cosine(step, warmup_steps, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         index = batch_indices(len(concepts), batch_size, seed=seed, stream="pretrain", step=step)
         draw = generator(seed, "pretrain-noise", step)
         clean = family.encode(images[index].to(accelerator.device))
@@ -174,9 +183,7 @@ def train_denoiser(
         optimizer.zero_grad(set_to_none=True)
         state.after_update()
         if on_step is not None:
-            on_step(
-                state.step, {"loss": loss.item(), "grad_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
-            )
+            on_step(state.step, {"loss": loss.item(), "grad_norm": float(norm), "learning_rate": rate})
         if checkpoint is not None and state.step % checkpoint.every == 0 and state.step < steps:
             checkpoint.save(state.tensors())
     state.use_average()

@@ -133,5 +133,7 @@ def load_classifier(folder: Path) -> ConceptClassifier:
         model = ConceptClassifier(config["concepts"], tuple(config["image_shape"]), config["width"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise IntegrityError(f"{folder} is no classifier ({' '.join(str(error).split())[:200]}): run its stage again") from None
+        raise IntegrityError(
+            f"{folder} is no classifier ({' '.join(str(error).split())[:200]}): run its stage again"
+        ) from None
     return model.eval()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stages.diffusion.family import NULL_CONCEPT, Family
 from stages.diffusion.randomness import batch_indices, generator
-from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite
+from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.targets import ForgetBatch, forget_target, mismatched
@@ -190,9 +190,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def update_direction(
-    retain_grad: Tensor, gap_grad: Tensor, settings: Settings
-) -> tuple[Tensor, dict[str, float]]:
+def update_direction(retain_grad: Tensor, gap_grad: Tensor, settings: Settings) -> tuple[Tensor, dict[str, float]]:
     """δ = ∇L_r + λ∇g, with what the trace records of the two gradients."""
     multiplier = MULTIPLIERS[settings.multiplier](retain_grad, gap_grad, eta=settings.eta)
     measured = {
@@ -237,7 +235,7 @@ def run_loop(
     while state.step < settings.outer_steps:
         started = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * cosine_decay(state.step, settings.outer_steps)
+            group["lr"] = settings.learning_rate * warmup_cosine(state.step, 0, settings.outer_steps)
         try:
             row = _update(losses, optimizer, trainable, settings, state.step, accelerator)
         except NonFiniteLoss:
@@ -254,11 +252,6 @@ def run_loop(
             checkpoint.save(state.tensors())
     state.use_average()
     return denoiser.requires_grad_(True).eval()
-
-
-def cosine_decay(step: int, steps: int) -> float:
-    """1 at the first step, falling to 0 after the last along half a cosine."""
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / steps, dtype=torch.float64))))
 
 
 def _update(

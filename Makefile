@@ -1,0 +1,31 @@
+# make test: set up and run the tests · make check: lint, types, import rules · make clean: remove what these made
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Without a folder of wheels: which build of torch to take (cpu, auto, cu128, …).
+TORCH_BACKEND ?= cpu
+BACKEND = $(if $(UV_FIND_LINKS),,--torch-backend=$(TORCH_BACKEND))
+BIN := .venv/bin
+
+help: ; @head -1 Makefile
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(BACKEND) -c constraints.txt -e '.[dev]'
+	touch $@
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean:
+	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
+
+.PHONY: help test check clean

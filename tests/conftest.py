@@ -1,0 +1,26 @@
+"""Small models of the true classes, and real digits."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from stages.diffusion import family_of
+from stages.diffusion.class_conditional import build_pipeline
+
+
+@pytest.fixture
+def pipeline():
+    return build_pipeline(
+        ["a", "b", "c"], (1, 8, 8), block_out_channels=(8, 16), attention=(False, False), norm_num_groups=4
+    )
+
+
+@pytest.fixture
+def family(pipeline):
+    return family_of(pipeline)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    data = load_digits()
+    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, [str(t) for t in data.target]

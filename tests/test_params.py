@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.errors import ParamsError
+from stages.params import load_params
+
+FILE = Path(__file__).parent.parent / "params.yaml"
+
+
+def changed(tmp_path, *changes):
+    raw = yaml.safe_load(FILE.read_text())
+    for key, value in changes:
+        section, _, name = key.partition(".")
+        if name:
+            raw[section][name] = value
+        else:
+            raw[section] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.unit
+def test_the_file_of_the_repository_is_valid():
+    assert load_params(FILE).erase.method == "erasediff"
+
+
+@pytest.mark.unit
+def test_all_errors_in_one_message(tmp_path):
+    path = changed(tmp_path, ("erase.etta", 1), ("erase.eta", -1), ("curate.source", "digit"), ("seed", "x"))
+    with pytest.raises(ParamsError) as error:
+        load_params(path)
+    text = str(error.value)
+    assert "4 error(s)" in text
+    assert "erase.etta: unknown key; did you mean eta?" in text
+    assert "erase.eta" in text and "-1" in text
+    assert "did you mean digits?" in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([("forget_set.concepts", [])], "exactly one of the two"),
+        ([("pretrain.source", "hub")], "source hub needs repo"),
+        (
+            [("pretrain.source", "registry"), ("pretrain.repo", "m"), ("pretrain.revision", "champion")],
+            "alias can move",
+        ),
+        ([("pretrain.attention", [True])], "give one a level"),
+        ([("erase.forget_target", "anchor")], "anchor names"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path, changes, message):
+    with pytest.raises(ParamsError, match=message):
+        load_params(changed(tmp_path, *changes))

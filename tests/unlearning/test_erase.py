@@ -1,0 +1,152 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from stages.diffusion import family_of
+from stages.errors import NonFiniteLoss, UnknownConcept
+from stages.unlearning import erase, settings_for
+from stages.unlearning.loop import ConceptImages, Losses, run_loop
+from stages.unlearning.targets import mismatched
+
+SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    def __init__(self, every):
+        self.every, self.state = every, None
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state = {k: v.clone() for k, v in state.items()}
+
+
+def weights(pipeline):
+    return torch.cat([p.detach().flatten() for p in pipeline.unet.parameters()])
+
+
+@pytest.fixture
+def data():
+    draw = torch.Generator().manual_seed(0)
+    forget = ConceptImages(torch.rand(4, 1, 8, 8, generator=draw) * 2 - 1, ["a"] * 4)
+    retain = ConceptImages(torch.rand(7, 1, 8, 8, generator=draw) * 2 - 1, ["b"] * 4 + ["c"] * 3)
+    return {"forget": forget, "retain": retain}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("source", ["forget", "retain", "mixed"])
+@pytest.mark.parametrize("target", ["relabel", "uniform_noise", "negative_guidance"])
+@pytest.mark.parametrize("retain_target", ["noise", "teacher"])
+def test_every_composition_changes_a_copy(pipeline, data, source, target, retain_target):
+    before = weights(pipeline).clone()
+    result = erase(
+        pipeline, "a", **data, forget_source=source, forget_target=target, retain_target=retain_target, **SMALL
+    )
+    assert torch.equal(weights(pipeline), before)
+    assert not torch.equal(weights(result.pipeline), before)
+    assert [row["step"] for row in result.history] == [1, 2, 3, 4]
+    assert all(row["multiplier"] >= 0 for row in result.history)
+
+
+@pytest.mark.unit
+def test_deterministic_and_resumed_bitwise(pipeline, data):
+    whole = erase(pipeline, "a", **data, **SMALL, seed=3)
+    assert torch.equal(weights(whole.pipeline), weights(erase(pipeline, "a", **data, **SMALL, seed=3).pipeline))
+    assert not torch.equal(weights(whole.pipeline), weights(erase(pipeline, "a", **data, **SMALL, seed=4).pipeline))
+    memory = Memory(every=1)
+
+    def stop(step, row):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        erase(pipeline, "a", **data, **SMALL, seed=3, checkpoint=memory, on_step=stop)
+    assert int(memory.state["step"]) == 2
+    resumed = erase(pipeline, "a", **data, **SMALL, seed=3, checkpoint=memory)
+    assert [row["step"] for row in resumed.history] == [3, 4]
+    assert torch.equal(weights(whole.pipeline), weights(resumed.pipeline))
+
+
+@pytest.mark.unit
+def test_measuring_the_gap_leaves_nothing_behind(pipeline, data):
+    plain = erase(pipeline, "a", **data, **SMALL)
+    measured = erase(pipeline, "a", **data, **SMALL, gap_every=2)
+    assert torch.equal(weights(plain.pipeline), weights(measured.pipeline))
+    assert math.isfinite(measured.history[0]["constraint_gap"])
+    assert math.isnan(measured.history[1]["constraint_gap"])
+
+
+@pytest.mark.unit
+def test_teacher_is_frozen_and_in_eval_mode(family, data):
+    losses = Losses(family, copy.deepcopy(family.denoiser), *data.values(), settings_for("erasediff"), 0, "cpu")
+    assert not losses.teacher.training
+    assert not any(p.requires_grad for p in losses.teacher.parameters())
+
+
+@pytest.mark.unit
+def test_forget_loss_has_its_own_timesteps(family, data):
+    drawn = []
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(family, name)
+
+        def timesteps(self, n, draw):
+            drawn.append(family.timesteps(n, draw))
+            return drawn[-1]
+
+    settings = settings_for("erasediff", forget_batch_size=5, retain_batch_size=5)
+    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), settings, 0, torch.device("cpu"))
+    losses.retain(0), losses.forget(0)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.unit
+def test_relabel_draws_a_wrong_concept_for_each_sample():
+    wrong = mismatched(["a"] * 50 + ["b"] * 50, ["a", "b", "c"], torch.Generator().manual_seed(0))
+    assert set(wrong[:50]) == {"b", "c"} and set(wrong[50:]) == {"a", "c"}
+    with pytest.raises(ValueError, match="no concept other than"):
+        mismatched(["a"], ["a"], torch.Generator())
+
+
+@pytest.mark.unit
+def test_nan_stops_and_keeps_the_last_good_state(pipeline, data):
+    memory = Memory(every=100)
+    bad = ConceptImages(torch.full((7, 1, 8, 8), math.nan), data["retain"].concepts)
+    with pytest.raises(NonFiniteLoss, match="retain_loss became nan at step 0"):
+        erase(pipeline, "a", forget=data["forget"], retain=bad, **SMALL, checkpoint=memory)
+    assert all(torch.isfinite(v).all() for v in memory.state.values())
+
+
+@pytest.mark.unit
+def test_only_the_selection_is_trained(family, data):
+    denoiser = run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable="up_blocks"))
+    before = dict(family.denoiser.named_parameters())
+    changed = {n for n, p in denoiser.named_parameters() if not torch.equal(p, before[n])}
+    assert changed and all("up_blocks" in n for n in changed)
+    with pytest.raises(UnknownConcept, match="no parameter has 'attn9'"):
+        run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable="attn9"))
+
+
+@pytest.mark.unit
+def test_finetune_ignores_the_forget_set(pipeline, data):
+    other = {"forget": ConceptImages(-data["forget"].images, data["forget"].concepts), "retain": data["retain"]}
+    one, two = (erase(pipeline, "a", **d, **SMALL, method="finetune") for d in (data, other))
+    assert torch.equal(weights(one.pipeline), weights(two.pipeline))
+
+
+@pytest.mark.unit
+def test_draws_its_own_images_and_says_what_is_wrong(pipeline):
+    result = erase(pipeline, ["a", "b"], generate=2, **SMALL)
+    assert family_of(result.pipeline).concepts == ("a", "b", "c")
+    with pytest.raises(UnknownConcept, match="does not know 'z'; it knows: a, b, c"):
+        erase(pipeline, "z", **SMALL)
+    with pytest.raises(ValueError, match="unknown method 'sallun'; there are: erasediff"):
+        erase(pipeline, "a", generate=1, method="sallun")
+    with pytest.raises(ValueError, match="nothing to keep"):
+        erase(pipeline, ["a", "b", "c"])
