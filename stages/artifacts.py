@@ -85,7 +85,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def verify_folder(folder: Path) -> None:
-    """Raises: IntegrityError: a file of the manifest is missing or has another content. No manifest: nothing to check."""
+    """Raises: IntegrityError: a file of the manifest is missing or altered. Without a manifest nothing is checked."""
     if not folder.is_dir():
         raise IntegrityError(f"{folder} is missing: run the stage that writes it (dvc repro), or dvc pull")
     manifest = folder / MANIFEST

@@ -54,7 +54,7 @@ def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None)
     unet = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     if kind == "ClassConditionalPipeline":
-        concepts = list(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"].values())
+        concepts = json.loads(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"])
     if concepts is None:
         raise ModelError(f"{folder} does not name its classes: give the concepts in the order of its class embeddings")
     if unet.config.num_class_embeds is None:

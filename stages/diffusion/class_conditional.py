@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import torch
@@ -25,12 +26,12 @@ class ClassConditionalPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, concepts: Sequence[str]):
+    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, concepts: Sequence[str] = ()):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        # A mapping: diffusers takes a list in model_index.json for a component's [library, class].
-        self.register_to_config(concepts={str(i): name for i, name in enumerate(concepts)})
-        self.concepts = tuple(concepts)
+        # One JSON text: diffusers takes a list in model_index.json for a component's [library, class], and an
+        # attribute of its own name for a component.
+        self.register_to_config(concepts=json.dumps(list(concepts), ensure_ascii=False))
         embeddings = unet.config.num_class_embeds
         if embeddings not in (len(concepts), len(concepts) + 1):
             raise ModelError(
@@ -39,19 +40,24 @@ class ClassConditionalPipeline(DiffusionPipeline):
             )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order of their embeddings."""
+        return tuple(json.loads(self.config.concepts))
+
+    @property
     def null_index(self) -> int | None:
         """Index of the null class, or ``None`` where the model was trained without one."""
-        n = len(self.concepts)
+        n = len(self.names)
         return n if self.unet.config.num_class_embeds == n + 1 else None
 
     def class_labels(self, concepts: Sequence[str]) -> Tensor:
         """Class indices ``(B,)`` int64 on the UNet's device. Raises: UnknownConcept."""
-        index = {name: i for i, name in enumerate(self.concepts)}
+        index = {name: i for i, name in enumerate(self.names)}
         if self.null_index is not None:
             index[NULL_CONCEPT] = self.null_index
         unknown = sorted({c for c in concepts if c not in index})
         if unknown:
-            known = ", ".join(self.concepts)
+            known = ", ".join(self.names)
             raise UnknownConcept(f"the model does not know {', '.join(map(repr, unknown))}; it knows: {known}")
         return torch.tensor([index[c] for c in concepts], device=self.unet.device)
 
@@ -107,7 +113,7 @@ class ClassConditionalFamily(NoiseSchedule):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.concepts: tuple[str, ...] | None = pipeline.concepts
+        self.concepts: tuple[str, ...] | None = pipeline.names
         self.has_null = pipeline.null_index is not None
         size = pipeline.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -136,9 +142,7 @@ class ClassConditionalFamily(NoiseSchedule):
         return torch.cat(parts)
 
     def with_denoiser(self, denoiser: nn.Module) -> ClassConditionalFamily:
-        return ClassConditionalFamily(
-            ClassConditionalPipeline(denoiser, self.pipeline.scheduler, self.pipeline.concepts)
-        )
+        return ClassConditionalFamily(ClassConditionalPipeline(denoiser, self.pipeline.scheduler, self.pipeline.names))
 
 
 def build_pipeline(

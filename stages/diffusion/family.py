@@ -1,4 +1,4 @@
-"""What the rest of the product knows about a diffusion model: the family interface, and which family a pipeline is of."""
+"""What the rest of the product knows about a diffusion model: the family interface."""
 
 from __future__ import annotations
 
