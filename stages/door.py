@@ -13,7 +13,7 @@ from stages.errors import EraseDiffError, OutOfMemory
 
 
 def run_door(
-    name: str, main: Callable[..., None], description: str, choices: dict[str, Sequence[str]] | None = None
+    name: str, main: Callable[..., None], description: str | None, choices: dict[str, Sequence[str]] | None = None
 ) -> None:
     """Run ``main`` as the command ``python -m stages.NAME`` and exit.
 
@@ -38,14 +38,9 @@ def run_door(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        sys.exit(
-            _fail(
-                OutOfMemory(
-                    f"{name} ran out of memory ({' '.join(str(error).split())[:120]}): lower {name}'s batch size in params.yaml, or "
-                    "curate.image_size"
-                )
-            )
-        )
+        reason = " ".join(str(error).split())[:120]
+        advice = f"lower {name}'s batch size in params.yaml, or curate.image_size"
+        sys.exit(_fail(OutOfMemory(f"{name} ran out of memory ({reason}): {advice}")))
 
 
 def _fail(error: EraseDiffError) -> int:

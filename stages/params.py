@@ -68,7 +68,7 @@ class Pretrain(Section):
             raise ValueError("source hub needs repo (organisation/name) and revision (a commit)")
         if self.source == "registry" and not (self.repo and (self.revision or "").isdigit()):
             raise ValueError(
-                f"source registry needs repo (the model's name) and revision (a version number), not {self.revision!r}: "
+                f"source registry needs repo (the model's name) and revision (a version), not {self.revision!r}: "
                 "an alias can move without DVC seeing it"
             )
         return self
@@ -161,7 +161,7 @@ class Params(Section):
     erase: Erase
     evaluate: Evaluate
     verdict: Verdict
-    register: Register  # type: ignore[assignment]
+    register_: Annotated[Register, Field(alias="register")]
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -189,8 +189,9 @@ def _explain(item: Any, raw: Any) -> str:
     if item["type"] == "extra_forbidden":
         section: Any = Params
         for part in item["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        near = difflib.get_close_matches(str(item["loc"][-1]), section.model_fields, n=1)
+            section = {f.alias or n: f for n, f in section.model_fields.items()}[part].annotation
+        known = [f.alias or n for n, f in section.model_fields.items()]
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "; remove it")
     if item["type"] == "missing":
         return f"{where}: missing"

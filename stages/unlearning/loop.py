@@ -174,7 +174,7 @@ class Losses:
 
 
 def gradient(loss: Tensor, parameters: list[Tensor], accelerator: Accelerator) -> Tensor:
-    """Gradient of ``loss``, flat float32 ``(P,)``, averaged over processes; zero where a parameter has no part in it."""
+    """Gradient of ``loss``, flat float32 ``(P,)``, averaged over processes; zero for unused parameters."""
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = torch.cat(
         [(torch.zeros_like(p) if g is None else g).float().flatten() for p, g in zip(parameters, grads, strict=True)]

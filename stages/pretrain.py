@@ -1,0 +1,113 @@
+"""Pretrain: the model to erase from, trained here or taken as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.door import run_door
+
+FOLDER = Path("models/base")
+
+
+def main() -> None:
+    """params.yaml, ``data/curated/`` → ``models/base/``, ``plots/pretrain.csv``."""
+    from stages.params import load_params
+
+    whole = load_params()
+    params = whole.pretrain
+    from stages import tracking
+    from stages.artifacts import new_folder
+    from stages.curate import TABLE
+    from stages.loading import read_table
+
+    table = read_table(TABLE, "train")
+    with tracking.stage_run("pretrain", {"seed": whole.seed, **params.model_dump()}) as run:
+        if params.source == "train":
+            pipeline = _train(table, params, whole.seed, run)
+        else:
+            pipeline = _given(params, sorted(set(table["concept"])))
+            _write_rows([])
+        with new_folder(FOLDER) as folder:
+            pipeline.save_pretrained(folder)
+        print(f"base model in {FOLDER}")
+
+
+def _given(params: Any, concepts: list[str]) -> Any:
+    """A diffusers folder, hub snapshot or registry version, with the data's concepts where it does not name them."""
+    from stages.diffusion import open_pipeline
+
+    if params.source == "folder":
+        return open_pipeline(params.path, concepts)
+    if params.source == "hub":
+        from huggingface_hub import snapshot_download
+
+        return open_pipeline(snapshot_download(params.repo, revision=params.revision), concepts)
+    from stages.registry import load_pipeline
+
+    return load_pipeline(f"models:/{params.repo}/{params.revision}")
+
+
+def _train(table: Any, params: Any, seed: int, run: Any) -> Any:
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    from stages.diffusion import family_of
+    from stages.diffusion.class_conditional import build_pipeline
+    from stages.diffusion.training import train_denoiser
+    from stages.loading import FileCheckpoint, load_images, table_shape
+
+    shape = table_shape(table)
+    data = load_images(table, shape)
+    pipeline = build_pipeline(
+        sorted(set(data.concepts)),
+        shape,
+        block_out_channels=params.block_out_channels,
+        layers_per_block=params.layers_per_block,
+        attention=params.attention,
+        beta_schedule=params.beta_schedule,
+        prediction_type=params.prediction_type,
+        seed=seed,
+    )
+    checkpoint = FileCheckpoint("pretrain", (seed, params, table["sample_id"].tolist()), params.checkpoint_every)
+    rows: list[dict[str, float]] = []
+    with tqdm(total=params.steps, desc="pretrain", mininterval=2) as bar:
+
+        def on_step(step: int, row: dict[str, float]) -> None:
+            bar.update(step - bar.n)
+            rows.append({"step": step, **row})
+            run.log_metrics(row, step)
+
+        family = family_of(pipeline)
+        train_denoiser(
+            family,
+            data.images,
+            data.concepts,
+            steps=params.steps,
+            batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            warmup_steps=params.warmup_steps,
+            ema_decay=params.ema_decay,
+            condition_dropout=params.condition_dropout,
+            max_grad_norm=params.max_grad_norm,
+            seed=seed,
+            accelerator=Accelerator(mixed_precision=params.mixed_precision),
+            checkpoint=checkpoint,
+            on_step=on_step,
+        )
+    checkpoint.clear()
+    _write_rows(rows)
+    return pipeline
+
+
+def _write_rows(rows: list[dict[str, float]]) -> None:
+    import pandas as pd
+
+    from stages.artifacts import write_bytes
+
+    columns = ["step", "loss", "grad_norm", "learning_rate"]
+    write_bytes(Path("plots/pretrain.csv"), pd.DataFrame(rows, columns=columns).to_csv(index=False).encode())
+
+
+if __name__ == "__main__":
+    run_door("pretrain", main, __doc__)
