@@ -29,6 +29,11 @@ def main() -> None:
     shape = table_shape(train)
     with tracking.stage_run("classifier", {"seed": whole.seed, **params.model_dump()}) as run:
         with tqdm(total=params.steps, desc="classifier", mininterval=2) as bar:
+
+            def on_step(step: int, row: dict[str, float]) -> None:
+                bar.update()
+                run.log_metrics(row, step)
+
             model = train_classifier(
                 decode(train["image"].tolist(), shape),
                 train["concept"].tolist(),
@@ -38,7 +43,7 @@ def main() -> None:
                 batch_size=params.batch_size,
                 learning_rate=params.learning_rate,
                 seed=whole.seed,
-                on_step=lambda step, row: (bar.update(), run.log_metrics(row, step))[0],
+                on_step=on_step,
             )
         probabilities = model.predict(decode(test["image"].tolist(), shape))
         read = [model.concepts[i] for i in probabilities.argmax(1).tolist()]

@@ -31,7 +31,7 @@ def run_door(
     try:
         main(**arguments)
     except EraseDiffError as error:
-        sys.exit(_fail(error))
+        sys.exit(fail(error))
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing half-written counts, run it again to go on", file=sys.stderr)
         sys.exit(130)
@@ -40,10 +40,11 @@ def run_door(
             raise
         reason = " ".join(str(error).split())[:120]
         advice = f"lower {name}'s batch size in params.yaml, or curate.image_size"
-        sys.exit(_fail(OutOfMemory(f"{name} ran out of memory ({reason}): {advice}")))
+        sys.exit(fail(OutOfMemory(f"{name} ran out of memory ({reason}): {advice}")))
 
 
-def _fail(error: EraseDiffError) -> int:
+def fail(error: EraseDiffError) -> int:
+    """Print a stated failure in one line; its exit code."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return error.exit_code
 

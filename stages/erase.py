@@ -23,7 +23,7 @@ TRACE = [
 
 
 def main() -> None:
-    """params.yaml, ``models/base/``, ``data/forget_set/`` → ``models/erased/``, ``metrics/erase.json``, ``plots/erase.csv``."""
+    """params.yaml, base, forget set → ``models/erased/``, ``metrics/erase.json``, ``plots/erase.csv``."""
     from stages.params import load_params
 
     whole = load_params()
@@ -50,9 +50,16 @@ def main() -> None:
     if params.multiplier == "fixed" or params.method == "graddiff":
         settings["eta"] = params.fixed_multiplier
     key = (whole.seed, params, sha256_folder(BASE), (SETS / MANIFEST).read_text())
+    rows: list[dict[str, float]] = []
     checkpoint = FileCheckpoint("erase", key, params.checkpoint_every)
     with tracking.stage_run("erase", {"seed": whole.seed, **params.model_dump()}) as run:
         with tqdm(total=params.outer_steps, desc="erase", mininterval=2) as bar:
+
+            def on_step(step: int, row: dict[str, float]) -> None:
+                bar.update(step - bar.n)
+                rows.append({"step": step, **row})
+                run.log_metrics(row, step)
+
             result = erase(
                 pipeline,
                 sorted(set(forget.concepts)),
@@ -63,10 +70,10 @@ def main() -> None:
                 seed=whole.seed,
                 accelerator=Accelerator(mixed_precision=params.mixed_precision),
                 checkpoint=checkpoint,
-                on_step=lambda step, row: (bar.update(step - bar.n), run.log_metrics(row, step))[0],
+                on_step=on_step,
                 **settings,
             )
-        trace = pd.DataFrame(result.history, columns=TRACE)
+        trace = pd.DataFrame(rows, columns=TRACE)
         write_bytes(Path("plots/erase.csv"), trace.to_csv(index=False).encode())
         numbers = trace.drop(columns=["step", "constraint_gap"]).iloc[-10:].mean().to_dict()
         write_json(Path("metrics/erase.json"), {"updates": params.outer_steps, **numbers})

@@ -42,6 +42,9 @@ def main() -> None:
         if params.retain_per_concept:
             retain = retain.sort_values("sample_id").groupby("concept").head(params.retain_per_concept)
         both = pd.concat([forget.assign(set="forget"), retain.assign(set="retain")])
+        # A null is no value to check: each column speaks of its own set alone.
+        both["forget_concept"] = both["concept"].where(both["set"] == "forget")
+        both["retain_concept"] = both["concept"].where(both["set"] == "retain")
         both["sets_of_picture"] = both.groupby("sample_id")["set"].transform("nunique")
         checks = expectations.forget_expectations(params.concepts, bool(params.sample_ids))
         results = expectations.validate(both, checks, "forget_set")
@@ -106,9 +109,8 @@ def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame
         drawn = 0
         while len(found) < params.count:
             if drawn >= 10 * params.count:
-                raise DataError(
-                    f"the base model drew {drawn} pictures of {concept!r}, only {len(found)} recognised: train it longer"
-                )
+                found_of = f"{len(found)} of {drawn} pictures of {concept!r}"
+                raise DataError(f"the classifier recognised only {found_of} by the base model: train it longer")
             seeds = [(seed + 1) * 10**9 + number * 10**6 + drawn + i for i in range(params.count)]
             drawn += params.count
             images = family.sample(

@@ -1,4 +1,4 @@
-"""One MLflow run a stage. A result never needs it: a stage finishes with the server down and says what was not logged."""
+"""One MLflow run a stage. No result needs it: with the server down a stage finishes and says what was not logged."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class StageRun:
         for i in range(0, len(flat), 100):
             self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat[i : i + 100]])
 
-    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int = 0) -> None:
         """Log numbers; sent in batches, since a call costs 100 × a value."""
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) and v == v}
         self._steps.append((step, int(time.time() * 1000), numbers))

@@ -1,0 +1,1 @@
+"""Measuring a model, gates, and the report."""

@@ -1,0 +1,31 @@
+"""Two-sided gates: has it forgotten, and is it still as good as the base?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def gates(
+    base: dict[str, float],
+    erased: dict[str, float],
+    *,
+    min_unlearning_accuracy: float,
+    max_retain_accuracy_drop: float,
+    max_distance_ratio: float,
+) -> dict[str, dict[str, Any]]:
+    """``{name: {value, limit, direction, passed}}``; forgetting is not judged where no concept was forgotten."""
+    drop = base["in_domain_retain_accuracy"] - erased["in_domain_retain_accuracy"]
+    ratio = erased["fd_classifier"] / base["fd_classifier"] if base["fd_classifier"] > 0 else float("inf")
+    result = {
+        "in_domain_retain_accuracy_drop": _gate(drop, max_retain_accuracy_drop, "max"),
+        "fd_classifier_ratio": _gate(ratio, max_distance_ratio, "max"),
+    }
+    if "unlearning_accuracy" in erased:
+        forgetting = {"unlearning_accuracy": _gate(erased["unlearning_accuracy"], min_unlearning_accuracy, "min")}
+        return forgetting | result
+    return result
+
+
+def _gate(value: float, limit: float, direction: str) -> dict[str, Any]:
+    passed = value >= limit if direction == "min" else value <= limit
+    return {"value": value, "limit": limit, "direction": direction, "passed": bool(passed)}

@@ -1,0 +1,103 @@
+"""One model measured: drawn, read by the classifier, compared with held-out pictures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.diffusion.family import Family
+from stages.metrics.classifier import ConceptClassifier
+from stages.metrics.distance import frechet_distance
+
+
+def sample_seeds(seed: int, draw: int, n: int) -> list[int]:
+    """Seeds of one draw: the same for every model that is measured."""
+    return [seed * 10**9 + draw * 10**6 + i for i in range(n)]
+
+
+def measure(
+    family: Family,
+    classifier: ConceptClassifier,
+    concepts: Sequence[str],
+    forgotten: Sequence[str],
+    held_out: Any,
+    *,
+    samples_per_concept: int,
+    draws: int,
+    steps: int,
+    guidance_scale: float,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[int], None],
+) -> tuple[dict[str, float], Tensor]:
+    """Flat numbers, mean over draws with the standard deviation under ``_sd``, and eight images a concept.
+
+    Args:
+        concepts: all concepts of the data.
+        forgotten: those to forget; may be empty, then only utility is measured.
+        held_out: real test pictures of the retained concepts, float32 ``(N, C, H, W)`` in [-1, 1].
+        on_progress: called with the number of images drawn since the last call.
+    """
+    names = [c for c in concepts for _ in range(samples_per_concept)]
+    reference = classifier.read(held_out)[1]
+    per_draw: list[dict[str, float]] = []
+    shown = torch.empty(0)
+    for draw in range(draws):
+        seeds = sample_seeds(seed, draw, len(names))
+        parts = []
+        for start in range(0, len(names), batch_size):
+            chunk = slice(start, start + batch_size)
+            parts.append(family.sample(names[chunk], seeds[chunk], steps=steps, guidance_scale=guidance_scale))
+            on_progress(len(parts[-1]))
+        images = torch.cat(parts)
+        if draw == 0:
+            shown = images.view(len(concepts), samples_per_concept, *images.shape[1:])[:, :8]
+        probabilities, features = classifier.read(images)
+        per_draw.append(score(probabilities, features, names, classifier.concepts, forgotten, reference))
+    result: dict[str, float] = {}
+    for name in per_draw[0]:
+        values = [row[name] for row in per_draw]
+        result[name] = statistics.fmean(values)
+        result[f"{name}_sd"] = statistics.stdev(values) if draws > 1 else 0.0
+    return result, shown
+
+
+def score(
+    probabilities: Tensor,
+    features: Tensor,
+    asked: Sequence[str],
+    known: Sequence[str],
+    forgotten: Sequence[str],
+    reference: Tensor,
+) -> dict[str, float]:
+    """The metrics of one draw.
+
+    Args:
+        probabilities: classifier's, ``(N, number of known concepts)``.
+        features: classifier's, ``(N, D)``.
+        asked: the concept each sample was drawn for.
+        known: concepts in the order of ``probabilities``.
+        reference: features of held-out real pictures of the retained concepts, ``(M, D)``.
+    """
+    index = {c: i for i, c in enumerate(known)}
+    labels = torch.tensor([index[c] for c in asked])
+    right = (probabilities.argmax(1) == labels).float()
+    targets = torch.tensor([c in forgotten for c in asked])
+    result = {"recognised": right.mean().item()}
+    if targets.any():
+        columns = torch.tensor([index[c] for c in forgotten])
+        drawn = probabilities[targets]
+        result["unlearning_accuracy"] = 1 - torch.isin(drawn.argmax(1), columns).float().mean().item()
+        result["forget_class_probability"] = drawn[:, columns].sum(1).mean().item()
+        result["forget_class_entropy_nats"] = torch.special.entr(drawn).sum(1).mean().item()
+    result["in_domain_retain_accuracy"] = right[~targets].mean().item()
+    result["fd_classifier"] = frechet_distance(features[~targets], reference)
+    for concept in known:
+        rows = labels == index[concept]
+        if rows.any():
+            result[f"accuracy.{concept}"] = right[rows].mean().item()
+    return result

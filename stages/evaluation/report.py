@@ -1,0 +1,118 @@
+"""Pictures and the report: one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def grid_png(images: Tensor, concepts: Sequence[str], title: str, tile: int = 48) -> bytes:
+    """A row a concept, its name at the left, under a title.
+
+    Args:
+        images: ``(concepts, columns, C, H, W)`` in [-1, 1].
+        tile: least pixels a side of a picture; small ones are enlarged without smoothing.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows, columns, channels, height, width = images.shape
+    scale = max(1, tile // max(height, width))
+    cell_h, cell_w = height * scale + 4, width * scale + 4
+    font = ImageFont.load_default(size=18)
+    label = 16 + max(int(font.getlength(c[:24])) for c in concepts)
+    canvas = Image.new("RGB", (label + columns * cell_w, 34 + rows * cell_h), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((8, 6), title, fill="black", font=font)
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+    for r in range(rows):
+        pen.text((8, 34 + r * cell_h + cell_h // 2), concepts[r][:24], fill="black", font=font, anchor="lm")
+        for c in range(columns):
+            array = pixels[r, c].permute(1, 2, 0).numpy()
+            picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+            picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(picture, (label + c * cell_w, 34 + r * cell_h))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def trace_png(trace: Path) -> bytes:
+    """Losses, and multiplier with cosine, over the updates."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    rows = pd.read_csv(trace)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    for name in ("retain_loss", "forget_loss"):
+        left.plot(rows["step"], rows[name], label=name.replace("_", " "))
+    for name in ("multiplier", "gradient_cosine"):
+        right.plot(rows["step"], rows[name], label=name.replace("_", " "))
+    left.set(xlabel="update", yscale="log")
+    right.set(xlabel="update")
+    left.legend()
+    right.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """``(metric, base, erased, gate)`` as text, for the report and the terminal."""
+    base, erased = evaluation["base"], evaluation["erased"]
+    gates = {
+        "unlearning_accuracy": "unlearning_accuracy",
+        "in_domain_retain_accuracy": "in_domain_retain_accuracy_drop",
+    }
+    gates["fd_classifier"] = "fd_classifier_ratio"
+    rows = []
+    for name in base:
+        if name.endswith("_sd") or name not in erased:
+            continue
+        gate = evaluation["gates"].get(gates.get(name, ""))
+        text = ""
+        if gate:
+            sign = "≥" if gate["direction"] == "min" else "≤"
+            what = {"in_domain_retain_accuracy": "drop ", "fd_classifier": "ratio "}.get(name, "")
+            text = f"{what}{gate['value']:.3f} {sign} {gate['limit']:g} {'passed' if gate['passed'] else 'FAILED'}"
+        rows.append((name, *(f"{m[name]:.3f} ± {m.get(name + '_sd', 0):.3f}" for m in (base, erased)), text))
+    return rows
+
+
+def report_html(
+    evaluation: dict[str, Any], forgotten: Sequence[str], how: dict[str, str], pictures: dict[str, bytes]
+) -> str:
+    """Verdict first, pictures, table, how it was measured."""
+    verdict = "passed" if evaluation["passed"] else "FAILED"
+    what = ", ".join(forgotten) or "single pictures"
+    images = "".join(
+        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, png in pictures.items()
+    )
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table_rows(evaluation)
+    )
+    method = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in how.items())
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Erased: {escape(what)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body{{font:16px/1.5 system-ui;max-width:64em;margin:1em auto;padding:0 1em;color:#222;background:#fff}}
+.verdict{{padding:.6em 1em;border-radius:6px;background:{"#d9f2df" if evaluation["passed"] else "#f8d7d7"}}}
+.pictures{{display:flex;flex-wrap:wrap;gap:1em}}figure{{margin:0;max-width:100%}}img{{max-width:100%;height:auto}}
+.scroll{{overflow-x:auto}}table{{border-collapse:collapse}}td,th{{text-align:left;padding:.25em .7em;
+border-bottom:1px solid #ddd;vertical-align:top}}</style>
+<h1>Forget: {escape(what)}</h1><p class="verdict"><strong>Gates {verdict}.</strong></p>
+<h2>The same seeds before and after</h2><div class="pictures">{images}</div>
+<h2>Measured</h2><div class="scroll"><table>
+<tr><th>metric</th><th>base</th><th>erased</th><th>gate</th></tr>{rows}</table></div>
+<h2>How it was measured</h2><div class="scroll"><table>{method}</table></div></html>
+"""
