@@ -1,4 +1,4 @@
-# make test: set up and run the tests · make check: lint, types, import rules · make clean: remove what these made
+# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make check: lint, types, import rules · make clean: remove what these made
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -16,6 +16,9 @@ help: ; @head -1 Makefile
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(BACKEND) -c constraints.txt -e '.[dev]'
 	touch $@
 
+demo: .venv/.installed
+	@$(BIN)/python -m flows.erase
+
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
@@ -26,6 +29,8 @@ check: .venv/.installed
 	$(BIN)/lint-imports --no-cache
 
 clean:
+	rm -rf data/curated data/forget_set models/base models/classifier models/erased metrics plots reports runs dvc.lock \
+	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help test check clean
+.PHONY: help demo test check clean

@@ -9,7 +9,7 @@ from stages.door import run_door
 
 
 def main() -> None:
-    """params.yaml, ``models/erased/``, ``metrics/evaluation.json``, ``dvc.lock`` → a version, ``runs/register.json``."""
+    """params.yaml, models, ``metrics/evaluation.json``, ``dvc.lock`` → a version, ``runs/register.json``."""
     from stages.params import load_params
 
     name = load_params().register_.model_name

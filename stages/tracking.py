@@ -176,3 +176,32 @@ def stage_run(name: str, params: dict[str, Any]) -> Iterator[StageRun]:
     seconds = round(time.perf_counter() - started, 1)
     facts = {"stage": name, "run_id": run.run_id, "tracking_uri": without_credentials(tracking_uri())}
     write_json(Path("runs") / f"{name}.json", {**facts, "logged": not run.missed, "seconds": seconds, **run.result})
+
+
+class ParentRun(StageRun):
+    """The run above a flow's stages."""
+
+    def link(self, stage: str, executed: bool) -> None:
+        """Note the run that made a stage's result, also where DVC took it from its cache."""
+        from stages.artifacts import read_json
+
+        run_id = read_json(Path("runs") / f"{stage}.json")["run_id"] or "not logged"
+        origin = "executed" if executed else "cached"
+        self._try("tags", 2, lambda: self._tag({f"stage.{stage}.run_id": run_id, f"stage.{stage}.origin": origin}))
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+
+
+@contextmanager
+def parent_run(name: str) -> Iterator[ParentRun]:
+    """The MLflow run that a flow's stages hang under; ``run_id`` is ``None`` where it could not be made."""
+    run = ParentRun(name)
+    run.start({})
+    try:
+        yield run
+    except BaseException as error:
+        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    run.end("FINISHED")

@@ -26,7 +26,7 @@ class ConceptClassifier(nn.Module):
 
     def __init__(self, concepts: Sequence[str], image_shape: tuple[int, int, int], width: int = 32):
         super().__init__()
-        self.concepts, self.image_shape, self.width = tuple(concepts), tuple(image_shape), width
+        self.concepts, self.image_shape, self.width = tuple(concepts), image_shape, width
         channels, height, width_pixels = image_shape
 
         def block(i: int, o: int, stride: int) -> list[nn.Module]:

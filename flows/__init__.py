@@ -1,0 +1,1 @@
+"""Prefect flows: order, one run a checkout, aliases. They compute nothing."""

@@ -1,0 +1,146 @@
+"""The main flow: every DVC stage as a Prefect task, then the verdict and the aliases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+RUNS, EVALUATION, REPORT = Path("runs"), Path("metrics/evaluation.json"), Path("reports/report.html")
+
+
+def build_flow() -> Any:
+    """The Prefect flow; Prefect is imported here, so that ``--help`` is quick."""
+    from prefect import flow, get_run_logger, task
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+    from prefect.futures import wait
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows import pipeline
+    from stages.errors import GateFailed, StageFailed
+
+    @task(task_run_name="{name}")
+    def stage(name: str, parent: str | None) -> bool:
+        logger = get_run_logger()
+        extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
+        return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra)
+
+    @flow(name="erase", task_runner=ThreadPoolTaskRunner(max_workers=2), validate_parameters=True)
+    def erase_flow() -> dict[str, str]:
+        """Request to forget in params.yaml → verified, registered model with aliases."""
+        from stages import tracking
+        from stages.registry.versions import promote_initial
+
+        with tracking.parent_run("erase-flow") as parent:
+            futures: dict[str, Any] = {}
+            for name, before in pipeline.stage_order().items():
+                futures[name] = stage.submit(name, parent.run_id, wait_for=[futures[b] for b in before])
+            wait(list(futures.values()))
+            failed = [f.state for f in futures.values() if f.state.is_failed()]
+            if failed:
+                raise StageFailed(str(failed[0].message).split("StageFailed: ")[-1])
+            for name, future in futures.items():
+                parent.link(name.replace("@", "-"), executed=future.result())
+            evaluation = json.loads(EVALUATION.read_text())
+            create_table_artifact(
+                key="verdict",
+                table=[dict(zip(("metric", "base", "erased", "gate"), row, strict=True)) for row in rows(evaluation)],
+                description="Base and erased model under the same classifier, seeds and draws",
+            )
+            create_markdown_artifact(
+                key="report", markdown=f"[Report]({REPORT.resolve().as_uri()})", description="Report"
+            )
+            missed = [
+                f"{k} {g['value']:.3f} (limit {g['limit']:g})"
+                for k, g in evaluation["gates"].items()
+                if not g["passed"]
+            ]
+            if missed:
+                raise GateFailed("gates failed: " + "; ".join(missed) + f"; the report is {REPORT}")
+            version = json.loads((RUNS / "register.json").read_text())
+            return promote_initial(version["model_name"], version["version"])
+
+    return erase_flow
+
+
+def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The table of the report."""
+    from stages.evaluation.table import table_rows
+
+    return table_rows(evaluation)
+
+
+def summary() -> str:
+    """What a person wants to know at the end."""
+    from stages.registry.versions import aliases
+    from stages.tracking import tracking_uri, without_credentials
+
+    evaluation = json.loads(EVALUATION.read_text())
+    version = json.loads((RUNS / "register.json").read_text())
+    table = [("metric", "base", "erased", "gate")]
+    table += [row for row in rows(evaluation) if not row[0].startswith("accuracy.")]
+    widths = [max(len(row[i]) for row in table) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    held = [a for a, v in aliases(version["model_name"]).items() if v == version["version"]]
+    lines += [
+        "",
+        f"report   {REPORT}",
+        f"model    {version['model_name']} version {version['version']}, alias {', '.join(sorted(held)) or 'none'}",
+        f"MLflow   .venv/bin/mlflow ui --backend-store-uri {without_credentials(tracking_uri())}",
+    ]
+    return "\n".join(lines)
+
+
+def nothing_to_do() -> bool:
+    """Whether DVC is up to date and the registry has the version that it says was registered."""
+    from flows import pipeline
+    from stages.registry.versions import version_exists
+
+    record = RUNS / "register.json"
+    if not (record.exists() and EVALUATION.exists() and pipeline.is_clean()):
+        return False
+    version = json.loads(record.read_text())
+    if version_exists(version["model_name"], version["version"]):
+        return bool(json.loads(EVALUATION.read_text())["passed"])
+    record.unlink()  # the registry was wiped: register again
+    return False
+
+
+def run() -> None:
+    """Check the parameters, hold the checkout, run the flow unless there is nothing to do."""
+    from flows import pipeline
+    from stages.params import load_params
+
+    load_params()
+    with pipeline.only_run():
+        if nothing_to_do():
+            print("nothing to do: everything is up to date\n\n" + summary())
+            return
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+        if "PREFECT_API_URL" not in os.environ:
+            os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+        build_flow()()
+        print("\n" + summary())
+
+
+def main() -> None:
+    """The command ``python -m flows.erase``."""
+    argparse.ArgumentParser(prog="python -m flows.erase", description=__doc__).parse_args()
+    from stages.door import fail, quiet_environment
+    from stages.errors import EraseDiffError
+
+    quiet_environment()
+    try:
+        run()
+    except EraseDiffError as error:
+        sys.exit(fail(error))
+    except KeyboardInterrupt:
+        print("interrupted; the next run goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

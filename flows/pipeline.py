@@ -1,0 +1,118 @@
+"""The only caller of DVC: the order of the stages, one stage run, one run a checkout."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import getpass
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stages.errors import CheckoutBusy, StageFailed
+
+LOCK = Path(".work/flow.lock")
+#: Loaded before a fork: the child may not import.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def environment() -> dict[str, str]:
+    """The caller's environment with this interpreter's folder first on PATH."""
+    folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
+
+
+def dvc(*arguments: str) -> list[str]:
+    """The command line of this environment's DVC."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def stage_order() -> dict[str, list[str]]:
+    """Stages in an order that can be run, each with the stages it waits for; from ``dvc dag``. Raises: StageFailed."""
+    done = subprocess.run(dvc("dag", "--dot"), capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        raise StageFailed(f"dvc dag failed: {done.stderr.strip().splitlines()[-1:]}: mend dvc.yaml")
+    return parse_dag(done.stdout)
+
+
+def parse_dag(dot: str) -> dict[str, list[str]]:
+    """``dvc dag --dot`` to ``{stage: stages it waits for}`` in topological order."""
+    from graphlib import TopologicalSorter
+
+    before: dict[str, set[str]] = {}
+    for line in dot.splitlines():
+        names = re.findall(r'"([^"]+)"', line)
+        if names:
+            before.setdefault(names[-1], set()).update(names[:-1])
+    return {name: sorted(before.get(name, ())) for name in TopologicalSorter(before).static_order()}
+
+
+def is_clean() -> bool:
+    """Whether DVC has nothing to run."""
+    done = subprocess.run(dvc("status", "--quiet"), capture_output=True, env=environment(), check=False)
+    return done.returncode == 0
+
+
+def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str, str]) -> bool:
+    """Run one stage through DVC, its output line by line to ``say``; whether it executed (not cached or unchanged).
+
+    Raises: StageFailed: with the stage's own last stated error.
+    """
+
+    def with_parent() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed flow leaves no writer behind
+
+    process = subprocess.Popen(
+        dvc("--wait-for-lock", "repro", "-s", name),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment() | extra_environment,
+        preexec_fn=with_parent,
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:  # universal newlines: a progress bar's refresh is a line too, a few seconds apart
+            if line.strip():
+                lines.append(line.rstrip())
+                say(line.rstrip())
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if code:
+        stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
+        raise StageFailed(f"stage {name} failed: {(stated or lines or ['no output'])[-1]}")
+    return any(line.startswith("Running stage") for line in lines)
+
+
+@contextmanager
+def only_run(path: Path = LOCK) -> Iterator[None]:
+    """Hold this checkout. Raises: CheckoutBusy: another run has it; the message says who."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = json.loads(file.read() or "{}")
+            who = ", ".join(f"{k} {v}" for k, v in holder.items()) or "an unknown process"
+            raise CheckoutBusy(f"another run works in this checkout ({who}): wait for it or stop it") from None
+        file.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "user": getpass.getuser(), "host": socket.gethostname(), "since": now}
+        file.write(json.dumps(holder))
+        file.flush()
+        yield
+        file.truncate(0)
