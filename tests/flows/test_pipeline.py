@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+import pytest
+
+from flows.pipeline import only_run, parse_dag, run_stage, stage_order
+from stages.errors import CheckoutBusy, StageFailed
+
+
+@pytest.mark.unit
+def test_order_and_dependencies_from_dot():
+    order = parse_dag('strict digraph {\n"a";\n"b";\n"a" -> "b";\n"b" -> "c@base";\n"a" -> "c@base";\n}')
+    assert list(order) == ["a", "b", "c@base"] and order["c@base"] == ["a", "b"]
+
+
+@pytest.mark.unit
+def test_a_second_run_is_told_who_holds_the_checkout(tmp_path):
+    with only_run(tmp_path / "lock"):
+        with pytest.raises(CheckoutBusy, match="another run works in this checkout .pid [0-9]+, user"):
+            with only_run(tmp_path / "lock"):
+                pass
+    with only_run(tmp_path / "lock"):
+        pass
+
+
+@pytest.mark.pipeline
+def test_stages_through_dvc(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = [sys.executable, "-m", "dvc"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([*run, "init", "-q"], check=True)
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  one:\n    cmd: echo hello > one.txt && echo working\n    outs: [one.txt]\n"
+        "  two:\n    cmd: \"echo 'DataError: it is broken' >&2; exit 1\"\n    deps: [one.txt]\n    outs: [two.txt]\n"
+    )
+    assert stage_order() == {"one": [], "two": ["one"]}
+    said: list[str] = []
+    assert run_stage("one", said.append, {}) is True
+    assert "working" in said
+    assert run_stage("one", said.append, {}) is False
+    with pytest.raises(StageFailed, match="stage two failed: DataError: it is broken"):
+        run_stage("two", said.append, {})
