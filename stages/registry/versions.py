@@ -39,7 +39,7 @@ def find_version(name: str, digest: str) -> str | None:
     """The oldest version of ``name`` with this lineage digest."""
     with _reached() as client:
         found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
-        return min((v.version for v in found), key=int, default=None)
+        return min((str(v.version) for v in found), key=int, default=None)
 
 
 def register_version(
@@ -65,12 +65,12 @@ def register_version(
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        made = client.create_model_version(name, info.model_uri, run_id, tags=tags, description=card)
+        made = str(client.create_model_version(name, info.model_uri, run_id, tags=tags, description=card).version)
         first = find_version(name, tags[DIGEST_TAG])
-        if first is not None and first != made.version:
-            client.delete_model_version(name, made.version)  # another machine was faster
+        if first is not None and first != made:
+            client.delete_model_version(name, made)  # another machine was faster
             return first
-        return str(made.version)
+        return made
 
 
 def _log_model(run_id: str, folder: Path) -> Any:

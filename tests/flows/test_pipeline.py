@@ -16,9 +16,9 @@ def test_order_and_dependencies_from_dot():
 @pytest.mark.unit
 def test_a_second_run_is_told_who_holds_the_checkout(tmp_path):
     with only_run(tmp_path / "lock"):
-        with pytest.raises(CheckoutBusy, match="another run works in this checkout .pid [0-9]+, user"):
-            with only_run(tmp_path / "lock"):
-                pass
+        busy = pytest.raises(CheckoutBusy, match="another run works in this checkout .pid [0-9]+, user")
+        with busy, only_run(tmp_path / "lock"):
+            pass
     with only_run(tmp_path / "lock"):
         pass
 
