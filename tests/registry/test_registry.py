@@ -46,8 +46,8 @@ def test_one_version_a_digest_and_back_again(store, pipeline):
     with pytest.raises(GateFailed, match="did not pass"):
         promote_initial("m", second)
     again = family_of(load_pipeline("models:/m@champion"))
-    draw = {"concepts": ["a"], "seeds": [1], "steps": 2, "guidance_scale": 1.0}
-    assert torch.equal(again.sample(**draw), family_of(pipeline).sample(**draw))
+    for one, two in zip(again.denoiser.parameters(), pipeline.unet.parameters(), strict=True):
+        assert torch.equal(one, two)
     with pytest.raises(ModelError, match="no alias 'best'; it has: challenger, champion"):
         load_pipeline("models:/m@best")
     with pytest.raises(ModelError, match="no version 7"):
