@@ -16,6 +16,8 @@ def main() -> None:
     from stages.params import load_params
 
     params = load_params().curate
+    from tqdm import tqdm
+
     from stages import tracking
     from stages.artifacts import new_folder, sha256_file, write_bytes, write_json
     from stages.data import expectations, sources
@@ -28,13 +30,20 @@ def main() -> None:
             "image_folder": lambda: sources.read_image_folder(path),
             "parquet": lambda: sources.read_parquet(path, params.image_column, params.label_column),
         }[params.source]()
-        table, duplicates = curate_table(
-            raw,
-            image_size=params.image_size,
-            mode=params.mode,
-            test_fraction=params.test_fraction,
-            max_per_concept=params.max_per_concept,
-        )
+        with tqdm(desc="curate", unit=" pictures", delay=2) as bar:
+
+            def on_progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            table, duplicates = curate_table(
+                raw,
+                image_size=params.image_size,
+                mode=params.mode,
+                test_fraction=params.test_fraction,
+                max_per_concept=params.max_per_concept,
+                on_progress=on_progress,
+            )
         good = table[table["readable"]].iloc[0]
         checks = expectations.curated_expectations(int(good["width"]), good["mode"], params.min_per_concept)
         results = expectations.validate(expectations.with_checks(table), checks, "curated")

@@ -50,6 +50,7 @@ def main() -> None:
         results = expectations.validate(both, checks, "forget_set")
         page = REPORTS / "index.html"
         write_bytes(page, expectations.page(results, "Forget set", counts(forget)).encode())
+        write_json(REPORTS / "index.json", results)
         expectations.require(results, "the forget set", str(page))
         forgotten = sorted(set(forget["concept"]) - set(retain["concept"]))
         facts = {"concepts": forgotten, "origin": params.origin, "forget": counts(forget), "retain": counts(retain)}
@@ -74,19 +75,30 @@ def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> p
             raise UnknownConcept(
                 f"forget_set.concepts: no concept {concept!r} in the data{hint} There are: {', '.join(known)}"
             )
-    missing = sorted(set(sample_ids) - set(table["sample_id"]))
-    if missing:
-        raise DataError(
-            f"forget_set.sample_ids: {len(missing)} id(s) are not in the train split of data/curated, first: "
-            f"{', '.join(missing[:5])}"
-        )
-    chosen = table["concept"].isin(concepts) | table["sample_id"].isin(sample_ids)
+    chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
     if chosen.all() or not chosen.any():
         what = "everything" if chosen.all() else "nothing"
         raise DataError(
             f"forget_set selects {what} ({int(chosen.sum())} of {len(table)} pictures): name fewer or others"
         )
     return chosen
+
+
+def _whole_ids(known: set[str], asked: list[str]) -> list[str]:
+    """Ids by themselves or by a start of at least 8 characters. Raises: DataError: one names no picture, or several."""
+    found = {start: [i for i in known if i.startswith(start.lower())] if len(start) >= 8 else [] for start in asked}
+    missing = sorted(start for start, ids in found.items() if not ids)
+    if missing:
+        raise DataError(
+            f"forget_set.sample_ids: {len(missing)} id(s) are not in the train split of data/curated, first: "
+            f"{', '.join(missing[:5])} (a whole id, or at least its first 8 characters)"
+        )
+    several = sorted(start for start, ids in found.items() if len(ids) > 1)
+    if several:
+        raise DataError(
+            f"forget_set.sample_ids: more than one picture starts with {', '.join(several[:5])}: write more"
+        )
+    return [ids[0] for ids in found.values()]
 
 
 def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -101,6 +113,12 @@ def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame
     from stages.pretrain import FOLDER as BASE
 
     family, classifier = family_of(open_pipeline(BASE)), load_classifier(CLASSIFIER)
+    unseen = sorted(set(concepts) - set(classifier.concepts))
+    if unseen:
+        raise UnknownConcept(
+            f"the classifier does not know {', '.join(map(repr, unseen))}, so no picture drawn of it can be checked: "
+            "train it on the same data (python -m stages.classifier), or use forget_set.origin selected"
+        )
     kept: list[bytes] = []
     names: list[str] = []
     discarded: dict[str, int] = {}

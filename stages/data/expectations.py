@@ -30,19 +30,21 @@ def curated_expectations(size: int, mode: str, min_per_concept: int) -> list[Any
         gxe.ExpectColumnValuesToBeInSet(column="height", value_set=[size]),
         gxe.ExpectColumnValuesToBeInSet(column="mode", value_set=[mode]),
         gxe.ExpectColumnValuesToBeBetween(column="concept_count", min_value=min_per_concept),
+        gxe.ExpectColumnValuesToBeInSet(column="concepts_of_picture", value_set=[1]),
         gxe.ExpectColumnValuesToBeInSet(column="splits_of_picture", value_set=[1]),
         gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
     ]
 
 
-#: Columns that exist for the checks alone: pictures of the concept; splits that a picture is in.
-CHECKS = ["concept_count", "splits_of_picture"]
+#: Columns that exist for the checks alone: pictures of the concept; concepts and splits that a picture is in.
+CHECKS = ["concept_count", "concepts_of_picture", "splits_of_picture"]
 
 
 def with_checks(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the columns that group-wise checks need."""
     return table.assign(
         concept_count=table.groupby("concept")["sample_id"].transform("size"),
+        concepts_of_picture=table.groupby("sample_id")["concept"].transform("nunique"),
         splits_of_picture=table.groupby("sample_id")["split"].transform("nunique"),
     )
 
@@ -65,24 +67,29 @@ def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Any]:
 
 
 def validate(table: pd.DataFrame, expectations: list[Any], name: str) -> list[Result]:
-    """Run expectations on a table with the columns ``sample_id`` and ``source``. One result a check."""
+    """Run expectations on a table with ``sample_id``, ``source``, ``concept``. One result a check, in their order."""
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     batch = context.data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+    for number, expectation in enumerate(expectations):
+        expectation.meta = {"order": number}  # the outcomes come in another order than the suite's
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     outcome = gx.ValidationDefinition(data=batch, suite=suite, name=name).run(
         batch_parameters={"dataframe": table.assign(image=table["image"].str.len())},
-        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["sample_id", "source"]},
+        result_format={
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": ["sample_id", "source", "concept"],
+        },
     )
-    return [_result(item) for item in outcome.results]
+    return [_result(item) for item in sorted(outcome.results, key=lambda r: r.expectation_config.meta["order"])]
 
 
 def _result(item: Any) -> Result:
     config, found = item.expectation_config, item.result
     rows = found.get("unexpected_index_list") or []
-    first = [f"{row['source']} ({str(row['sample_id'])[:12]})" for row in rows[:5]]
+    first = list(dict.fromkeys(_offender(config.kwargs.get("column"), row) for row in rows))[:5]
     errors = [str(e.get("exception_message")) for e in item.exception_info.values() if isinstance(e, dict)]
     wanted = {k: v for k, v in config.kwargs.items() if k not in ("column", "batch_id", "condition_parser")}
     return {
@@ -93,6 +100,13 @@ def _result(item: Any) -> Result:
         "failed_rows": int(found.get("unexpected_count") or 0),
         "first": first or errors[:1] or [str(found.get("observed_value", ""))],
     }
+
+
+def _offender(column: str | None, row: dict[str, Any]) -> str:
+    """What to name in a message: the concept where it is at fault as a whole, else the picture."""
+    if column == "concept_count":
+        return f"{row['concept']!r} has {row['concept_count']}"
+    return f"{row['source']} ({str(row['sample_id'])[:12]}, {row['concept']!r})"
 
 
 def require(results: list[Result], what: str, page: str) -> None:

@@ -5,27 +5,47 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What Pillow raises on a file that it cannot or will not read.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def header(content: bytes) -> tuple[int, bool]:
+    """``(shorter side, whether the format has no colour)`` without decoding. Raises: :data:`UNREADABLE`."""
+    picture = Image.open(io.BytesIO(content))
+    return min(picture.size), picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
 
 
 def open_picture(content: bytes) -> Image.Image:
-    """A picture as L or RGB, upright. Raises: OSError, ValueError, SyntaxError: unreadable."""
+    """A picture as L or RGB, upright, over white where it is transparent. Raises: :data:`UNREADABLE`."""
     picture: Image.Image = Image.open(io.BytesIO(content))
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        return Image.fromarray((values / max(values.max(), 1) * 255).round().astype(np.uint8))
-    if picture.mode in ("L", "1", "LA"):
+        return _eight_bits(np.asarray(picture, dtype=np.float64))
+    if picture.mode in ("L", "1"):
         return picture.convert("L")
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        # What lies under a transparent pixel was never meant to be seen.
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     picture = picture.convert("RGB")
     red, green, blue = (np.asarray(band) for band in picture.split())
     return picture.convert("L") if np.array_equal(red, green) and np.array_equal(red, blue) else picture
+
+
+def _eight_bits(values: np.ndarray) -> Image.Image:
+    """16 bits to 8 by one scale for all pictures: stretching each to its own maximum would undo its exposure."""
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
+        raise ValueError(f"pixels run from {values.min()} to {values.max()}: 0 to 65535 is what can be read")
+    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def to_png(picture: Image.Image, size: int, mode: str) -> bytes:
@@ -43,22 +63,26 @@ def content_id(png: bytes) -> str:
 
 def decode(pngs: Sequence[bytes], image_shape: tuple[int, int, int]) -> Tensor:
     """PNG bytes to float32 ``(N, C, H, W)`` in [-1, 1], converted and resized where they are not of that shape."""
+    import torch
+    import torch.nn.functional as F
+
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
-    arrays = []
-    for png in pngs:
+    images = torch.empty(len(pngs), channels, height, width)
+    for i, png in enumerate(pngs):
         picture = Image.open(io.BytesIO(png)).convert(mode)
-        arrays.append(
-            torch.from_numpy(np.array(picture, dtype=np.float32)).view(picture.height, picture.width, channels)
-        )
-    images = torch.stack(arrays).permute(0, 3, 1, 2) / 127.5 - 1
-    if images.shape[2:] != (height, width):
-        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return images.contiguous()
+        pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).view(picture.height, picture.width, channels)
+        image = pixels.permute(2, 0, 1)[None] / 127.5 - 1
+        if image.shape[2:] != (height, width):
+            image = F.interpolate(image, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        images[i] = image[0]
+    return images
 
 
 def encode_png(image: Tensor) -> bytes:
     """An image ``(C, H, W)`` in [-1, 1], C of 1 or 3, to PNG bytes."""
+    import torch
+
     pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
