@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from stages.door import run_door
 
@@ -14,35 +15,55 @@ def main() -> None:
 
     name = load_params().register_.model_name
     from stages import tracking
-    from stages.artifacts import read_json, sha256_folder, verify_folder
+    from stages.artifacts import read_json, verify_folder
     from stages.erase import FOLDER
-    from stages.registry.lineage import lineage_digest, read_lock
-    from stages.registry.model_card import model_card
+    from stages.errors import TrackingError
+    from stages.registry import lineage
     from stages.registry.versions import register_version
     from stages.verdict import EVALUATION, REPORT
 
     verify_folder(FOLDER)
-    evaluation = read_json(EVALUATION)
-    forgotten = read_json(Path("data/forget_set/summary.json"))["concepts"]
-    facts = {
-        "lineage_digest": lineage_digest(read_lock()),
-        "dataset_sha256": read_json(Path("data/curated/summary.json"))["sha256"],
-        "forget_set_sha256": read_json(Path("data/forget_set/summary.json"))["sha256"],
-        "base_sha256": sha256_folder(Path("models/base")),
-        "erased_sha256": sha256_folder(FOLDER),
-        **tracking.git_state(),
-    }
-    tags = {**facts, "gates_passed": str(evaluation["passed"]).lower(), "forgotten": json.dumps(forgotten)}
-    tags |= {
-        f"gate.{k}": f"{g['value']:.4f} {g['direction']} {g['limit']:g} passed={g['passed']}"
-        for k, g in evaluation["gates"].items()
-    }
-    with tracking.stage_run("register", {"model_name": name}) as run:
-        files = [Path("params.yaml"), Path("dvc.lock"), EVALUATION, REPORT]
-        version = register_version(name, run.run_id, FOLDER, tags, files, model_card(evaluation, forgotten, facts))
-        run.result |= {"model_name": name, "version": version, "lineage_digest": facts["lineage_digest"]}
-        run.result |= {"gates_passed": evaluation["passed"]}
-        print(f"registered {name} version {version}; gates {'passed' if evaluation['passed'] else 'FAILED'}")
+    evaluation, lock, root = read_json(EVALUATION), lineage.read_lock(), Path()
+    sets = read_json(root / "data/forget_set/summary.json")
+    facts = lineage.collect(root, lock)
+    tags = version_tags(evaluation, sets["concepts"], facts) | lineage.stage_runs(root)
+    evidence = [Path("params.yaml"), Path("dvc.lock"), EVALUATION, REPORT]
+    example = next(iter(sets["retain"]), "")
+    try:
+        with tracking.stage_run("register", {"model_name": name}, required=True) as run:
+            assert run.run_id is not None  # required
+            text = card(evaluation, sets["concepts"], facts, lock)
+            version = register_version(name, run.run_id, FOLDER, tags, evidence, text, example)
+            run.result |= {"model_name": name, "version": version, "lineage_digest": facts["lineage_digest"]}
+            run.result |= {"gates_passed": evaluation["passed"]}
+    except TrackingError as error:
+        advice = f"the model is on disk in {FOLDER}; when the server is back, run: dvc repro register"
+        raise TrackingError(f"{error}; {advice}") from None
+    print(f"registered {name} version {version}; gates {'passed' if evaluation['passed'] else 'FAILED'}")
+
+
+def version_tags(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str]) -> dict[str, str]:
+    """Tags of a version: lineage, hashes, what was forgotten, each gate."""
+    from stages.registry.model_card import gate_text
+
+    tags = {**facts, "gates_passed": str(evaluation["passed"]).lower()}
+    tags["forgotten"] = json.dumps(forgotten, ensure_ascii=False)
+    return tags | {f"gate.{name}": gate_text(gate) for name, gate in evaluation["gates"].items()}
+
+
+def card(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str], lock: dict[str, Any]) -> str:
+    """The model card, with the settings that the erased model was really made with: those of ``dvc.lock``."""
+    from stages.registry.lineage import stage_params
+    from stages.registry.model_card import model_card, paper_deviations
+
+    made = stage_params(lock, "pretrain")
+    base = {
+        "train": "a base model trained here",
+        "folder": f"the diffusers folder {made.get('path')}",
+        "hub": f"{made.get('repo')} at revision {made.get('revision')}",
+        "registry": f"version {made.get('revision')} of {made.get('repo')}",
+    }.get(made.get("source", ""), "a base model")
+    return model_card(evaluation, forgotten, base, facts, paper_deviations(stage_params(lock, "erase")))
 
 
 if __name__ == "__main__":

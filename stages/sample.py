@@ -2,49 +2,78 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
+COLUMNS, TILE = 8, 64
+
 
 def main(model: str, concept: str, n: int, out: str, seed: int, steps: int, guidance_scale: float) -> None:
-    """Draw ``n`` pictures of a concept into one PNG, eight a row."""
+    """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``, into one PNG, eight a row.
+
+    Raises: UnknownConcept, ModelError, IntegrityError, TrackingError; DataError: ``out`` cannot be written.
+    """
     import torch
 
     from stages.artifacts import write_bytes
     from stages.diffusion import family_of
+    from stages.errors import DataError
     from stages.evaluation.report import grid_png
     from stages.registry import load_pipeline
 
     family = family_of(load_pipeline(model))
     images = family.sample([concept] * n, [seed + i for i in range(n)], steps=steps, guidance_scale=guidance_scale)
-    rows = -(-n // 8)
-    blank = torch.ones(rows * 8 - n, *images.shape[1:])
-    grid = torch.cat([images, blank]).view(rows, 8, *images.shape[1:])
-    write_bytes(Path(out), grid_png(grid, [concept] * rows, f"{concept}, seeds {seed} to {seed + n - 1}", tile=64))
+    columns = min(n, COLUMNS)
+    rows = -(-n // columns)
+    blank = torch.ones(rows * columns - n, *images.shape[1:])
+    grid = torch.cat([images, blank]).view(rows, columns, *images.shape[1:])
+    side = max(images.shape[2:])
+    # grid_png enlarges by whole factors and rounds down: ask for the next multiple, so that a tile is TILE at least.
+    tile = side * -(-TILE // side)
+    title = f"seeds {seed} to {seed + n - 1}"
+    try:
+        write_bytes(Path(out), grid_png(grid, [concept] * rows, title, tile=tile))
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}): give a PNG file in a folder of yours") from None
     print(out)
 
 
 def _run() -> None:
-    import argparse
-
-    from stages.door import fail
-    from stages.errors import EraseDiffError
-
     parser = argparse.ArgumentParser(prog="python -m stages.sample", description=__doc__)
     parser.add_argument("--model", required=True, help="diffusers folder, models:/NAME@ALIAS or models:/NAME/VERSION")
     parser.add_argument("--concept", required=True)
-    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--n", type=_at_least(1), default=16, help="pictures (default 16)")
     parser.add_argument("--out", required=True, help="PNG to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance-scale", type=float, default=1.0)
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the first picture (default 0)")
+    parser.add_argument("--steps", type=_at_least(1), default=25, help="sampling steps (default 25)")
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1: no guidance (default)")
     arguments = parser.parse_args()
-    if arguments.n < 1:
-        parser.error(f"--n must be at least 1, not {arguments.n}")
+    from stages.door import fail, is_out_of_memory, quiet_environment
+    from stages.errors import EraseDiffError, OutOfMemory
+
+    quiet_environment()
     try:
         main(**vars(arguments))
     except EraseDiffError as error:
         sys.exit(fail(error))
+    except KeyboardInterrupt:
+        print("sample: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(fail(OutOfMemory(f"not enough memory for {arguments.n} pictures at once: lower --n")))
+
+
+def _at_least(least: int):  # type: ignore[no-untyped-def]
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    number.__name__ = "whole number"
+    return number
 
 
 if __name__ == "__main__":

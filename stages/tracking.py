@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import write_json
+from stages.artifacts import read_json, sha256_text, write_json
+from stages.errors import TrackingError
 
 EXPERIMENT = "erasediff"
 PARENT_VARIABLE = "ERASEDIFF_PARENT_RUN_ID"
+#: Seconds between two sendings of gathered metrics; MLflow's limits of one call.
+FLUSH_SECONDS, METRICS_A_CALL, PARAMS_A_CALL, PARAM_LENGTH = 2.0, 1000, 100, 6000
+#: Seconds after a failure in which the server is left alone; doubled at each further one.
+FIRST_PAUSE, LONGEST_PAUSE, LAST_TRY_AFTER = 60.0, 600.0, 15.0
+#: Answers that the next try would get too.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 
 
 def project_root() -> Path:
     """The real checkout, also for an experiment that runs in a temporary copy (DVC sets ``DVC_ROOT``)."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    here = Path.cwd().resolve()
+    return next((p for p in (here, *here.parents) if (p / "dvc.yaml").exists() or (p / ".git").exists()), here)
 
 
 def tracking_uri() -> str:
@@ -28,14 +43,16 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
 
 
-def without_credentials(uri: str) -> str:
-    """A URI that may be shown."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def without_credentials(text: str) -> str:
+    """A URI, or a message with URIs in it, that may be shown."""
+    # Also a password with an unquoted slash: no valid URI, but people write it and errors repeat it.
+    text = re.sub(r"(//)([^/\s'\":]*:[^\s'\"]*|[^/\s'\"]*)@", r"\1", text)
+    return re.sub(r"(?i)\b(password|token|secret)=[^&\s'\"]*", r"\1=…", text)
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file: several processes that create the SQLite store at once would trip over each other."""
+    """Hold a lock file."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,164 +61,401 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def patience(seconds: int, retries: int) -> Iterator[None]:
+    """How long MLflow's HTTP calls in the block wait. What is set already stays: a person's setting, an outer block's.
+
+    Put back afterwards, so that a flow's short waits are not inherited by the stage that uploads a model.
+    """
+    wait = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    with mlflow_settings(wait):
+        yield
+
+
+@contextmanager
+def mlflow_settings(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that MLflow reads, for a block, where they are not set yet."""
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
 def client() -> Any:
     """An MLflow client on :func:`tracking_uri`, with the experiment made where it is missing."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.pop("MLFLOW_RUN_ID", None)
+    os.environ.pop("MLFLOW_RUN_ID", None)  # a caller's run is not ours to write into
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints user:password@ too
     import logging
 
     import mlflow
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = tracking_uri()
-    with exclusive(project_root() / ".work" / "mlflow.lock"):
-        mlflow.set_tracking_uri(uri)
-        result = mlflow.MlflowClient(uri)
-        if result.get_experiment_by_name(EXPERIMENT) is None:
-            local = (project_root() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-            result.create_experiment(EXPERIMENT, artifact_location=local)
+    mlflow.set_tracking_uri(uri)
+    local = re.match(r"sqlite:///([^?]+)", uri)
+    if not local:
+        return _with_experiment(mlflow.MlflowClient(uri), None)
+    # The first contact creates and migrates the database: two processes at once would trip over each other.
+    with exclusive(Path(f"{local[1]}.lock")):
+        return _with_experiment(mlflow.MlflowClient(uri), (project_root() / "mlartifacts").as_uri())
+
+
+def _with_experiment(result: Any, artifacts: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    if result.get_experiment_by_name(EXPERIMENT) is None:
+        try:
+            result.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another stage was faster
+                raise
     return result
 
 
 def git_state() -> dict[str, str]:
-    """Commit and whether the checkout has uncommitted changes."""
+    """Commit, and whether there are uncommitted changes. ``dvc.lock`` does not count: running writes it.
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+    Read in the working folder: a DVC experiment's temporary copy has a commit of its own.
+    """
 
-    return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
+    return {
+        "git_commit": commit or "unknown",
+        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
+    }
+
+
+def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested params as ``{"a.b": text}``, cut at what MLflow takes."""
+    result: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = str(value)[:PARAM_LENGTH]
+    return result
+
+
+def metric_name(name: str) -> str:
+    """A name MLflow takes: a concept may be called ``dogs & cats`` or ``../x``; a digest keeps two such apart."""
+    clean = re.sub(r"[^\w.\- ]", "_", name).strip(" .")[:230]
+    return clean if clean == name and clean else f"{clean} {sha256_text(name)[:6]}".strip()
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this host started (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if after_name[0] == "Z" else after_name[19]
+    except OSError:
+        if Path("/proc/self").exists():
+            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
 
 
 class StageRun:
     """The MLflow run of a stage; every call is safe with the server down.
 
+    What is logged waits in a queue. While the server cannot be reached it stays there and is tried again a minute
+    later and at the end, so that a restart of the server during a long training loses nothing.
+
     Attributes:
         run_id: ``None`` where the server could not be reached.
+        experiment_id: likewise.
         result: further entries for ``runs/STAGE.json``.
+        missed: what was not logged, by kind; final after the run's end.
     """
 
     def __init__(self, name: str):
-        self.name, self.run_id, self.result = name, None, {}  # type: str, str | None, dict[str, Any]
+        self.name = name
+        self.run_id: str | None = None
+        self.experiment_id: str | None = None
+        self.result: dict[str, Any] = {}
         self.missed: dict[str, int] = {}
         self._client: Any = None
-        self._steps: list[tuple[int, int, dict[str, float]]] = []
+        self._queue: deque[tuple[str, int, Callable[[], None]]] = deque()
+        self._rows: list[tuple[int, int, dict[str, float]]] = []
         self._flushed = time.monotonic()
+        self._failed_at: float | None = None
+        self._pause = FIRST_PAUSE
+        self._reason = ""
 
-    def _try(self, what: str, n: int, call: Any) -> None:
-        if self._client is None and what != "runs":
-            self.missed[what] = self.missed.get(what, 0) + n
-            return
-        try:
-            call()
-        except Exception as error:  # MLflow raises whatever its store's driver does
-            self._client = None
-            self.missed[what] = self.missed.get(what, 0) + n
-            text = without_credentials(" ".join(str(error).split()))[:160]
-            print(f"warning: MLflow cannot be used, {self.name} goes on without it: {text}", file=sys.stderr)
-
-    def start(self, params: dict[str, Any]) -> None:
+    def start(self, params: Mapping[str, Any], *, required: bool = False) -> None:
+        """Create the run. Raises: TrackingError: ``required`` and the server cannot be used."""
         from stages.door import quiet_environment
 
         quiet_environment()
+        started = int(time.time() * 1000)
+        self._queue.append(("run", 1, lambda: self._create(started)))
+        items = list(flat(params).items())
+        for i in range(0, len(items), PARAMS_A_CALL):
+            part = items[i : i + PARAMS_A_CALL]
+            self._queue.append(("params", len(part), lambda part=part: self._send_params(part)))  # type: ignore[misc]
+        self._drain(warn=not required)
+        if required and self.run_id is None:
+            raise TrackingError(f"MLflow at {without_credentials(tracking_uri())} unreachable ({self._reason})")
 
-        def create() -> None:
-            self._client = client()
-            tags = {"stage": self.name, "mlflow.runName": self.name, **git_state()}
-            if parent := os.environ.get(PARENT_VARIABLE):
-                tags["mlflow.parentRunId"] = parent
-            if experiment := os.environ.get("DVC_EXP_NAME"):
-                tags["dvc_exp_name"] = experiment
-            experiment_id = self._client.get_experiment_by_name(EXPERIMENT).experiment_id
-            self.run_id = self._client.create_run(experiment_id, tags=tags).info.run_id
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Gather numbers of a step (``None``: 0), sent every two seconds: a single value costs 100 × one of a batch."""
+        self.log_steps([(step or 0, metrics)])
 
-        self._try("runs", 1, create)
-        flat = [(k, str(v)[:5000]) for k, v in params.items()]
-        self._try("params", len(flat), lambda: self._log_params(flat))
-
-    def _log_params(self, flat: list[tuple[str, str]]) -> None:
-        from mlflow.entities import Param
-
-        for i in range(0, len(flat), 100):
-            self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat[i : i + 100]])
-
-    def log_metrics(self, metrics: dict[str, Any], step: int = 0) -> None:
-        """Log numbers; sent in batches, since a call costs 100 × a value."""
-        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) and v == v}
-        self._steps.append((step, int(time.time() * 1000), numbers))
-        if time.monotonic() - self._flushed > 5:
+    def log_steps(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Gather numbers of several steps; what is no number, or NaN (not measured at this step), is left out."""
+        now = int(time.time() * 1000)
+        for step, metrics in rows:
+            numbers = {
+                metric_name(k): float(v) for k, v in metrics.items() if isinstance(v, Real) and float(v) == float(v)
+            }
+            self._rows.append((step, now, numbers))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Send what :meth:`log_metrics` gathered."""
-        rows, self._steps, self._flushed = self._steps, [], time.monotonic()
+        """Send what was gathered."""
+        rows, self._rows, self._flushed = self._rows, [], time.monotonic()
         values = [(k, v, at, step) for step, at, numbers in rows for k, v in numbers.items()]
+        for i in range(0, len(values), METRICS_A_CALL):
+            part = values[i : i + METRICS_A_CALL]
+            self._queue.append(("metric values", len(part), lambda part=part: self._send_metrics(part)))  # type: ignore[misc]
+        self._drain()
 
-        def send() -> None:
-            from mlflow.entities import Metric
-
-            for i in range(0, len(values), 1000):
-                self._client.log_batch(self.run_id, metrics=[Metric(*value) for value in values[i : i + 1000]])
-
-        if values:
-            self._try("metric values", len(values), send)
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Attach a file."""
-        self._try("artifacts", 1, lambda: self._client.log_artifact(self.run_id, str(path), folder))
+        self._put("artifacts", 1, lambda: self._client.log_artifact(self.run_id, str(path), folder))
+
+    def log_artifacts(self, directory: Path | str, folder: str | None = None) -> None:
+        """Attach all files of a folder."""
+        n = sum(p.is_file() for p in Path(directory).rglob("*"))
+        self._put("artifacts", n, lambda: self._client.log_artifacts(self.run_id, str(directory), folder))
+
+    def set_tag(self, key: str, value: str) -> None:
+        """Tag the run."""
+        self._put("tags", 1, lambda: self._client.set_tag(self.run_id, key, value))
 
     def end(self, status: str) -> None:
+        """Send all that waits, close the run, and say in one line what could not be logged."""
         self.flush()
-        if self.run_id:
-            self._try("ends", 1, lambda: self._client.set_terminated(self.run_id, status))
+        self._queue.append(("end", 1, lambda: self._client.set_terminated(self.run_id, status)))
+        self._drain(last=True)
+        for what, n, _ in self._queue:
+            self.missed[what] = self.missed.get(what, 0) + n
+        self._queue.clear()
         if self.missed:
-            lost = ", ".join(f"{n} {what}" for what, n in self.missed.items())
+            print(f"warning: {self._what_is_missing()}", file=sys.stderr)
+
+    def _what_is_missing(self) -> str:
+        lost = [f"run {self.name}"] if "run" in self.missed else []
+        lost += [
+            f"{n} {what if n != 1 else what.removesuffix('s')}"
+            for what in ("params", "metric values", "artifacts", "tags")
+            if (n := self.missed.get(what))
+        ]
+        lost += [f"the end of run {self.run_id}"] if "end" in self.missed and self.run_id else []
+        state = "unreachable" if self._failed_at is not None else "refused a part"
+        where = without_credentials(tracking_uri())
+        was = "was" if len(lost) == 1 and not lost[0][0].isdigit() else "were"
+        return f"MLflow at {where} {state}: {', '.join(lost)} {was} not logged; results are on disk"
+
+    def _put(self, what: str, n: int, call: Callable[[], None]) -> None:
+        self._queue.append((what, n, call))
+        self._drain()
+
+    def _drain(self, *, last: bool = False, warn: bool = True) -> None:
+        wait = LAST_TRY_AFTER if last else self._pause
+        if self._failed_at is not None and time.monotonic() - self._failed_at < wait:
+            return
+        with patience(5, 1):
+            while self._queue:
+                what, n, call = self._queue[0]
+                try:
+                    call()
+                except Exception as error:  # MLflow raises whatever its store's driver does
+                    self._warn(error, warn)
+                    if what == "run" or not _is_refusal(error):
+                        self._pause = FIRST_PAUSE if self._failed_at is None else min(2 * self._pause, LONGEST_PAUSE)
+                        self._failed_at = time.monotonic()
+                        return
+                    self.missed[what] = self.missed.get(what, 0) + n
+                self._queue.popleft()
+        self._failed_at = None
+
+    def _warn(self, error: Exception, warn: bool) -> None:
+        first, self._reason = not self._reason, short_reason(error)
+        if first and warn:
             where = without_credentials(tracking_uri())
-            print(f"warning: not logged to {where}: {lost} of {self.name}; its results are on disk", file=sys.stderr)
+            print(f"warning: MLflow at {where}: {self._reason}; {self.name} goes on without it", file=sys.stderr)
+
+    def _create(self, started: int) -> None:
+        self._client = client()
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        self._close_abandoned(experiment.experiment_id)
+        tags = {
+            "stage": self.name,
+            "mlflow.runName": self.name,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "process_start": process_start(os.getpid()) or "unknown",
+            "root": str(project_root()),
+            **git_state(),
+        }
+        tags["mlflow.source.git.commit"] = tags["git_commit"]
+        if parent := os.environ.get(PARENT_VARIABLE):
+            tags["mlflow.parentRunId"] = parent
+        if name := os.environ.get("DVC_EXP_NAME"):
+            tags["dvc_exp_name"] = name
+        info = self._client.create_run(experiment.experiment_id, start_time=started, tags=tags).info
+        self.run_id, self.experiment_id = info.run_id, experiment.experiment_id
+
+    def _close_abandoned(self, experiment_id: str) -> None:
+        """Runs of this stage and checkout that a killed process of this host left RUNNING are KILLED."""
+        found = self._client.search_runs(
+            [experiment_id], f"tags.stage = '{self.name}' and attributes.status = 'RUNNING'", max_results=100
+        )
+        for run in found:
+            tags = run.data.tags
+            if (tags.get("host"), tags.get("root")) != (socket.gethostname(), str(project_root())):
+                continue
+            if process_start(int(tags.get("pid", "0"))) != tags.get("process_start"):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _send_params(self, items: list[tuple[str, str]]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in items])
+
+    def _send_metrics(self, values: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self.run_id, metrics=[Metric(*value) for value in values])
+
+
+def short_reason(error: BaseException) -> str:
+    """An MLflow error in a few words, without credentials."""
+    text = " ".join(str(error).split())
+    if "Connection refused" in text:
+        return "connection refused"
+    if "timed out" in text.lower():
+        return "no answer in time"
+    return without_credentials(text)[:160]
+
+
+def _is_refusal(error: Exception) -> bool:
+    return getattr(error, "error_code", None) in REFUSALS or isinstance(error, FileNotFoundError)
 
 
 @contextmanager
-def stage_run(name: str, params: dict[str, Any]) -> Iterator[StageRun]:
-    """Log a stage; at its success write ``runs/NAME.json``, which tells a cached result's run."""
-    run, started = StageRun(name), time.perf_counter()
-    run.start(params)
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM as an exception, so that the run is closed; a second one ends the process at once.
+
+    Left alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _closing(run: StageRun) -> Iterator[None]:
+    with _sigterm_raises():
+        try:
+            yield
+        except BaseException as error:
+            # KeyboardInterrupt, SIGTERM and Prefect's own signal are no Exception.
+            run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        run.end("FINISHED")
+
+
+@contextmanager
+def stage_run(name: str, params: Mapping[str, Any], *, required: bool = False) -> Iterator[StageRun]:
+    """Log a stage; at its success write ``runs/NAME.json``, which tells a cached result's run.
+
+    Args:
+        params: logged flattened.
+        required: the stage is pointless without MLflow.
+
+    Raises: TrackingError: ``required`` and the server cannot be used.
+    """
+    run, started = StageRun(name), time.perf_counter()
+    run.start(params, required=required)
+    with _closing(run):
         yield run
-    except BaseException as error:
-        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    run.end("FINISHED")
-    seconds = round(time.perf_counter() - started, 1)
-    facts = {"stage": name, "run_id": run.run_id, "tracking_uri": without_credentials(tracking_uri())}
-    write_json(Path("runs") / f"{name}.json", {**facts, "logged": not run.missed, "seconds": seconds, **run.result})
+    facts = {
+        "stage": name,
+        "run_id": run.run_id,
+        "experiment_id": run.experiment_id,
+        "tracking_uri": without_credentials(tracking_uri()),
+        "logged": not run.missed,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(Path("runs") / f"{name}.json", {**facts, **run.result})
 
 
 class ParentRun(StageRun):
     """The run above a flow's stages."""
 
     def link(self, stage: str, executed: bool) -> None:
-        """Note the run that made a stage's result, also where DVC took it from its cache."""
-        from stages.artifacts import read_json
+        """Note the run that made a stage's result, also where DVC took it from its cache.
 
-        run_id = read_json(Path("runs") / f"{stage}.json")["run_id"] or "not logged"
-        origin = "executed" if executed else "cached"
-        self._try("tags", 2, lambda: self._tag({f"stage.{stage}.run_id": run_id, f"stage.{stage}.origin": origin}))
+        Raises: IntegrityError: the stage left no ``runs/STAGE.json``.
+        """
+        for key, value in _link_tags(stage, Path("runs") / f"{stage}.json", executed).items():
+            self.set_tag(key, value)
 
-    def _tag(self, tags: dict[str, str]) -> None:
-        for key, value in tags.items():
-            self._client.set_tag(self.run_id, key, value)
+
+def link_stage(parent_run_id: str, stage: str, run_json: Path, executed: bool = False) -> None:
+    """:meth:`ParentRun.link` from a process that has only the parent's id.
+
+    Raises: TrackingError: the server cannot be used. IntegrityError: ``run_json`` is missing or broken.
+    """
+    tags = _link_tags(stage, run_json, executed)
+    try:
+        with patience(5, 1):
+            mlflow_client = client()
+            for key, value in tags.items():
+                mlflow_client.set_tag(parent_run_id, key, value)
+    except Exception as error:  # MLflow raises whatever its store's driver does
+        where = without_credentials(tracking_uri())
+        raise TrackingError(f"MLflow at {where}: {stage} is not linked ({short_reason(error)})") from None
+
+
+def _link_tags(stage: str, run_json: Path, executed: bool) -> dict[str, str]:
+    run_id = read_json(run_json).get("run_id") or "not logged"
+    return {f"stage.{stage}.run_id": run_id, f"stage.{stage}.origin": "executed" if executed else "cached"}
 
 
 @contextmanager
-def parent_run(name: str) -> Iterator[ParentRun]:
+def parent_run(name: str, params: Mapping[str, Any] | None = None) -> Iterator[ParentRun]:
     """The MLflow run that a flow's stages hang under; ``run_id`` is ``None`` where it could not be made."""
     run = ParentRun(name)
-    run.start({})
-    try:
+    run.start(params or {})
+    with _closing(run):
         yield run
-    except BaseException as error:
-        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    run.end("FINISHED")

@@ -7,7 +7,11 @@ from typing import Any
 
 
 def load_pipeline(model: str | Path) -> Any:
-    """A plain diffusers pipeline from a folder, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``."""
+    """A plain diffusers pipeline from a folder, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises: ModelError: no such model, version, alias or folder. IntegrityError: a file was altered.
+        TrackingError: the registry cannot be reached (a folder needs none).
+    """
     from stages.diffusion import open_pipeline
 
     if str(model).startswith("models:"):

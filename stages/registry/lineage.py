@@ -1,4 +1,4 @@
-"""What a version was made from, as one digest."""
+"""What a version was made from: one digest, and the hashes a person may ask for."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import sha256_text
+from stages.artifacts import read_json, sha256_folder, sha256_text
 from stages.errors import IntegrityError
 
 #: Outs that hold timings and run ids: two runs of the same thing differ there and nowhere else.
 NOT_LINEAGE = ("metrics/", "plots/", "reports/", "runs/")
 
 
-def lineage_digest(lock: dict[str, Any], stage: str = "register") -> str:
+def digest(lock: dict[str, Any], stage: str = "register") -> str:
     """SHA-256 over the commands, params, deps and outs in ``dvc.lock`` of every stage but ``stage``."""
 
     def entries(files: list[dict[str, Any]]) -> list[list[str]]:
-        return sorted([f["path"], f.get("md5", "")] for f in files if not f["path"].startswith(NOT_LINEAGE))
+        return sorted(
+            [f["path"], str(f.get(f.get("hash", "md5"), ""))] for f in files if not f["path"].startswith(NOT_LINEAGE)
+        )
 
     upstream = {
         name: [entry["cmd"], entry.get("params", {}), entries(entry.get("deps", [])), entries(entry.get("outs", []))]
@@ -28,9 +30,45 @@ def lineage_digest(lock: dict[str, Any], stage: str = "register") -> str:
 
 
 def read_lock(path: Path = Path("dvc.lock")) -> dict[str, Any]:
-    """``dvc.lock``, which DVC writes after each stage. Raises: IntegrityError: it is missing."""
-    import yaml
+    """``dvc.lock``, which DVC writes after each stage. Raises: IntegrityError: it is missing or broken.
+
+    Read as the YAML 1.2 that DVC writes: PyYAML (1.1) would take a class called ``no`` or ``off`` for false.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     if not path.exists():
         raise IntegrityError(f"{path} is missing: a version's lineage is read from it, so register with dvc repro")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise IntegrityError(f"{path} cannot be read ({reason}): delete it and run dvc repro") from None
+
+
+def stage_params(lock: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The params that a stage's cached result was made with: a section of params.yaml, empty where there is none."""
+    return lock.get("stages", {}).get(stage, {}).get("params", {}).get("params.yaml", {}).get(stage, {})
+
+
+def collect(root: Path, lock: dict[str, Any]) -> dict[str, str]:
+    """Digest, hashes of dataset, forget set, base and erased model, commit and ``git_dirty``.
+
+    Raises: IntegrityError: an out of an earlier stage is missing or broken.
+    """
+    from stages.tracking import git_state
+
+    return {
+        "lineage_digest": digest(lock),
+        "dataset_sha256": read_json(root / "data/curated/summary.json")["sha256"],
+        "forget_set_sha256": read_json(root / "data/forget_set/summary.json")["sha256"],
+        "base_sha256": sha256_folder(root / "models/base"),
+        "erased_sha256": sha256_folder(root / "models/erased"),
+        **git_state(),
+    }
+
+
+def stage_runs(root: Path) -> dict[str, str]:
+    """``{"run.STAGE": MLflow run id}`` of the stages whose run was logged; ``register`` is not there yet."""
+    records = {path.stem: read_json(path).get("run_id") for path in sorted((root / "runs").glob("*.json"))}
+    return {f"run.{stage}": run_id for stage, run_id in records.items() if run_id and stage != "register"}

@@ -2,27 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+LIMITS = """- That the concept cannot be brought back: fine-tuning the weights, or an adversarial condition, may do so.
+- That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.
+- Anything about data, concepts, seeds and samplers other than those measured.
+- That the base model's other faults are mended: only the concepts above were worked on."""
 
-def model_card(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str]) -> str:
-    """Markdown: what was forgotten, the gates, what it was made from, what is not promised."""
-    gates = "\n".join(
-        f"| {name} | {g['value']:.4f} | {'≥' if g['direction'] == 'min' else '≤'} {g['limit']:g} | "
-        f"{'passed' if g['passed'] else 'FAILED'} |"
-        for name, g in evaluation["gates"].items()
-    )
-    made_from = "\n".join(f"- {k}: `{v}`" for k, v in facts.items())
-    return f"""# Forgotten: {", ".join(forgotten) or "single pictures"}
+LICENCE = """The code is under Apache-2.0. The weights derive from the base model and its training data: the terms of
+both go on applying, and are not changed by forgetting."""
+
+
+def model_card(
+    evaluation: Mapping[str, Any],
+    forgotten: Sequence[str],
+    base: str,
+    hashes: Mapping[str, str],
+    deviations: Sequence[str] = (),
+) -> str:
+    """Markdown: what was forgotten and from what, gates, numbers, hashes, deviations, limits, licence.
+
+    Args:
+        evaluation: content of ``metrics/evaluation.json``.
+        forgotten: concepts; empty where single pictures were forgotten.
+        base: where the base model is from, in a few words.
+        hashes: what the version was made from, by name.
+        deviations: how the settings differ from the paper's, a line each.
+    """
+    verdict = "passed" if evaluation["passed"] else "FAILED: do not use this version as if the concept were gone"
+    made_from = "\n".join(f"- {name}: `{value}`" for name, value in hashes.items())
+    differs = "\n".join(f"- {line}" for line in deviations) or "- none in the parameters of the erase stage"
+    what = ", ".join(map(_cell, forgotten)) or "single pictures"
+    return f"""# Forgotten: {what}
+
+A diffusion model made to forget **{what}**, from {_cell(base)}. Gates **{verdict}**.
 
 | gate | value | limit | |
 |---|---|---|---|
-{gates}
+{_gates(evaluation["gates"])}
 
-The forget loss is taken on noised retained images and the retain loss aims at the frozen base (the paper: forget
-images, and the noise), unless the lineage's params.yaml says otherwise; stages/PAPERS.md gives the evidence.
+| metric | base | erased |
+|---|---|---|
+{_numbers(evaluation["base"], evaluation["erased"])}
 
-Not promised: that the concept cannot be brought back by fine-tuning the weights or by an adversarial condition.
+## Where it differs from the paper (EraseDiff, arXiv 2401.05779)
+{differs}
 
+The evidence is in stages/PAPERS.md of the code.
+
+## Not promised
+{LIMITS}
+
+## Made from
 {made_from}
+
+## Licence
+{LICENCE}
 """
+
+
+def gate_text(gate: Mapping[str, Any]) -> str:
+    """``0.9633 ≥ 0.9 passed``."""
+    sign = "≥" if gate["direction"] == "min" else "≤"
+    return f"{gate['value']:.4f} {sign} {gate['limit']:g} {'passed' if gate['passed'] else 'FAILED'}"
+
+
+def paper_deviations(erase: Mapping[str, Any]) -> list[str]:
+    """Settings of the erase stage that are not the paper's, a line each."""
+    paper = {
+        "method": "erasediff",
+        "multiplier": "paper",
+        "forget_target": "relabel",
+        "forget_source": "forget",
+        "retain_target": "noise",
+        "trainable": "full",
+    }
+    return [f"{k}: {erase[k]} (paper: {v})" for k, v in paper.items() if k in erase and erase[k] != v]
+
+
+def _cell(text: str) -> str:
+    """A name in a Markdown line or table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("*", "\\*")
+
+
+def _gates(gates: Mapping[str, Any]) -> str:
+    def row(name: str, gate: Mapping[str, Any]) -> str:
+        value, sign, limit, outcome = gate_text(gate).split()
+        return f"| {name} | {value} | {sign} {limit} | {outcome} |"
+
+    return "\n".join(row(name, gate) for name, gate in gates.items())
+
+
+def _numbers(base: Mapping[str, float], erased: Mapping[str, float]) -> str:
+    suffixes = ("_sd", "_low", "_high")
+    names = [n for n in base if n in erased and not n.endswith(suffixes)]
+
+    def cell(numbers: Mapping[str, float], name: str) -> str:
+        spread = numbers.get(f"{name}_sd")
+        return f"{numbers[name]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+    return "\n".join(f"| {_cell(n)} | {cell(base, n)} | {cell(erased, n)} |" for n in names)

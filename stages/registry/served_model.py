@@ -7,7 +7,10 @@ import pandas as pd
 
 
 class ErasedModel(mlflow.pyfunc.PythonModel):
-    """Draws a picture a row of the columns ``concept`` (text) and ``seed`` (whole number)."""
+    """Draws a picture a row of the columns ``concept`` (text) and ``seed`` (whole number, 0 where there is none).
+
+    The same row gives the same picture, wherever it stands in a request.
+    """
 
     def load_context(self, context):
         from stages.diffusion import family_of, open_pipeline
@@ -19,7 +22,9 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
         options = {"num_inference_steps": 25, "guidance_scale": 1.0, **(params or {})}
         concepts = [str(c) for c in model_input["concept"]]
-        seeds = [int(s) for s in model_input["seed"]] if "seed" in model_input else list(range(len(concepts)))
+        seeds = [0] * len(concepts)
+        if "seed" in model_input:
+            seeds = [0 if pd.isna(s) else int(s) for s in model_input["seed"]]
         images = self.family.sample(
             concepts, seeds, steps=int(options["num_inference_steps"]), guidance_scale=float(options["guidance_scale"])
         )

@@ -3,78 +3,146 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from stages import tracking
-from stages.artifacts import sha256_folder
+from stages.artifacts import read_json, sha256_folder, verify_folder
 from stages.errors import EraseDiffError, GateFailed, IntegrityError, ModelError, TrackingError
 
 DIGEST_TAG = "lineage_digest"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
+#: What an MLflow registry holds of a version's description.
+DESCRIPTION_LENGTH = 5000
+#: Seconds and retries of a look-up, and of sending a model.
+LOOK_UP, UPLOAD = (10, 1), (120, 2)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model; ``version`` is its number as text."""
+
+    name: str
+    version: str
+    tags: dict[str, str]
+    run_id: str
+    description: str
 
 
 @contextmanager
-def _reached() -> Iterator[Any]:
-    """A client. Raises: TrackingError: the registry cannot be reached, in one line."""
+def _reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
+    """A client. Raises: TrackingError: the registry cannot be used, in one line."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield tracking.client()
+        with tracking.patience(*patience):
+            yield tracking.client()
     except EraseDiffError:
         raise
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         where = tracking.without_credentials(tracking.tracking_uri())
-        reason = tracking.without_credentials(" ".join(str(error).split()))[:200]
-        raise TrackingError(
-            f"the MLflow registry at {where} cannot be used ({reason}): the model is on disk; "
-            "bring the registry back and run: dvc repro register"
-        ) from None
+        raise TrackingError(f"the MLflow registry at {where} cannot be used: {tracking.short_reason(error)}") from None
+
+
+def _is_missing(error: Any) -> bool:
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
 def find_version(name: str, digest: str) -> str | None:
-    """The oldest version of ``name`` with this lineage digest."""
+    """The oldest version of ``name`` with this lineage digest. Raises: TrackingError."""
     with _reached() as client:
         found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
         return min((str(v.version) for v in found), key=int, default=None)
 
 
 def register_version(
-    name: str, run_id: str | None, folder: Path, tags: dict[str, str], files: list[Path], card: str
+    name: str,
+    run_id: str,
+    folder: Path,
+    tags: Mapping[str, str],
+    files: Sequence[Path],
+    card: str,
+    example_concept: str = "",
 ) -> str:
     """Register a model folder; a lineage digest that is there already gets its version back, never a second one.
 
-    The tags are part of the creating call, so that a kill right after it leaves a version that is found again.
-    Raises: TrackingError.
+    The tags are part of the creating call, so that a kill right after it leaves a version that is found again. Of two
+    processes that create one each, both keep the older.
+
+    Args:
+        run_id: MLflow run that the model and ``files`` are attached to.
+        folder: diffusers folder.
+        tags: of the version, with ``lineage_digest``.
+        files: evidence, attached to the run.
+        card: Markdown, put into the model as README.md and, shortened, into the version's description.
+        example_concept: for the model's input example.
+
+    Raises: TrackingError: the registry cannot be used.
     """
-    with _reached() as client, tracking.exclusive(tracking.project_root() / ".work" / "register.lock"):
+    lock = tracking.project_root() / ".work" / "register.lock"
+    with _reached(UPLOAD) as client, tracking.exclusive(lock):
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
             return existing
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            raise TrackingError("no MLflow run could be made for the model: bring the server back, dvc repro register")
-        info = _log_model(run_id, folder)
-        for path in files:
-            client.log_artifact(run_id, str(path))
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        made = str(client.create_model_version(name, info.model_uri, run_id, tags=tags, description=card).version)
+        model = _log_model(run_id, folder, example_concept)
+        _attach(client, run_id, model.model_id, files, card)
+        _create_registered_model(client, name)
+        made = str(
+            client.create_model_version(
+                name, model.model_uri, run_id, tags=dict(tags), description=_shortened(card), model_id=model.model_id
+            ).version
+        )
         first = find_version(name, tags[DIGEST_TAG])
-        if first is not None and first != made:
-            client.delete_model_version(name, made)  # another machine was faster
-            return first
-        return made
+        if first is None or first == made:
+            return made
+        client.delete_model_version(name, made)  # another machine was faster
+        client.delete_logged_model(model.model_id)
+        return first
 
 
-def _log_model(run_id: str, folder: Path) -> Any:
+def _create_registered_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _attach(client: Any, run_id: str, model_id: str, files: Sequence[Path], card: str) -> None:
+    """README.md beside the model's files; the evidence to the run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
+        client.log_model_artifact(model_id, str(Path(temporary) / "README.md"))
+    for path in files:
+        client.log_artifact(run_id, str(path))
+
+
+def _shortened(card: str) -> str:
+    note = "\n… (the whole card is README.md of the model)"
+    return card if len(card) <= DESCRIPTION_LENGTH else card[: DESCRIPTION_LENGTH - len(note)] + note
+
+
+def requirements(folder: Path) -> list[str]:
+    """What the served model needs, pinned to what is installed; transformers only where the pipeline uses it."""
+    index = folder / "model_index.json"
+    parts = read_json(index).values() if index.exists() else []
+    text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
+    # A CPU build of torch calls itself 2.13.0+cpu, which no index has.
+    return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
+
+
+def _log_model(run_id: str, folder: Path, example_concept: str) -> Any:
     import mlflow
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -83,78 +151,149 @@ def _log_model(run_id: str, folder: Path) -> Any:
         outputs=Schema([ColSpec("string", "concept"), ColSpec("string", "png_base64")]),
         params=ParamSchema([ParamSpec("num_inference_steps", "long", 25), ParamSpec("guidance_scale", "double", 1.0)]),
     )
+    # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
+    example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
     code = Path(__file__).parents[1]
-    with mlflow.start_run(run_id=run_id):
+    quiet = tracking.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
+    with mlflow.start_run(run_id=run_id), quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"pipeline": str(folder.resolve())},
             code_paths=[str(code)],
             signature=signature,
-            pip_requirements=[f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS],
+            input_example=example,
+            pip_requirements=requirements(folder),
         )
 
 
 def aliases(name: str) -> dict[str, str]:
-    """Aliases of a registered model with their versions; empty where there is no such model."""
+    """Aliases of a registered model with their versions; empty where there is no such model. Raises: TrackingError."""
+    return _aliases(name) or {}
+
+
+def _aliases(name: str) -> dict[str, str] | None:
     from mlflow.exceptions import MlflowException
 
     with _reached() as client:
         try:
             return {a: str(v) for a, v in client.get_registered_model(name).aliases.items()}
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
+            if _is_missing(error):
+                return None
             raise
 
 
-def version_exists(name: str, version: str) -> bool:
-    """Whether the registry has this version: it may have been wiped since DVC cached the stage."""
+def _version(name: str, version: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
     with _reached() as client:
         try:
-            return client.get_model_version(name, version) is not None
+            found = client.get_model_version(name, version)
+            return Version(name, str(found.version), dict(found.tags), found.run_id or "", found.description or "")
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+            if _is_missing(error):
+                return None
             raise
 
 
-def promote_initial(name: str, version: str) -> dict[str, str]:
-    """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet. Raises: GateFailed."""
+def version_exists(name: str, version: str) -> bool:
+    """Whether the registry has this version: it may have been wiped since DVC cached the stage.
+
+    Raises: TrackingError.
+    """
+    return _version(name, version) is not None
+
+
+def get(name: str, version_or_alias: str) -> Version:
+    """What the registry holds of a version.
+
+    Raises: ModelError: no such model, version or alias; the message lists what there is. TrackingError.
+    """
+    asked = str(version_or_alias)
+    there = _aliases(name)
+    if there is None:
+        with _reached() as client:
+            known = ", ".join(m.name for m in client.search_registered_models(max_results=20)) or "none"
+        raise ModelError(f"the registry has no model {name!r}; it has: {known}")
+    if not asked.isdigit() and asked not in there:
+        raise ModelError(f"{name} has no alias {asked!r}; it has: {', '.join(sorted(there)) or 'none'}")
+    found = _version(name, there.get(asked, asked))
+    if found is None:
+        raise ModelError(f"the registry has no version {asked} of {name}")
+    return found
+
+
+def get_alias(name: str, alias: str) -> str | None:
+    """The version an alias points to, or ``None``. Raises: TrackingError."""
+    return aliases(name).get(alias)
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Point an alias to a version. Raises: ModelError: no such version. TrackingError."""
+    get(name, version)
     with _reached() as client:
-        if client.get_model_version(name, version).tags.get("gates_passed") != "true":
-            raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
-        client.set_registered_model_alias(name, "challenger", version)
-        if "champion" not in aliases(name):
-            client.set_registered_model_alias(name, "champion", version)
+        client.set_registered_model_alias(name, alias, version)
+
+
+def promote_initial(name: str, version: str) -> dict[str, str]:
+    """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet; all aliases.
+
+    Raises: GateFailed: it did not pass. ModelError: no such version. TrackingError.
+    """
+    if get(name, version).tags.get("gates_passed") != "true":
+        raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
+    set_alias(name, "challenger", version)
+    if get_alias(name, "champion") is None:
+        set_alias(name, "champion", version)
     return aliases(name)
 
 
 def resolve(uri: str) -> Path:
     """``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` to a local diffusers folder, checked against its hash.
 
-    Raises: ModelError: no such model, version or alias. IntegrityError: the stored model was altered.
+    From a server it is downloaded once a version, to ``.work/models`` of the project.
+
+    Raises: ModelError: no such model, version or alias. IntegrityError: the stored model was altered. TrackingError.
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", uri)
     if not match:
         raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, version = match.groups()
-    if alias:
-        there = aliases(name)
-        if alias not in there:
-            known = ", ".join(sorted(there)) or "none"
-            raise ModelError(f"{name} has no alias {alias!r}; it has: {known}")
-        version = there[alias]
-    if not version_exists(name, version):
-        raise ModelError(f"the registry has no version {version} of {name}")
+    name, alias, number = match.groups()
+    found = get(name, alias or number)
+    expected = found.tags.get("erased_sha256")
+    if expected is None:
+        raise ModelError(
+            f"version {found.version} of {name} was not registered by this pipeline (no erased_sha256 tag)"
+        )
+    return _fetched(name, found.version, expected)
+
+
+def _fetched(name: str, version: str, expected: str) -> Path:
+    """The pipeline's folder: in the store itself where that is local, else in a cache that is filled whole."""
+    if tracking.tracking_uri().startswith("sqlite:"):
+        return _downloaded(name, version, expected, None)
+    # No tag may lead out of the cache: it is the server's word.
+    cached = tracking.project_root() / ".work" / "models" / re.sub(r"[^0-9a-f]", "", expected)
+    if cached.is_dir() and sha256_folder(cached) == expected:
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".") as temporary:
+        folder = _downloaded(name, version, expected, temporary)
+        shutil.rmtree(cached, ignore_errors=True)
+        folder.rename(cached)
+    return cached
+
+
+def _downloaded(name: str, version: str, expected: str, to: str | None) -> Path:
     import mlflow
 
-    with _reached() as client:
-        tags = client.get_model_version(name, version).tags
-        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
-    folder = next(iter(sorted((local / "artifacts").iterdir())))
-    if sha256_folder(folder) != tags.get("erased_sha256"):
+    with _reached(UPLOAD):
+        # Not the whole model: into the root of a local one MLflow would write a file.
+        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/artifacts", dst_path=to))
+    folders = [p for p in local.iterdir() if p.is_dir()]
+    if len(folders) != 1 or sha256_folder(folders[0]) != expected:
         raise IntegrityError(f"version {version} of {name} is not what was registered (SHA-256 differs): do not use it")
-    return folder
+    verify_folder(folders[0])
+    return folders[0]

@@ -1,75 +1,265 @@
+"""Versions and aliases on a real SQLite registry."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from stages import tracking
-from stages.artifacts import new_folder, read_json, sha256_folder
+from stages.artifacts import new_folder, sha256_folder
 from stages.diffusion import family_of
-from stages.errors import GateFailed, IntegrityError, ModelError
-from stages.registry import load_pipeline
-from stages.registry.lineage import lineage_digest
-from stages.registry.versions import aliases, promote_initial, register_version
+from stages.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
+from stages.registry import load_pipeline, versions
+from stages.registry.versions import aliases, get, get_alias, promote_initial, register_version, set_alias
+
+FOLDER = Path("models/erased")
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, pipeline):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with new_folder(FOLDER) as folder:
+        pipeline.save_pretrained(folder)
     return tmp_path
 
 
-@pytest.mark.unit
-def test_digest_ignores_timings_and_sees_what_matters():
-    def lock(eta=1, metrics="a", model="b"):
-        outs = [{"path": "metrics/m.json", "md5": metrics}, {"path": "models/erased", "md5": model}]
-        return {"stages": {"erase": {"cmd": "x", "params": {"params.yaml": {"erase.eta": eta}}, "outs": outs}}}
+def tags(digest="d1", passed="true"):
+    return {"lineage_digest": digest, "gates_passed": passed, "erased_sha256": sha256_folder(FOLDER)}
 
-    assert lineage_digest(lock()) == lineage_digest(lock(metrics="c"))
-    assert len({lineage_digest(x) for x in (lock(), lock(eta=2), lock(model="c"))}) == 3
+
+def register(of=None, card="card"):
+    with tracking.stage_run("register", {}) as run:
+        return register_version("m", run.run_id, FOLDER, of or tags(), [FOLDER / "model_index.json"], card, "a")
 
 
 @pytest.mark.pipeline
 def test_one_version_a_digest_and_back_again(store, pipeline):
-    with new_folder(Path("models/erased")) as folder:
-        pipeline.save_pretrained(folder)
-    tags = {"lineage_digest": "d1", "gates_passed": "true", "erased_sha256": sha256_folder(Path("models/erased"))}
-    with tracking.stage_run("register", {"a": 1}) as run:
-        run.log_metrics({"x": 1.0})
-        first = register_version("m", run.run_id, Path("models/erased"), tags, [], "card")
-    assert read_json(Path("runs/register.json"))["logged"] is True
-    assert register_version("m", run.run_id, Path("models/erased"), tags, [], "card") == first == "1"
-    failed = tags | {"lineage_digest": "d2", "gates_passed": "false"}
-    second = register_version("m", run.run_id, Path("models/erased"), failed, [], "card")
+    first = register(card="card " * 2000)
+    # As after a kill between creating the version and writing runs/register.json.
+    Path("runs/register.json").unlink()
+    assert register() == first == "1"
+    second = register(tags("d2", "false"))
     assert promote_initial("m", first) == {"challenger": "1", "champion": "1"} == aliases("m")
     with pytest.raises(GateFailed, match="did not pass"):
         promote_initial("m", second)
+    set_alias("m", "previous_champion", second)
+    assert get_alias("m", "previous_champion") == second == get("m", "previous_champion").version
+    assert get_alias("m", "none_such") is None
+    found = get("m", first)
+    assert found.tags["lineage_digest"] == "d1" and len(found.description) == versions.DESCRIPTION_LENGTH
     again = family_of(load_pipeline("models:/m@champion"))
     for one, two in zip(again.denoiser.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.pipeline
+def test_what_is_not_there_is_named(store):
+    with pytest.raises(ModelError, match="no model 'm'; it has: none"):
+        load_pipeline("models:/m@champion")
+    first = register()
+    with pytest.raises(ModelError, match="no alias 'best'; it has: none"):
+        load_pipeline("models:/m@best")
+    promote_initial("m", first)
     with pytest.raises(ModelError, match="no alias 'best'; it has: challenger, champion"):
         load_pipeline("models:/m@best")
     with pytest.raises(ModelError, match="no version 7"):
         load_pipeline("models:/m/7")
-    import mlflow
-    import pandas as pd
+    with pytest.raises(ModelError, match="no version 7"):
+        set_alias("m", "champion", "7")
+    with pytest.raises(ModelError, match="no model 'x'; it has: m"):
+        load_pipeline("models:/x/1")
+    for uri in ("models:/m", "models:/m/latest", "models:/../m/1"):
+        with pytest.raises(ModelError, match="is no model: give a folder, models:/NAME@ALIAS"):
+            load_pipeline(uri)
 
-    served = mlflow.pyfunc.load_model("models:/m/1").predict(pd.DataFrame({"concept": ["a", "b"], "seed": [0, 1]}))
-    assert list(served["concept"]) == ["a", "b"] and served["png_base64"].str.startswith("iVBOR").all()
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("harm", ["altered", "truncated", "deleted", "added"])
+def test_a_stored_model_that_was_altered_is_refused(store, harm):
+    register()
     for stored in Path("mlartifacts").rglob("diffusion_pytorch_model.safetensors"):
-        stored.write_bytes(stored.read_bytes()[:-4] + b"xxxx")
+        content = stored.read_bytes()
+        if harm == "deleted":
+            stored.unlink()
+        elif harm == "added":
+            stored.with_name("extra.bin").write_bytes(b"x")
+        else:
+            stored.write_bytes(content[:-4] + (b"xxxx" if harm == "altered" else b""))
     with pytest.raises(IntegrityError, match="is not what was registered"):
         load_pipeline("models:/m/1")
 
 
 @pytest.mark.pipeline
-def test_a_stage_finishes_with_the_server_down(store, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with tracking.stage_run("erase", {"a": 1, "b": 2}) as run:
-        run.log_metrics({"x": 1.0, "y": 2.0})
-    record = read_json(Path("runs/erase.json"))
-    assert record["run_id"] is None and record["logged"] is False
-    told = capsys.readouterr().err
-    assert "not logged to http://127.0.0.1:9: 1 runs, 2 params, 2 metric values of erase" in told
-    assert "secret" not in told
+def test_the_slower_of_two_machines_takes_the_others_version(store, monkeypatch):
+    first = register()
+    real, asked = versions.find_version, []
+
+    def find_version(name, digest):  # the other machine's version appears only after the first look
+        asked.append(digest)
+        return None if len(asked) == 1 else real(name, digest)
+
+    monkeypatch.setattr(versions, "find_version", find_version)
+    assert register() == first
+    assert kept() == [first]
+
+
+def kept():
+    return [str(v.version) for v in tracking.client().search_model_versions("name = 'm'")]
+
+
+RACER = """
+import os, sys
+from pathlib import Path
+from stages import tracking
+from stages.registry.versions import register_version
+os.environ["DVC_ROOT"] = sys.argv[1]  # another checkout: its lock does not help
+tags = {"lineage_digest": "d1", "erased_sha256": sys.argv[2]}
+with tracking.stage_run("register", {}) as run:
+    print(register_version("m", run.run_id, Path("models/erased"), tags, [], "card", "a"), flush=True)
+"""
+
+
+@pytest.mark.pipeline
+def test_two_racing_checkouts_make_one_version(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/shared.db")
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))
+    tracking.client()
+    command = [sys.executable, "-c", RACER]
+    digest = sha256_folder(FOLDER)
+    started = [
+        subprocess.Popen([*command, str(store / name), digest], stdout=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    said = [process.communicate(timeout=120)[0].split()[-1:] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert len(kept()) == 1 and said == [kept()] * 2
+
+
+@pytest.mark.pipeline
+def test_an_unreachable_registry_is_one_line(store, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=f"registry at http://127.0.0.1:{port} cannot be used: connection refused"):
+        load_pipeline("models:/m@champion")
+    assert time.monotonic() - started < 30
+
+
+def picture(text):
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(text)))
+    image.load()
+    return image
+
+
+@pytest.mark.pipeline
+def test_the_version_draws(store, pipeline):
+    import mlflow
+    import pandas as pd
+
+    register()
+    model = mlflow.pyfunc.load_model("models:/m/1")
+    ask = pd.DataFrame({"concept": ["a", "b", "a"], "seed": [0, 1, 7]})
+    served = model.predict(ask, params={"num_inference_steps": 3})
+    assert list(served["concept"]) == ["a", "b", "a"]
+    assert [picture(p).size for p in served["png_base64"]] == [(8, 8)] * 3
+    alone = model.predict(pd.DataFrame({"concept": ["a"]}), params={"num_inference_steps": 3})
+    assert alone["png_base64"][0] == served["png_base64"][0]  # seed 0, whatever else is asked for
+    assert served["png_base64"][2] != served["png_base64"][0]
+    with pytest.raises(UnknownConcept, match="does not know 'z'; it knows: a, b, c"):
+        model.predict(pd.DataFrame({"concept": ["z"]}))
+    stored = Path(mlflow.artifacts.download_artifacts("models:/m/1"))
+    assert (stored / "README.md").read_text() == "card" and (stored / "input_example.json").exists()
+    needs = (stored / "requirements.txt").read_text()
+    assert "torch==" in needs and "transformers" not in needs and "prefect" not in needs and "+cpu" not in needs
+    kept = {p.relative_to(stored).parts[1:3] for p in (stored / "code").rglob("*") if p.is_file()}
+    assert ("stages", "diffusion") in kept and not list(stored.rglob("__pycache__"))
+    assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"stages"}
+
+
+@pytest.mark.unit
+def test_transformers_is_needed_where_the_pipeline_has_a_part_of_it(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"text_encoder": ["transformers", "CLIPTextModel"]}))
+    assert any(r.startswith("transformers==") for r in versions.requirements(tmp_path))
+
+
+def post(url, content, timeout=60):
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    return json.loads(urllib.request.urlopen(request, timeout=timeout).read())
+
+
+@contextmanager
+def server(*arguments, ready, folder):
+    """An MLflow command that listens, ended by the id of the group that it was started in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)  # a served model brings its own code
+    command = [sys.executable, "-m", "mlflow", *arguments, "-p", str(port)]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{ready}", timeout=5)
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(1)
+        yield port
+    finally:
+        with suppress(ProcessLookupError):  # it ended by itself: the assertion above says so
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.system
+def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
+    register()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
+    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m/1")
+    with server(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
+        url = f"http://127.0.0.1:{port}/invocations"
+        rows = {"dataframe_records": [{"concept": "a"}, {"concept": "b"}], "params": {"num_inference_steps": 2}}
+        answer = post(url, rows)["predictions"]
+        assert [row["concept"] for row in answer] == ["a", "b"]
+        assert [picture(row["png_base64"]).size for row in answer] == [(8, 8)] * 2
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(url, {"dataframe_records": [{"concept": "z"}]})
+        assert "it knows: a, b, c" in refused.value.read().decode()
+
+
+@pytest.mark.system
+def test_a_server_holds_versions_and_its_password_is_shown_nowhere(store, tmp_path_factory, monkeypatch, capfd):
+    folder = tmp_path_factory.mktemp("server")
+    stores = ("--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts"))
+    with server("server", *stores, "--workers", "1", ready="health", folder=folder) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hush-hush@127.0.0.1:{port}")
+        assert register() == "1"
+        cached = versions.resolve("models:/m/1")
+        assert cached.is_relative_to(store / ".work" / "models") and sha256_folder(cached) == sha256_folder(FOLDER)
+        weights = next(cached.rglob("*.safetensors"))
+        weights.write_bytes(b"broken")  # a cache that was harmed is filled again
+        assert sha256_folder(versions.resolve("models:/m/1")) == sha256_folder(FOLDER)
+    said = capfd.readouterr()
+    assert "hush-hush" not in said.out + said.err + Path("runs/register.json").read_text()
+    for stored in (p for p in folder.rglob("*") if p.is_file() and p.name != "log"):
+        assert b"hush-hush" not in stored.read_bytes(), stored

@@ -1,0 +1,114 @@
+"""The doors ``register`` and ``sample`` as commands."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages import register, sample, tracking
+from stages.artifacts import new_folder, read_json, write_json
+from stages.registry.versions import aliases, get
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, pipeline):
+    """What register reads, as the stages before it leave it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    for name in ("base", "erased"):
+        with new_folder(Path("models") / name) as folder:
+            pipeline.save_pretrained(folder)
+    write_json(Path("data/curated/summary.json"), {"sha256": "c" * 64})
+    write_json(Path("data/forget_set/summary.json"), {"sha256": "f" * 64, "concepts": ["b"], "retain": {"a": 3}})
+    gate = {"value": 0.5, "limit": 0.9, "direction": "min", "passed": False}
+    numbers = {"unlearning_accuracy": 0.5}
+    evaluation = {"base": numbers, "erased": numbers, "gates": {"unlearning_accuracy": gate}, "passed": False}
+    write_json(Path("metrics/evaluation.json"), evaluation)
+    write_json(Path("runs/erase.json"), {"run_id": "r1"})
+    Path("reports").mkdir()
+    Path("reports/report.html").write_text("<html>")
+    made = {"params.yaml": {"erase": {"forget_source": "retain"}}}
+    write_json(Path("dvc.lock"), {"stages": {"erase": {"cmd": "x", "params": made}}})  # JSON is YAML
+    return tmp_path
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.pipeline
+def test_register_makes_a_version_with_its_evidence_and_moves_no_alias(project, capsys):
+    for _ in range(2):  # the second finds the first's
+        register.main()
+        assert capsys.readouterr().out.splitlines()[-1] == "registered erasediff-digits version 1; gates FAILED"
+        record = read_json(Path("runs/register.json"))
+        assert (record["version"], record["gates_passed"], record["logged"]) == ("1", False, True)
+        Path("runs/register.json").unlink()
+    version = get("erasediff-digits", "1")
+    assert aliases("erasediff-digits") == {} and version.tags["gates_passed"] == "false"
+    assert version.tags["gate.unlearning_accuracy"] == "0.5000 ≥ 0.9 FAILED"
+    assert version.tags["run.erase"] == "r1" and json.loads(version.tags["forgotten"]) == ["b"]
+    assert "forget_source: retain (paper: forget)" in version.description
+    attached = {a.path for a in tracking.client().list_artifacts(version.run_id)}
+    assert {"params.yaml", "dvc.lock", "evaluation.json", "report.html"} <= attached
+
+
+@pytest.mark.pipeline
+def test_register_without_its_server_is_one_line(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    done = command("stages.register")
+    assert done.returncode == 1 and not Path("runs/register.json").exists()
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("TrackingError: MLflow at http://127.0.0.1:9 unreachable")
+    assert lines[0].endswith("the model is on disk in models/erased; when the server is back, run: dvc repro register")
+
+
+@pytest.mark.pipeline
+def test_sample_draws_from_a_folder_without_mlflow(project):
+    code = "import sys; from stages.sample import main; main('models/erased', 'a', 3, 'out/a.png', 0, 2, 1.0)"
+    done = command_code(code + "; sys.exit('mlflow' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+    from PIL import Image
+
+    width, height = Image.open("out/a.png").size
+    assert width >= 3 * 64 and height >= 64
+
+
+def command_code(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    "change, code, said",
+    [
+        ({"--concept": "z"}, 1, "UnknownConcept: the model does not know 'z'; it knows: a, b, c"),
+        ({"--model": "models/none"}, 1, "IntegrityError: models/none is missing"),
+        ({"--n": "0"}, 2, "0 is less than 1"),
+        ({"--out": "params.yaml/x.png"}, 1, "DataError: params.yaml/x.png cannot be written"),
+    ],
+)
+def test_sample_says_what_is_wrong(project, monkeypatch, capsys, change, code, said):
+    wanted = {"--model": "models/erased", "--concept": "a", "--n": "1", "--out": "a.png", "--steps": "2"} | change
+    monkeypatch.setattr(sys, "argv", ["sample", *[x for pair in wanted.items() for x in pair]])
+    with pytest.raises(SystemExit) as ended:
+        sample._run()
+    assert ended.value.code == code and said in capsys.readouterr().err
+    assert not Path("a.png").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("door", ["sample", "register", "erase"])
+def test_help_is_quick(door):
+    started = time.monotonic()
+    assert command(f"stages.{door}", "--help").returncode == 0
+    assert time.monotonic() - started < 3  # about 0.3 s; a busy machine, yet far from an import of torch and mlflow

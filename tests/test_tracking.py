@@ -1,0 +1,252 @@
+"""Runs on a real SQLite store, and on a server that is not there."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages import tracking
+from stages.artifacts import read_json
+from stages.errors import TrackingError
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    root = tmp_path / "chat noir é"  # the store's URI must survive blanks and accents
+    root.mkdir()
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))  # of the processes started here
+    for name in ("MLFLOW_TRACKING_URI", tracking.PARENT_VARIABLE, "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return root
+
+
+@pytest.fixture
+def closed_port(store, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:se-cr@t@127.0.0.1:{port}")
+    return port
+
+
+def run_of(name):
+    return tracking.client().get_run(read_json(Path(f"runs/{name}.json"))["run_id"])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "uri, shown",
+    [
+        ("http://user:pass@host:5000", "http://host:5000"),
+        ("http://user:p/a@ss@host/x", "http://host/x"),
+        ("postgresql+psycopg://u:p@db/mlflow?password=x&a=1", "postgresql+psycopg://db/mlflow?password=…&a=1"),
+        ("sqlite:////work/mlflow.db", "sqlite:////work/mlflow.db"),
+    ],
+)
+def test_no_credentials_are_shown(uri, shown):
+    assert tracking.without_credentials(uri) == shown
+
+
+@pytest.mark.unit
+def test_names_that_mlflow_takes():
+    assert tracking.metric_name("accuracy.chat noir é") == "accuracy.chat noir é"
+    odd = ["accuracy.dogs & cats", "accuracy.dogs + cats", "../x", "", "a" * 300, "a//b", " padded "]
+    names = [tracking.metric_name(n) for n in odd]
+    assert len(set(names)) == len(odd)
+    from mlflow.utils.validation import _validate_metric_name
+
+    for name in names:
+        _validate_metric_name(name)
+
+
+@pytest.mark.unit
+def test_root_is_the_nearest_project(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(inner)
+    assert tracking.project_root() == tmp_path
+    monkeypatch.setenv("DVC_ROOT", str(inner))  # an experiment's real root
+    assert tracking.project_root() == inner
+
+
+@pytest.mark.unit
+def test_import_and_uri_need_no_mlflow():
+    code = "import sys, stages.tracking as t; t.tracking_uri(); print('mlflow' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.pipeline
+def test_a_run_holds_what_was_logged(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)  # a caller's run is not written into
+    monkeypatch.setenv("DVC_EXP_NAME", "exp-1")
+    (store / "grid.png").write_bytes(b"png")
+    (store / "folder").mkdir()
+    (store / "folder" / "a.txt").write_text("a")
+    with tracking.stage_run("erase", {"a": {"b": 1, "c": [1]}, "long": "x" * 9000}) as run:
+        run.log_steps([(i, {"loss": float(i), "gap": float("nan"), "note": "text"}) for i in range(2500)])
+        run.log_metrics({"accuracy.dogs & cats": 0.5, "passed": True})
+        run.log_artifact("grid.png", "pictures")
+        run.log_artifacts("folder", "more")
+        run.set_tag("k", "v")
+        run.result["version"] = "1"
+    record = read_json(Path("runs/erase.json"))
+    assert record["logged"] is True and record["version"] == "1" and record["experiment_id"]
+    client, logged = tracking.client(), run_of("erase")
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params == {"a.b": "1", "a.c": "[1]", "long": "x" * 6000}
+    assert len(client.get_metric_history(record["run_id"], "loss")) == 2500
+    assert "gap" not in logged.data.metrics and logged.data.metrics["passed"] == 1
+    assert logged.data.metrics[tracking.metric_name("accuracy.dogs & cats")] == 0.5
+    assert logged.data.tags["stage"] == "erase" and logged.data.tags["dvc_exp_name"] == "exp-1"
+    assert logged.data.tags["k"] == "v" and "git_commit" in logged.data.tags
+    assert (store / "mlartifacts" / record["run_id"] / "artifacts" / "pictures" / "grid.png").exists()
+    assert [a.path for a in client.list_artifacts(record["run_id"], "more")] == ["more/a.txt"]
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ  # a later upload keeps MLflow's own patience
+
+
+@pytest.mark.pipeline
+def test_a_failure_fails_the_run_and_leaves_no_record(store):
+    with pytest.raises(ValueError), tracking.stage_run("erase", {}) as run:
+        raise ValueError("no")
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("erase", {}) as stopped:
+        raise KeyboardInterrupt
+    client = tracking.client()
+    assert client.get_run(run.run_id).info.status == "FAILED"
+    assert client.get_run(stopped.run_id).info.status == "KILLED"
+    assert not Path("runs/erase.json").exists()
+
+
+@pytest.mark.pipeline
+def test_parent_and_children(store, monkeypatch):
+    with tracking.parent_run("erase-flow", {"concepts": ["8"]}) as parent:
+        monkeypatch.setenv(tracking.PARENT_VARIABLE, parent.run_id)
+        with tracking.stage_run("curate", {}) as child:
+            pass
+        monkeypatch.delenv(tracking.PARENT_VARIABLE)
+        with tracking.stage_run("erase", {}) as earlier:
+            pass
+        parent.link("curate", executed=True)
+        tracking.link_stage(parent.run_id, "erase", Path("runs/erase.json"))
+    client = tracking.client()
+    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert "mlflow.parentRunId" not in client.get_run(earlier.run_id).data.tags
+    tags = client.get_run(parent.run_id).data.tags
+    assert (tags["stage.curate.run_id"], tags["stage.curate.origin"]) == (child.run_id, "executed")
+    assert (tags["stage.erase.run_id"], tags["stage.erase.origin"]) == (earlier.run_id, "cached")
+
+
+STAGE = """
+import sys, time
+from stages import tracking
+with tracking.stage_run("erase", {"a": 1}) as run:
+    print(run.run_id, flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def start_stage(seconds):
+    # A process ends by itself after that time, whatever becomes of the test.
+    process = subprocess.Popen([sys.executable, "-c", STAGE, str(seconds)], stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.pipeline
+def test_killed_runs_are_told_from_living_ones(store):
+    (terminated, first), (killed, second) = start_stage(60), start_stage(60)
+    terminated.send_signal(signal.SIGTERM)
+    assert terminated.wait(30) == 143
+    client = tracking.client()
+    assert client.get_run(first).info.status == "KILLED"
+    killed.kill()
+    killed.wait()
+    living, third = start_stage(60)
+    try:
+        assert client.get_run(second).info.status == "KILLED"
+        with tracking.stage_run("erase", {}):
+            assert client.get_run(third).info.status == "RUNNING"
+    finally:
+        living.kill()
+        living.wait()
+
+
+@pytest.mark.pipeline
+def test_processes_create_the_store_at_once(store):
+    started = [subprocess.Popen([sys.executable, "-c", STAGE, "0"], stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(120) for process in started] == [0, 0, 0]
+    client = tracking.client()
+    assert len(client.search_experiments(filter_string=f"name = '{tracking.EXPERIMENT}'")) == 1
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert len(client.search_runs([experiment.experiment_id])) == 3
+
+
+@pytest.mark.pipeline
+def test_a_stage_finishes_with_the_server_down(closed_port, capsys):
+    started = time.monotonic()
+    Path("a.txt").write_text("a")
+    with tracking.stage_run("erase", {"a": 1, "b": 2}) as run:
+        run.log_steps([(i, {"x": 1.0, "y": 2.0}) for i in range(420)])
+        for _ in range(3):
+            run.log_artifact("a.txt")
+    assert time.monotonic() - started < 30
+    record = read_json(Path("runs/erase.json"))
+    assert record["run_id"] is None and record["logged"] is False
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 2 and "connection refused; erase goes on without it" in told[0]
+    assert told[1] == (
+        f"warning: MLflow at http://127.0.0.1:{closed_port} unreachable: run erase, 2 params, 840 metric values, "
+        "3 artifacts were not logged; results are on disk"
+    )
+    assert "cr@t" not in json.dumps(record) + "".join(told)
+
+
+@pytest.mark.pipeline
+def test_required_is_one_stated_error(closed_port, capsys):
+    with (
+        pytest.raises(TrackingError, match="unreachable .connection refused"),
+        tracking.stage_run("r", {}, required=True),
+    ):
+        pytest.fail("the stage must not run")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.pipeline
+def test_a_server_that_comes_back_gets_everything(store, monkeypatch, capsys):
+    real, down = tracking.client, True
+
+    def client():
+        if down:
+            raise ConnectionError("Connection refused")
+        return real()
+
+    monkeypatch.setattr(tracking, "client", client)
+    monkeypatch.setattr(tracking, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(tracking, "LAST_TRY_AFTER", 0.0)
+    with tracking.stage_run("erase", {"a": 1}) as run:
+        run.log_metrics({"x": 1.0}, 1)
+        run.flush()
+        assert run.run_id is None
+        down = False
+    assert read_json(Path("runs/erase.json"))["logged"] is True
+    assert run_of("erase").data.params == {"a": "1"} and run_of("erase").data.metrics == {"x": 1.0}
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.pipeline
+def test_what_mlflow_refuses_costs_only_itself(store, capsys):
+    with tracking.stage_run("erase", {}) as run:
+        run.set_tag("k" * 300, "too long a key")
+        run.log_metrics({"x": 1.0})
+        run.log_artifact("missing.png")
+    assert run_of("erase").data.metrics == {"x": 1.0}
+    assert "refused a part: 1 artifact, 1 tag were not logged" in capsys.readouterr().err
