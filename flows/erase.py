@@ -45,13 +45,14 @@ def build_flow() -> Any:
             for name, future in futures.items():
                 parent.link(name.replace("@", "-"), executed=future.result())
             evaluation = json.loads(EVALUATION.read_text())
+            version = json.loads((RUNS / "register.json").read_text())
             create_table_artifact(
                 key="verdict",
                 table=[dict(zip(("metric", "base", "erased", "gate"), row, strict=True)) for row in rows(evaluation)],
                 description="Base and erased model under the same classifier, seeds and draws",
             )
             create_markdown_artifact(
-                key="report", markdown=f"[Report]({REPORT.resolve().as_uri()})", description="Report"
+                key="report", markdown=links(version, parent), description="Report, pictures and MLflow run"
             )
             missed = [
                 f"{k} {g['value']:.3f} (limit {g['limit']:g})"
@@ -60,7 +61,6 @@ def build_flow() -> Any:
             ]
             if missed:
                 raise GateFailed("gates failed: " + "; ".join(missed) + f"; the report is {REPORT}")
-            version = json.loads((RUNS / "register.json").read_text())
             return promote_initial(version["model_name"], version["version"])
 
     return erase_flow
@@ -71,6 +71,20 @@ def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     from stages.evaluation.table import table_rows
 
     return table_rows(evaluation)
+
+
+def links(version: dict[str, Any], parent: Any) -> str:
+    """Markdown that leads from Prefect to what the run left."""
+    from stages.tracking import tracking_uri, without_credentials
+
+    uri = without_credentials(tracking_uri())
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    run = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
+    files = {"Report": REPORT, "Before": Path("plots/samples_base.png"), "After": Path("plots/samples_erased.png")}
+    lines = [f"- [{name}: {path}]({path.resolve().as_uri()})" for name, path in files.items()]
+    started = "" if uri.startswith("http") else f", once `mlflow ui --backend-store-uri {uri}` runs"
+    lines += [f"- [MLflow run]({run}){started}", f"- model {version['model_name']} version {version['version']}"]
+    return "\n".join(lines)
 
 
 def summary() -> str:
@@ -110,9 +124,24 @@ def nothing_to_do() -> bool:
     return False
 
 
-def run() -> None:
+def record() -> str:
+    """Commit ``dvc.lock`` where that is sound, tag the version with the commit, and say so in a line."""
+    from flows import pipeline
+    from stages.registry.versions import set_tag
+
+    version = json.loads((RUNS / "register.json").read_text())
+    label = f"{version['model_name']} version {version['version']}"
+    commit, reason = pipeline.record_lock(f"dvc.lock of {label}")
+    if commit is None:
+        return f"git      dvc.lock is not committed: {reason}"
+    set_tag(version["model_name"], version["version"], "dvc_lock_commit", commit)
+    return f"git      dvc.lock of this model is committed as {commit[:10]}"
+
+
+def run(commit: bool = True) -> None:
     """Check the parameters, hold the checkout, run the flow unless there is nothing to do."""
     from flows import pipeline
+    from stages.errors import GateFailed
     from stages.params import load_params
 
     load_params()
@@ -123,19 +152,27 @@ def run() -> None:
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         if "PREFECT_API_URL" not in os.environ:
             os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
-        build_flow()()
-        print("\n" + summary())
+        try:
+            build_flow()()
+        except GateFailed:
+            print("\n" + summary() + ("\n" + record() if commit else ""))
+            raise
+        print("\n" + summary() + ("\n" + record() if commit else ""))
 
 
 def main() -> None:
     """The command ``python -m flows.erase``."""
-    argparse.ArgumentParser(prog="python -m flows.erase", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m flows.erase", description=__doc__)
+    parser.add_argument(
+        "--no-commit", action="store_true", help="leave dvc.lock uncommitted (default: commit it from a clean checkout)"
+    )
+    arguments = parser.parse_args()
     from stages.door import fail, quiet_environment
     from stages.errors import EraseDiffError
 
     quiet_environment()
     try:
-        run()
+        run(commit=not arguments.no_commit)
     except EraseDiffError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:

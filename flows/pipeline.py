@@ -20,6 +20,16 @@ from pathlib import Path
 from stages.errors import CheckoutBusy, StageFailed
 
 LOCK = Path(".work/flow.lock")
+DVC_LOCK = "dvc.lock"
+#: DVC's advice for a run by hand; the flow does it.
+HINTS = (
+    "To track the changes with git",
+    "git add",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+IDENTITY = ["-c", "user.name=EraseDiff Pipeline", "-c", "user.email=erasediff-pipeline@localhost"]
 #: Loaded before a fork: the child may not import.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -83,7 +93,7 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
     assert process.stdout is not None
     try:
         for line in process.stdout:  # universal newlines: a progress bar's refresh is a line too, a few seconds apart
-            if line.strip():
+            if line.strip() and not line.strip().startswith(HINTS):
                 lines.append(line.rstrip())
                 say(line.rstrip())
         code = process.wait()
@@ -95,6 +105,32 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
         stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
         raise StageFailed(f"stage {name} failed: {(stated or lines or ['no output'])[-1]}")
     return any(line.startswith("Running stage") for line in lines)
+
+
+def record_lock(message: str) -> tuple[str | None, str]:
+    """Commit ``dvc.lock`` and nothing else: checking that commit out and ``dvc pull`` bring this very model back.
+
+    Only from a checkout without other changes, so that the commit's code and params are those that made the model.
+
+    Returns: the commit that holds the lock as it is, or ``None`` with the reason.
+    """
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+
+    changes = git("status", "--porcelain", "--", ":/", f":(exclude,top){DVC_LOCK}")
+    if changes.returncode:
+        return None, "this is no git repository"
+    if changes.stdout.strip():
+        return None, f"there are other changes ({changes.stdout.split()[1]}, …): commit them with {DVC_LOCK}"
+    if git("status", "--porcelain", "--", DVC_LOCK).stdout.strip():
+        # A fresh machine has no identity; one that is set is used.
+        identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
+        git("add", "--", DVC_LOCK)
+        done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", DVC_LOCK)
+        if done.returncode:
+            return None, f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}"
+    return git("rev-parse", "HEAD").stdout.strip(), ""
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def main() -> None:
         settings["eta"] = params.fixed_multiplier
     key = (whole.seed, params, sha256_folder(BASE), (SETS / MANIFEST).read_text())
     rows: list[dict[str, float]] = []
-    checkpoint = FileCheckpoint("erase", key, params.checkpoint_every)
+    checkpoint = FileCheckpoint("erase", key, params.checkpoint_every, rows)
     with tracking.stage_run("erase", {"seed": whole.seed, **params.model_dump()}) as run:
         with tqdm(total=params.outer_steps, desc="erase", mininterval=2) as bar:
 

@@ -44,12 +44,13 @@ class FileCheckpoint:
     Args:
         name: stage.
         key: everything that the training depends on; a state made under another key is not used.
+        rows: what was measured so far, a row a step; kept with the state and put back with it.
     """
 
-    def __init__(self, name: str, key: Any, every: int):
+    def __init__(self, name: str, key: Any, every: int, rows: list[dict[str, float]]):
         from stages.artifacts import sha256_text
 
-        self.every = every
+        self.every, self.rows = every, rows
         self.key = sha256_text(repr(key))
         self.path = Path(".work/checkpoints") / f"{name}.safetensors"
 
@@ -69,6 +70,7 @@ class FileCheckpoint:
         if sha256_file(self.path) != about["sha256"]:
             raise IntegrityError(f"{self.path} is truncated or was altered: delete it to start this stage afresh")
         state = load(self.path.read_bytes())
+        self.rows[:] = about["rows"]
         print(f"going on from step {int(state['step'])}", file=sys.stderr)
         return state
 
@@ -84,7 +86,9 @@ class FileCheckpoint:
         facts = self.path.with_suffix(".json")
         facts.unlink(missing_ok=True)
         write_bytes(self.path, content)
-        write_json(facts, {"key": self.key, "sha256": hashlib.sha256(content).hexdigest()})
+        # JSON has no NaN: what was not measured at a step is left out.
+        rows = [{k: v for k, v in row.items() if v == v} for row in self.rows]
+        write_json(facts, {"key": self.key, "sha256": hashlib.sha256(content).hexdigest(), "rows": rows})
 
     def clear(self) -> None:
         """The training is done."""

@@ -69,8 +69,9 @@ def _train(table: Any, params: Any, seed: int, run: Any) -> Any:
         prediction_type=params.prediction_type,
         seed=seed,
     )
-    checkpoint = FileCheckpoint("pretrain", (seed, params, table["sample_id"].tolist()), params.checkpoint_every)
     rows: list[dict[str, float]] = []
+    key = (seed, params, table["sample_id"].tolist())
+    checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
     with tqdm(total=params.steps, desc="pretrain", mininterval=2) as bar:
 
         def on_step(step: int, row: dict[str, float]) -> None:

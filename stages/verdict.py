@@ -38,6 +38,7 @@ def main() -> None:
         how = {
             "samples": f"{e.samples_per_concept} a concept × {e.draws} noise draws, the same seeds for both models",
             "sampling": f"{e.inference_steps} steps, guidance scale {e.guidance_scale:g}",
+            "base model": f"{base['recognised']:.3f} of its pictures recognised, all concepts",
             "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures",
             "distance": "Fréchet distance of classifier features, retained concepts, to held-out real pictures",
             "method": f"{s.method}, {s.outer_steps} updates, η {s.eta:g}, multiplier {s.multiplier}",

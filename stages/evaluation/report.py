@@ -7,11 +7,12 @@ import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from stages.evaluation.table import table_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def grid_png(images: Tensor, concepts: Sequence[str], title: str, tile: int = 48) -> bytes:

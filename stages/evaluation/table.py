@@ -15,7 +15,8 @@ def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     gates["fd_classifier"] = "fd_classifier_ratio"
     rows = []
     for name in base:
-        if name.endswith("_sd") or name not in erased:
+        # All concepts, the forgotten too: of the base it is a quality, of the erased model it is none.
+        if name.endswith("_sd") or name == "recognised" or name not in erased:
             continue
         gate = evaluation["gates"].get(gates.get(name, ""))
         text = ""
@@ -23,5 +24,6 @@ def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             sign = "≥" if gate["direction"] == "min" else "≤"
             what = {"in_domain_retain_accuracy": "drop ", "fd_classifier": "ratio "}.get(name, "")
             text = f"{what}{gate['value']:.3f} {sign} {gate['limit']:g} {'passed' if gate['passed'] else 'FAILED'}"
-        rows.append((name, *(f"{m[name]:.3f} ± {m.get(name + '_sd', 0):.3f}" for m in (base, erased)), text))
+        cells = (f"{m[name]:.3f}" + (f" ± {m[name + '_sd']:.3f}" if f"{name}_sd" in m else "") for m in (base, erased))
+        rows.append((name, *cells, text))
     return rows

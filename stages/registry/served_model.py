@@ -7,9 +7,9 @@ import pandas as pd
 
 
 class ErasedModel(mlflow.pyfunc.PythonModel):
-    """Draws a picture a row of the columns ``concept`` (text) and ``seed`` (whole number, 0 where there is none).
+    """Draws a picture a row of the columns ``concept`` (text) and ``seed`` (whole number; the row's place by default).
 
-    The same row gives the same picture, wherever it stands in a request.
+    The same concept and seed give the same picture, wherever they stand in a request.
     """
 
     def load_context(self, context):
@@ -22,9 +22,9 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
         options = {"num_inference_steps": 25, "guidance_scale": 1.0, **(params or {})}
         concepts = [str(c) for c in model_input["concept"]]
-        seeds = [0] * len(concepts)
+        seeds = list(range(len(concepts)))
         if "seed" in model_input:
-            seeds = [0 if pd.isna(s) else int(s) for s in model_input["seed"]]
+            seeds = [place if pd.isna(s) else int(s) for place, s in enumerate(model_input["seed"])]
         images = self.family.sample(
             concepts, seeds, steps=int(options["num_inference_steps"]), guidance_scale=float(options["guidance_scale"])
         )

@@ -237,6 +237,12 @@ def set_alias(name: str, alias: str, version: str) -> None:
         client.set_registered_model_alias(name, alias, version)
 
 
+def set_tag(name: str, version: str, key: str, value: str) -> None:
+    """Tag a version. Raises: TrackingError."""
+    with _reached() as client:
+        client.set_model_version_tag(name, version, key, value)
+
+
 def promote_initial(name: str, version: str) -> dict[str, str]:
     """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet; all aliases.
 
