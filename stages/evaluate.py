@@ -52,7 +52,7 @@ def main(model: str) -> None:
                 on_progress=bar.update,
             )
         grid = Path(f"plots/samples_{model}.png")
-        write_bytes(grid, grid_png(shown, classifier.concepts, model))
+        write_bytes(grid, grid_png(shown, classifier.concepts, model, marked=forgotten))
         write_json(Path(f"metrics/{model}.json"), {**numbers, "seconds": time.perf_counter() - started})
         run.log_metrics(numbers)
         run.log_artifact(grid)

@@ -134,9 +134,10 @@ def page(results: list[Result], title: str, counts: dict[str, int]) -> str:
     sizes = "".join(f"<tr><td>{escape(k)}</td><td>{v}</td></tr>" for k, v in counts.items())
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width">
-<style>body{{font:16px system-ui;max-width:60em;margin:1em auto;padding:0 1em;overflow-wrap:anywhere}}
-table{{border-collapse:collapse;width:100%}}
-td,th{{text-align:left;padding:.3em .5em;border-bottom:1px solid #8884}}</style>
+<style>body{{font:16px system-ui;max-width:60em;margin:1em auto;padding:0 1em}}
+table{{border-collapse:collapse;width:100%}}th{{white-space:nowrap}}
+td,th{{text-align:left;padding:.3em .5em;border-bottom:1px solid #8884;vertical-align:top;overflow-wrap:break-word}}
+td:nth-child(3),td:nth-child(4){{overflow-wrap:anywhere}}</style>
 <h1>{escape(title)}: {verdict}</h1><p>{passed} of {len(results)} expectations hold.</p>
 <table><tr><th>expectation</th><th>column</th><th>wanted</th><th>result</th></tr>
 {"".join(map(row, results))}</table>

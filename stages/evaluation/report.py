@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def grid_png(images: Tensor, concepts: Sequence[str], title: str, tile: int = 48) -> bytes:
+def grid_png(
+    images: Tensor, concepts: Sequence[str], title: str, tile: int = 48, marked: Collection[str] = ()
+) -> bytes:
     """A row a concept, its name at the left, under a title.
 
     Args:
         images: ``(concepts, columns, C, H, W)`` in [-1, 1].
         tile: least pixels a side of a picture; small ones are enlarged without smoothing.
+        marked: concepts framed and named in red: those to forget.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -34,12 +37,16 @@ def grid_png(images: Tensor, concepts: Sequence[str], title: str, tile: int = 48
     pen.text((8, 6), title, fill="black", font=font)
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
     for r in range(rows):
-        pen.text((8, 34 + r * cell_h + cell_h // 2), concepts[r][:24], fill="black", font=font, anchor="lm")
+        top = 34 + r * cell_h
+        colour = "#c00000" if concepts[r] in marked else "black"
+        pen.text((8, top + cell_h // 2), concepts[r][:24], fill=colour, font=font, anchor="lm")
+        if concepts[r] in marked:
+            pen.rectangle((label - 3, top - 3, label + columns * cell_w - 2, top + cell_h - 2), fill=colour)
         for c in range(columns):
             array = pixels[r, c].permute(1, 2, 0).numpy()
             picture = Image.fromarray(array[..., 0] if channels == 1 else array)
             picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(picture, (label + c * cell_w, 34 + r * cell_h))
+            canvas.paste(picture, (label + c * cell_w, top))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG")
     return buffer.getvalue()
@@ -69,6 +76,23 @@ def trace_png(trace: Path) -> bytes:
     return buffer.getvalue()
 
 
+def sentences(evaluation: dict[str, Any], what: str) -> list[str]:
+    """Each gate in words."""
+    text = {
+        "unlearning_accuracy": "{value:.1%} of the pictures drawn for {what} are not recognised as such "
+        "(at least {limit:.0%})",
+        "in_domain_retain_accuracy_drop": "retained concepts are recognised {points:+.1f} percentage points from the "
+        "base (at most {allowed:g} lost)",
+        "fd_classifier_ratio": "retained pictures are {value:.2f} times as far from real ones as the base's "
+        "(at most {limit:g})",
+    }
+    return [
+        text[name].format(what=what, points=-100 * gate["value"], allowed=100 * gate["limit"], **gate)
+        + (": passed" if gate["passed"] else ": FAILED")
+        for name, gate in evaluation["gates"].items()
+    ]
+
+
 def report_html(
     evaluation: dict[str, Any], forgotten: Sequence[str], how: dict[str, str], pictures: dict[str, bytes]
 ) -> str:
@@ -84,14 +108,17 @@ def report_html(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table_rows(evaluation)
     )
     method = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in how.items())
+    said = "".join(f"<li>{escape(line)}</li>" for line in sentences(evaluation, what))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Erased: {escape(what)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body{{font:16px/1.5 system-ui;max-width:64em;margin:1em auto;padding:0 1em;color:#222;background:#fff}}
-.verdict{{padding:.6em 1em;border-radius:6px;background:{"#d9f2df" if evaluation["passed"] else "#f8d7d7"}}}
+.verdict{{padding:.6em 1em;border-radius:6px;overflow-wrap:break-word}}
+.verdict{{background:{"#d9f2df" if evaluation["passed"] else "#f8d7d7"}}}
 .pictures{{display:flex;flex-wrap:wrap;gap:1em}}figure{{margin:0;max-width:100%}}img{{max-width:100%;height:auto}}
+ul{{margin:.3em 0 0;padding-left:1.2em}}
 .scroll{{overflow-x:auto}}table{{border-collapse:collapse}}td,th{{text-align:left;padding:.25em .7em;
 border-bottom:1px solid #ddd;vertical-align:top}}</style>
-<h1>Forget: {escape(what)}</h1><p class="verdict"><strong>Gates {verdict}.</strong></p>
+<h1>Forget: {escape(what)}</h1><div class="verdict"><strong>Gates {verdict}.</strong><ul>{said}</ul></div>
 <h2>The same seeds before and after</h2><div class="pictures">{images}</div>
 <h2>Measured</h2><div class="scroll"><table>
 <tr><th>metric</th><th>base</th><th>erased</th><th>gate</th></tr>{rows}</table></div>
