@@ -64,20 +64,21 @@ def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None)
     return ClassConditionalPipeline(unet, scheduler, concepts)
 
 
+#: Module and class of the family by the pipeline's class, as names: importing what is not used takes seconds.
+FAMILIES = {
+    "ClassConditionalPipeline": ("class_conditional", "ClassConditionalFamily"),
+    "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionFamily"),
+}
+
+
 def family_of(pipeline: Any) -> Family:
     """The family interface over a pipeline, chosen by its class. Raises: ModelError: no family for it."""
-    from diffusers import StableDiffusionPipeline
+    from importlib import import_module
 
-    from stages.diffusion.class_conditional import ClassConditionalFamily, ClassConditionalPipeline
-    from stages.diffusion.stable_diffusion import StableDiffusionFamily
     from stages.errors import ModelError
 
-    families: dict[type, type] = {
-        ClassConditionalPipeline: ClassConditionalFamily,
-        StableDiffusionPipeline: StableDiffusionFamily,
-    }
-    for pipeline_class, family in families.items():
-        if isinstance(pipeline, pipeline_class):
-            return family(pipeline)
-    known = ", ".join(c.__name__ for c in families)
-    raise ModelError(f"no family handles a {type(pipeline).__name__}; there are: {known}")
+    for pipeline_class in type(pipeline).__mro__:
+        if pipeline_class.__name__ in FAMILIES:
+            module, family = FAMILIES[pipeline_class.__name__]
+            return getattr(import_module(f"stages.diffusion.{module}"), family)(pipeline)
+    raise ModelError(f"no family handles a {type(pipeline).__name__}; there are: {', '.join(FAMILIES)}")
