@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from stages.unlearning.loop import ConceptImages
+    from stages.diffusion.family import ConceptImages
 
 
 def read_table(path: Path, split: str | None = None) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def table_shape(table: pd.DataFrame) -> tuple[int, int, int]:
 def load_images(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> ConceptImages:
     """A table's pictures as tensors of a model's shape, with their concepts."""
     from stages.data.images import decode
-    from stages.unlearning.loop import ConceptImages
+    from stages.diffusion.family import ConceptImages
 
     return ConceptImages(decode(table["image"].tolist(), image_shape), table["concept"].tolist())
 

@@ -1,5 +1,9 @@
 """Small models of the true classes, and real digits."""
 
+from stages.door import quiet_environment
+
+quiet_environment()  # before torch reads it
+
 import pytest
 import torch
 from sklearn.datasets import load_digits

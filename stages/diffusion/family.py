@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -14,6 +15,17 @@ Condition: TypeAlias = dict[str, Tensor]
 
 #: The concept that stands for "no condition".
 NULL_CONCEPT = ""
+
+
+@dataclass(frozen=True)
+class ConceptImages:
+    """Images with their concepts. ``images[index]`` gives float32 ``(B, C, H, W)`` in [-1, 1]."""
+
+    images: Any
+    concepts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.concepts)
 
 
 class Family(Protocol):

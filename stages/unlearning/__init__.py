@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from stages.diffusion.family import Family
+    from stages.diffusion.family import ConceptImages, Family
     from stages.diffusion.training import Checkpoint, OnStep
-    from stages.unlearning.loop import ConceptImages, Settings
+    from stages.unlearning.loop import Settings
 
 __all__ = ["METHODS", "Erased", "erase", "settings_for"]
 
@@ -117,7 +117,7 @@ def _concept_images(family: Family, concepts: list[str], given: Any, generate: i
     """Images with concepts, however they were given; drawn from the model where they were not."""
     import torch
 
-    from stages.unlearning.loop import ConceptImages
+    from stages.diffusion.family import ConceptImages
 
     if isinstance(given, ConceptImages):
         return given

@@ -7,30 +7,18 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from stages.diffusion.family import NULL_CONCEPT, Family
+from stages.diffusion.family import NULL_CONCEPT, ConceptImages, Family
 from stages.diffusion.randomness import batch_indices, generator
 from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.targets import ForgetBatch, forget_target, mismatched
-
-
-@dataclass(frozen=True)
-class ConceptImages:
-    """Images with their concepts. ``images[index]`` gives float32 ``(B, C, H, W)`` in [-1, 1]."""
-
-    images: Any
-    concepts: list[str]
-
-    def __len__(self) -> int:
-        return len(self.concepts)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from stages.diffusion import family_of
+from stages.diffusion.family import ConceptImages
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning import erase, settings_for
-from stages.unlearning.loop import ConceptImages, Losses, run_loop
+from stages.unlearning.loop import Losses, run_loop
 from stages.unlearning.targets import mismatched
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}

@@ -1,0 +1,90 @@
+"""Bad input and sudden ends: one clear line, and nothing half-written counts."""
+
+import json
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+LONG = {"erase__outer_steps": 150, "erase__checkpoint_every": 5}
+
+
+def stated(output, error):
+    """The one line of a stated failure."""
+    assert "Traceback" not in output, output
+    return next(line for line in output.splitlines() if line.startswith(f"{error}: "))
+
+
+@pytest.mark.pipeline
+def test_a_concept_that_does_not_exist(project):
+    project.set_params(forget_set__concepts=["88"])
+    line = stated(project.run("stages.forget_set", code=1), "UnknownConcept")
+    assert "no concept '88' in the data; did you mean '8'?" in line
+
+
+@pytest.mark.pipeline
+def test_everything_cannot_be_forgotten(project):
+    project.set_params(forget_set__concepts=list("0123456789"))
+    assert "forget_set selects everything" in stated(project.run("stages.forget_set", code=1), "DataError")
+
+
+@pytest.mark.pipeline
+def test_an_altered_model_is_refused(project):
+    file = project.root / "models/base" / WEIGHTS
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()  # DVC's cache may share the file
+    file.write_bytes(content)
+    line = stated(project.run("stages.erase", code=1), "IntegrityError")
+    assert f"models/base/{WEIGHTS} has SHA-256" in line and "altered" in line
+
+
+@pytest.mark.pipeline
+def test_with_mlflow_down_the_stage_finishes_and_says_what_was_not_logged(project):
+    said = project.run("stages.erase", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "warning: MLflow at http://127.0.0.1:9 unreachable: run erase" in said and "were not logged" in said
+    assert json.loads((project.root / "runs/erase.json").read_text())["logged"] is False
+    line = stated(project.run("stages.register", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), "TrackingError")
+    assert "when the server is back, run: dvc repro register" in line
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
+    project.set_params(**LONG)
+    erased = project.root / "models/erased"
+    project.run("stages.erase")
+    whole = (erased / WEIGHTS).read_bytes()
+    (erased / WEIGHTS).unlink()
+    checkpoint = project.root / ".work/checkpoints/erase.json"
+    process = project.start("stages.erase")
+    until = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(sign)
+    said = process.communicate()[0]
+    assert process.returncode == (130 if sign == signal.SIGINT else -sign), said
+    assert checkpoint.exists() and not (erased / WEIGHTS).exists()
+    said = project.run("stages.erase")
+    assert "going on from step " in said
+    assert (erased / WEIGHTS).read_bytes() == whole
+    assert pd.read_csv(project.root / "plots/erase.csv")["step"].tolist() == list(range(1, 151))
+    assert not checkpoint.exists()
+
+
+@pytest.mark.pipeline
+def test_a_truncated_checkpoint_is_refused(project):
+    project.set_params(**LONG)
+    process = project.start("stages.erase")
+    facts = project.root / ".work/checkpoints/erase.json"
+    until = time.monotonic() + 60
+    while not facts.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    state = facts.with_suffix(".safetensors")
+    state.write_bytes(state.read_bytes()[:-10])
+    line = stated(project.run("stages.erase", code=1), "IntegrityError")
+    assert "erase.safetensors is truncated or was altered: delete it to start this stage afresh" in line

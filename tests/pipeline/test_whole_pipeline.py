@@ -1,0 +1,148 @@
+"""One request to forget, through Prefect, DVC, MLflow and the registry."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+from flows.pipeline import only_run
+
+STAGES = {
+    "curate",
+    "pretrain",
+    "classifier",
+    "forget_set",
+    "erase",
+    "evaluate@base",
+    "evaluate@erased",
+    "verdict",
+    "register",
+}
+
+
+def client(project):
+    return mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+
+
+def executed(output):
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.mark.pipeline
+def test_the_flow_runs_every_stage_and_sets_the_aliases(flow_run):
+    project, said = flow_run
+    assert executed(said) == STAGES
+    assert re.search(r"unlearning_accuracy +\d\.\d+ ± \d\.\d+ +\d\.\d+ ± \d\.\d+ +\d\.\d+ ≥ 0 passed", said)
+    assert "model    erasediff-digits version 1, alias challenger, champion" in said
+    registry = client(project)
+    assert registry.get_registered_model("erasediff-digits").aliases == {"champion": "1", "challenger": "1"}
+    runs = registry.search_runs([registry.get_experiment_by_name("erasediff").experiment_id])
+    parent = next(r for r in runs if r.data.tags["stage"] == "erase-flow")
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {r.data.tags["stage"] for r in children} == {s.replace("@", "-") for s in STAGES}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    erase = next(r for r in children if r.data.tags["stage"] == "erase")
+    assert len(registry.get_metric_history(erase.info.run_id, "multiplier")) == 4
+    assert parent.data.tags["stage.erase.run_id"] == erase.info.run_id
+    # The commit that brings this very model back.
+    assert project.git("status", "--porcelain") == ""
+    version = registry.get_model_version("erasediff-digits", "1")
+    assert version.tags["dvc_lock_commit"] == project.git("rev-parse", "HEAD") and version.tags["git_dirty"] == "false"
+
+
+@pytest.mark.pipeline
+def test_again_there_is_nothing_to_do(flow_run):
+    project, _ = flow_run
+    assert project.run("flows.erase").startswith("nothing to do: everything is up to date")
+    assert not executed(project.run("dvc", "repro"))
+
+
+@pytest.mark.pipeline
+def test_an_experiment_runs_what_depends_on_it_and_moves_no_alias(project):
+    said = project.run("dvc", "exp", "run", "--temp", "-n", "half", "-S", "erase.eta=0.5")
+    assert executed(said) == {"erase", "evaluate@erased", "verdict", "register"}
+    registry = client(project)
+    assert registry.get_registered_model("erasediff-digits").aliases == {"champion": "1", "challenger": "1"}
+    runs = registry.search_runs([registry.get_experiment_by_name("erasediff").experiment_id])
+    assert {r.data.tags["stage"] for r in runs if r.data.tags.get("dvc_exp_name") == "half"} == {
+        "erase",
+        "evaluate-erased",
+        "verdict",
+        "register",
+    }
+    shown = json.loads(project.run("dvc", "exp", "show", "--json"))
+    experiment = shown[-1]["experiments"][0]["revs"][0]
+    assert experiment["name"] == "half"
+    assert experiment["data"]["params"]["params.yaml"]["data"]["erase"]["eta"] == 0.5
+    assert "unlearning_accuracy" in experiment["data"]["metrics"]["metrics/evaluation.json"]["data"]["erased"]
+    project.git("checkout", "-q", "--", ".")
+    assert "erase.eta" in project.run("dvc", "params", "diff", "HEAD", "half")
+    assert "multiplier" in project.run("dvc", "plots", "diff", "HEAD", "half", "--json", "--targets", "plots/erase.csv")
+    assert "gradient_cosine" in project.run("dvc", "metrics", "diff", "HEAD", "half")
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("touched", "stages"),
+    [
+        ("stages/unlearning/loop.py", {"erase"}),
+        ("stages/registry/model_card.py", {"register"}),
+        ("stages/tracking.py", set()),
+        ("data/own/new.png", {"curate"}),
+    ],
+)
+def test_what_is_read_is_declared(project, touched, stages):
+    with open(project.root / touched, "a") as file:
+        file.write("\n")
+    status = json.loads(project.run("dvc", "status", "--json"))
+    assert set(status) == stages
+
+
+@pytest.mark.pipeline
+def test_another_clone_pulls_and_has_nothing_to_run(project, tmp_path):
+    project.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    project.git("commit", "-qam", "remote")
+    project.run("dvc", "push")
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "-q", str(project.root), str(other)], check=True)
+    (other / ".venv").symlink_to(sys.prefix)
+    there = type(project)(other)
+    del there.environment["VIRTUAL_ENV"]
+    there.run("dvc", "pull")
+    assert not executed(there.run("dvc", "repro"))
+    for name in ("unet/diffusion_pytorch_model.safetensors", "sha256.json"):
+        assert (other / "models/erased" / name).read_bytes() == (project.root / "models/erased" / name).read_bytes()
+
+
+@pytest.mark.pipeline
+def test_a_failed_gate_registers_and_fails_the_flow(project):
+    project.set_params(verdict__min_unlearning_accuracy=1.0, verdict__max_retain_accuracy_drop=0.0)
+    project.set_params(verdict__max_distance_ratio=1e-6)
+    said = project.run("flows.erase", code=1)
+    assert executed(said) == {"verdict", "register"}
+    assert re.search(r"^GateFailed: gates failed: .*fd_classifier_ratio [\d.]+ \(limit 1e-06\)", said, re.M)
+    assert "Traceback" not in said.split("GateFailed: gates failed")[-1]
+    registry = client(project)
+    assert registry.get_model_version("erasediff-digits", "2").tags["gates_passed"] == "false"
+    assert registry.get_registered_model("erasediff-digits").aliases == {"champion": "1", "challenger": "1"}
+    assert "dvc.lock is not committed: there are other changes (params.yaml" in said
+
+
+@pytest.mark.pipeline
+def test_a_wiped_registry_gets_the_version_again(project):
+    for path in project.root.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(project.root / "mlartifacts")
+    said = project.run("flows.erase")
+    assert executed(said) == {"register"}
+    assert client(project).get_registered_model("erasediff-digits").aliases["champion"] == "1"
+
+
+@pytest.mark.pipeline
+def test_a_second_run_in_the_checkout_is_told_who_has_it(project):
+    with only_run(project.root / ".work" / "flow.lock"):
+        assert "CheckoutBusy: another run works in this checkout (pid " in project.run("flows.erase", code=1)
