@@ -38,7 +38,7 @@ class Settings:
     forget_source: str = "retain"
     retain_target: str = "teacher"
     anchor: str | None = None
-    outer_steps: int = 120
+    outer_steps: int = 140
     inner_steps: int = 2
     gap_every: int = 0
     forget_batch_size: int = 64

@@ -12,33 +12,35 @@ ONLY_FETCHES = {"pretrain": {"registry"}}
 DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", "verdict", "register")
 
 
-def imported(path):
-    """Modules under ``stages`` that a file imports, at any depth of its code, except for type checking."""
+def imported(path, used=None):
+    """``{module: names}`` under ``stages`` that a file imports at any depth of its code, except for type checking.
+
+    Args:
+        used: names of the file that are used; only their code counts (all of it by default).
+    """
     tree = ast.parse(path.read_text())
-    skipped = {
-        n
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for n in ast.walk(node)
-    }
-    files = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node not in skipped and (node.module or "").startswith("stages"):
-            module = ROOT / (node.module or "").replace(".", "/")
-            files |= {module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)}
-            files |= {module / "__init__.py"} if module != ROOT / "stages" else set()
-    return {f for f in files if f.exists()}
+    parts = [n for n in tree.body if used is None or not hasattr(n, "name") or n.name in used]
+    parts = [n for n in parts if not (isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")]
+    found = {}
+    for node in (n for part in parts for n in ast.walk(part)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+            module, names = ROOT / node.module.replace(".", "/"), {alias.name for alias in node.names}
+            for file in (module.with_suffix(".py"), module / "__init__.py", *(module / f"{n}.py" for n in names)):
+                if file.exists():
+                    found.setdefault(file, set()).update(names)
+    return found
 
 
 def rooms(door):
     """The folders a door's code reaches; another door is imported for its paths alone."""
-    start = ROOT / f"stages/{door}.py"
-    seen, todo = set(), {start}
+    top, seen, todo = ROOT / "stages", set(), [(ROOT / f"stages/{door}.py", None)]
     while todo:
-        file = todo.pop()
+        file, used = todo.pop()
         seen.add(file)
-        todo |= {f for f in imported(file) if f.stem not in DOORS or f.parent != ROOT / "stages"} - seen
-    return {f.parent.name for f in seen if f.parent != ROOT / "stages"}
+        for other, names in imported(file, used).items():
+            if other not in seen and (other.parent != top or other.stem not in DOORS):
+                todo.append((other, names if other.parent == top else None))
+    return {f.parent.name for f in seen if f.parent != top}
 
 
 def sections(door):
