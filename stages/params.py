@@ -6,7 +6,6 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import ParamsError
@@ -167,13 +166,18 @@ class Params(Section):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the whole file.
 
+    YAML 1.2, as DVC reads and writes it: ``dvc exp run -S`` takes the quotes off ``"no"``, which 1.1 calls false.
+
     Raises: ParamsError: all errors of the file in one message, with did-you-mean for misspelt keys.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run this in the project's folder") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no sections: it should be a mapping such as params.yaml of the repository")

@@ -56,3 +56,10 @@ def test_all_errors_in_one_message(tmp_path):
 def test_what_does_not_go_together(tmp_path, changes, message):
     with pytest.raises(ParamsError, match=message):
         load_params(changed(tmp_path, *changes))
+
+
+@pytest.mark.unit
+def test_unquoted_no_is_text(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(FILE.read_text().replace('"no"', "no"))  # what `dvc exp run -S` leaves
+    assert load_params(path).erase.mixed_precision == "no"
