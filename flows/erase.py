@@ -23,16 +23,16 @@ def build_flow() -> Any:
     from stages.errors import GateFailed, StageFailed
 
     @task(task_run_name="{name}")
-    def stage(name: str, parent: str | None) -> bool:
+    def stage(name: str, parent: str | None, force: bool = False) -> bool:
         logger = get_run_logger()
         extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
-        return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra)
+        return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra, force=force)
 
     @flow(name="erase", task_runner=ThreadPoolTaskRunner(max_workers=2), validate_parameters=True)
     def erase_flow() -> dict[str, str]:
         """Request to forget in params.yaml → verified, registered model with aliases."""
         from stages import tracking
-        from stages.registry.versions import promote_initial
+        from stages.registry.versions import promote_initial, version_exists
 
         with tracking.parent_run("erase-flow") as parent:
             futures: dict[str, Any] = {}
@@ -42,10 +42,15 @@ def build_flow() -> Any:
             failed = [f.state for f in futures.values() if f.state.is_failed()]
             if failed:
                 raise StageFailed(str(failed[0].message).split("StageFailed: ")[-1])
-            for name, future in futures.items():
-                parent.link(name.replace("@", "-"), executed=future.result())
-            evaluation = json.loads(EVALUATION.read_text())
+            executed = {name: future.result() for name, future in futures.items()}
             version = json.loads((RUNS / "register.json").read_text())
+            if not version_exists(version["model_name"], version["version"]):
+                # DVC knows nothing of a registry that was wiped, or of another one than the cached result's.
+                executed["register"] = stage("register", parent.run_id, force=True)
+                version = json.loads((RUNS / "register.json").read_text())
+            for name, ran in executed.items():
+                parent.link(name.replace("@", "-"), executed=ran)
+            evaluation = json.loads(EVALUATION.read_text())
             create_table_artifact(
                 key="verdict",
                 table=[dict(zip(("metric", "base", "erased", "gate"), row, strict=True)) for row in rows(evaluation)],
@@ -111,17 +116,14 @@ def summary() -> str:
 def nothing_to_do() -> bool:
     """Whether DVC is up to date and the registry has the version that it says was registered."""
     from flows import pipeline
-    from stages.registry.versions import aliases, version_exists
+    from stages.registry.versions import aliases
 
     record = RUNS / "register.json"
     if not (record.exists() and EVALUATION.exists() and pipeline.is_clean()):
         return False
     version = json.loads(record.read_text())
-    if version_exists(version["model_name"], version["version"]):
-        # A bare `dvc repro` registers without an alias: then the flow still has one to set.
-        return version["version"] in aliases(version["model_name"]).values()
-    record.unlink()  # the registry was wiped: register again
-    return False
+    # A bare `dvc repro` registers without an alias: then the flow still has one to set.
+    return version["version"] in aliases(version["model_name"]).values()
 
 
 def record() -> str:

@@ -71,8 +71,11 @@ def is_clean() -> bool:
     return done.returncode == 0
 
 
-def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str, str]) -> bool:
+def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str, str], *, force: bool = False) -> bool:
     """Run one stage through DVC, its output line by line to ``say``; whether it executed (not cached or unchanged).
+
+    Args:
+        force: run it though nothing that it reads has changed.
 
     Raises: StageFailed: with the stage's own last stated error.
     """
@@ -82,7 +85,7 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
             _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed flow leaves no writer behind
 
     process = subprocess.Popen(
-        dvc("--wait-for-lock", "repro", "-s", name),
+        dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
