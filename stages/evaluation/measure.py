@@ -51,7 +51,11 @@ def measure(
         parts = []
         for start in range(0, len(names), batch_size):
             chunk = slice(start, start + batch_size)
-            parts.append(family.sample(names[chunk], seeds[chunk], steps=steps, guidance_scale=guidance_scale))
+            parts.append(
+                family.sample(
+                    names[chunk], seeds[chunk], steps=steps, guidance_scale=guidance_scale, batch_size=batch_size
+                )
+            )
             on_progress(len(parts[-1]))
         images = torch.cat(parts)
         if draw == 0:

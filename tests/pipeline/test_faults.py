@@ -51,7 +51,7 @@ def test_with_mlflow_down_the_stage_finishes_and_says_what_was_not_logged(projec
 
 
 @pytest.mark.pipeline
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     project.set_params(**LONG)
     erased = project.root / "models/erased"
@@ -74,6 +74,7 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     assert not checkpoint.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_a_truncated_checkpoint_is_refused(project):
     project.set_params(**LONG)

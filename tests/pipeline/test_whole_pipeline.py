@@ -65,6 +65,7 @@ def test_again_there_is_nothing_to_do(flow_run):
     assert not executed(project.run("dvc", "repro"))
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_an_experiment_runs_what_depends_on_it_and_moves_no_alias(project):
     said = project.run("dvc", "exp", "run", "--temp", "-n", "half", "-S", "erase.eta=0.5")
@@ -122,6 +123,7 @@ def test_another_clone_pulls_and_has_nothing_to_run(project, tmp_path):
         assert (other / "models/erased" / name).read_bytes() == (project.root / "models/erased" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_a_failed_gate_registers_and_fails_the_flow(project):
     project.set_params(verdict__min_unlearning_accuracy=1.0, verdict__max_retain_accuracy_drop=0.0)
@@ -136,6 +138,7 @@ def test_a_failed_gate_registers_and_fails_the_flow(project):
     assert "dvc.lock is not committed: there are other changes (params.yaml" in said
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_a_wiped_registry_gets_the_version_again(project):
     for path in project.root.glob("mlflow.db*"):
