@@ -154,12 +154,14 @@ def run(commit: bool = True) -> None:
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         if "PREFECT_API_URL" not in os.environ:
             os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+        failed = None
         try:
             build_flow()()
-        except GateFailed:
-            print("\n" + summary() + ("\n" + record() if commit else ""))
-            raise
+        except GateFailed as error:  # a result all the same: shown and recorded before it ends the run
+            failed = error
         print("\n" + summary() + ("\n" + record() if commit else ""))
+        if failed:
+            raise failed
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ TELEMETRY_OFF = {
 }
 QUIET = {
     # Two stages at once share the cores: threads that spin for long while they wait slow both down many times over;
-    # threads that never spin make one alone half as fast.
+    # threads that never spin make one alone a third slower.
     "GOMP_SPINCOUNT": "1000",
     "TRANSFORMERS_VERBOSITY": "error",
 }

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from stages.errors import ParamsError
 from stages.params import load_params
@@ -10,7 +10,7 @@ FILE = Path(__file__).parent.parent / "params.yaml"
 
 
 def changed(tmp_path, *changes):
-    raw = yaml.safe_load(FILE.read_text())
+    raw = YAML(typ="safe").load(FILE)
     for key, value in changes:
         section, _, name = key.partition(".")
         if name:
@@ -18,7 +18,7 @@ def changed(tmp_path, *changes):
         else:
             raw[section] = value
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    YAML().dump(raw, path)
     return path
 
 

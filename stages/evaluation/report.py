@@ -81,13 +81,14 @@ def sentences(evaluation: dict[str, Any], what: str) -> list[str]:
     text = {
         "unlearning_accuracy": "{value:.1%} of the pictures drawn for {what} are not recognised as such "
         "(at least {limit:.0%})",
-        "in_domain_retain_accuracy_drop": "retained concepts are recognised {points:+.1f} percentage points from the "
-        "base (at most {allowed:g} lost)",
+        "in_domain_retain_accuracy_drop": "{kept:.1%} of the pictures drawn for retained concepts are recognised, of "
+        "the base's {before:.1%} (at most {allowed:g} percentage points less)",
         "fd_classifier_ratio": "retained pictures are {value:.2f} times as far from real ones as the base's "
         "(at most {limit:g})",
     }
+    before, kept = (evaluation[model]["in_domain_retain_accuracy"] for model in ("base", "erased"))
     return [
-        text[name].format(what=what, points=-100 * gate["value"], allowed=100 * gate["limit"], **gate)
+        text[name].format(what=what, kept=kept, before=before, allowed=100 * gate["limit"], **gate)
         + (": passed" if gate["passed"] else ": FAILED")
         for name, gate in evaluation["gates"].items()
     ]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ class Project:
         output = process.communicate(timeout=280)[0]
         assert process.returncode == code, output
         return output
+
+    def start_until(self, path: Path, *arguments: str) -> subprocess.Popen[str]:
+        """Start ``python -m …`` and return once it has written ``path``; an earlier end fails the test."""
+        process = self.start(*arguments)
+        until = time.monotonic() + 60
+        while not path.exists():
+            assert process.poll() is None and time.monotonic() < until, f"{path} was not written"
+            time.sleep(0.01)
+        return process
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(

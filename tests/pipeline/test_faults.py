@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import pandas as pd
 import pytest
@@ -59,10 +58,7 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     whole = (erased / WEIGHTS).read_bytes()
     (erased / WEIGHTS).unlink()
     checkpoint = project.root / ".work/checkpoints/erase.json"
-    process = project.start("stages.erase")
-    until = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < until:
-        time.sleep(0.01)
+    process = project.start_until(checkpoint, "stages.erase")
     process.send_signal(sign)
     said = process.communicate()[0]
     assert process.returncode == (130 if sign == signal.SIGINT else -sign), said
@@ -78,11 +74,8 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
 @pytest.mark.pipeline
 def test_a_truncated_checkpoint_is_refused(project):
     project.set_params(**LONG)
-    process = project.start("stages.erase")
     facts = project.root / ".work/checkpoints/erase.json"
-    until = time.monotonic() + 60
-    while not facts.exists() and time.monotonic() < until:
-        time.sleep(0.01)
+    process = project.start_until(facts, "stages.erase")
     process.kill()
     process.communicate()
     state = facts.with_suffix(".safetensors")
