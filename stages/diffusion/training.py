@@ -43,7 +43,9 @@ class TrainState:
     def __init__(self, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, ema_decay: float):
         self.parameters = parameters
         self.optimizer = optimizer
-        self.ema = EMAModel(parameters.values(), decay=ema_decay, use_ema_warmup=False) if ema_decay else None
+        self.ema = (
+            EMAModel(parameters.values(), decay=ema_decay, use_ema_warmup=False, foreach=True) if ema_decay else None
+        )
         self.step = 0
 
     def after_update(self) -> None:
@@ -77,19 +79,18 @@ class TrainState:
                 f"the checkpoint holds {len(saved)} parameters, this training has {len(self.parameters)}: delete it"
             )
         self.step = int(state["step"])
+        moments: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("optimizer/"):
+                _, what, name = key.split("/")
+                moments.setdefault(name, {})[what] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        indexed = {i: moments[name] for i, name in enumerate(self.parameters) if name in moments}
+        # The optimizer itself knows where each of its tensors belongs: a fused one keeps its step on the device.
+        self.optimizer.load_state_dict({"state": indexed, "param_groups": groups})
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter/{name}"])
-                prefix, suffix = "optimizer/", f"/{name}"
-                moments = {
-                    k[len(prefix) : -len(suffix)]: v
-                    for k, v in state.items()
-                    if k.startswith(prefix) and k.endswith(suffix) and k.count("/") == 2
-                }
-                if moments:
-                    self.optimizer.state[parameter] = {
-                        k: v.clone() if v.ndim == 0 else v.to(parameter.device, copy=True) for k, v in moments.items()
-                    }
             if self.ema is not None:
                 self.ema.optimization_step = self.step
                 for name, shadow in zip(self.parameters, self.ema.shadow_params, strict=True):
@@ -150,7 +151,7 @@ def train_denoiser(
     accelerator = accelerator or Accelerator()
     denoiser = family.denoiser.to(accelerator.device).train()
     parameters = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     state = TrainState(parameters, optimizer, ema_decay)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)

@@ -215,7 +215,7 @@ def run_loop(
     denoiser = copy.deepcopy(family.denoiser).to(device).eval()
     trainable = trainable_parameters(denoiser, settings.trainable)
     parameters = list(trainable.values())
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
