@@ -28,7 +28,11 @@ def main() -> None:
         evaluation = {
             "base": base,
             "erased": erased,
-            "delta": {k: erased[k] - base[k] for k in base if k in erased and not k.endswith("_sd")},
+            "delta": {
+                k: erased[k] - base[k]
+                for k in base
+                if k in erased and not k.startswith("accuracy.") and not k.endswith("_sd")
+            },
             "gates": found,
             "passed": all(g["passed"] for g in found.values()),
             "classifier": judge,

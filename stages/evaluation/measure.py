@@ -34,7 +34,8 @@ def measure(
     seed: int,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[str, float], Tensor]:
-    """Flat numbers, mean over draws with the standard deviation under ``_sd``, and eight images a concept.
+    """Flat numbers and eight images a concept: means over draws, with the standard deviation under ``_sd`` for all
+    but the accuracy of single concepts.
 
     Args:
         concepts: all concepts of the data.
@@ -66,7 +67,8 @@ def measure(
     for name in per_draw[0]:
         values = [row[name] for row in per_draw]
         result[name] = statistics.fmean(values)
-        result[f"{name}_sd"] = statistics.stdev(values) if draws > 1 else 0.0
+        if not name.startswith("accuracy."):
+            result[f"{name}_sd"] = statistics.stdev(values) if draws > 1 else 0.0
     return result, shown
 
 

@@ -66,8 +66,8 @@ def trace_png(trace: Path) -> bytes:
         left.plot(rows["step"], rows[name], label=name.replace("_", " "))
     for name in ("multiplier", "gradient_cosine"):
         right.plot(rows["step"], rows[name], label=name.replace("_", " "))
-    left.set(xlabel="update", yscale="log")
-    right.set(xlabel="update")
+    left.set(xlabel="update", yscale="log", title="losses")
+    right.set(xlabel="update", title="multiplier and cosine of the two gradients")
     left.legend()
     right.legend()
     buffer = io.BytesIO()
@@ -101,8 +101,7 @@ def report_html(
     verdict = "passed" if evaluation["passed"] else "FAILED"
     what = ", ".join(forgotten) or "single pictures"
     images = "".join(
-        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(name)}</figcaption></figure>"
+        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
         for name, png in pictures.items()
     )
     rows = "".join(
@@ -118,10 +117,10 @@ body{{font:16px/1.5 system-ui;max-width:64em;margin:1em auto;padding:0 1em;color
 .pictures{{display:flex;flex-wrap:wrap;gap:1em}}figure{{margin:0;max-width:100%}}img{{max-width:100%;height:auto}}
 ul{{margin:.3em 0 0;padding-left:1.2em}}
 .scroll{{overflow-x:auto}}table{{border-collapse:collapse}}td,th{{text-align:left;padding:.25em .7em;
-border-bottom:1px solid #ddd;vertical-align:top}}</style>
+border-bottom:1px solid #ddd;vertical-align:top}}.numbers td{{white-space:nowrap}}</style>
 <h1>Forget: {escape(what)}</h1><div class="verdict"><strong>Gates {verdict}.</strong><ul>{said}</ul></div>
 <h2>The same seeds before and after</h2><div class="pictures">{images}</div>
-<h2>Measured</h2><div class="scroll"><table>
+<h2>Measured</h2><div class="scroll"><table class="numbers">
 <tr><th>metric</th><th>base</th><th>erased</th><th>gate</th></tr>{rows}</table></div>
 <h2>How it was measured</h2><div class="scroll"><table>{method}</table></div></html>
 """
