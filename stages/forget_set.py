@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,38 +110,27 @@ def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame
     from stages.data.images import encode_png
     from stages.data.table import generated_table
     from stages.diffusion import family_of, open_pipeline
+    from stages.diffusion.drawing import draw_recognised
     from stages.metrics.classifier import load_classifier
     from stages.pretrain import FOLDER as BASE
 
     family, classifier = family_of(open_pipeline(BASE)), load_classifier(CLASSIFIER)
-    unseen = sorted(set(concepts) - set(classifier.concepts))
-    if unseen:
-        raise UnknownConcept(
-            f"the classifier does not know {', '.join(map(repr, unseen))}, so no picture drawn of it can be checked: "
-            "train it on the same data (python -m stages.classifier), or use forget_set.origin selected"
-        )
-    kept: list[bytes] = []
-    names: list[str] = []
+    pngs: list[bytes] = []
     discarded: dict[str, int] = {}
     for number, concept in enumerate(tqdm(concepts, desc="forget_set")):
-        found: dict[bytes, None] = {}
-        drawn = 0
-        while len(found) < params.count:
-            if drawn >= 10 * params.count:
-                found_of = f"{len(found)} of {drawn} pictures of {concept!r}"
-                raise DataError(f"the classifier recognised only {found_of} by the base model: train it longer")
-            seeds = [(seed + 1) * 10**9 + number * 10**6 + drawn + i for i in range(params.count)]
-            drawn += params.count
-            images = family.sample(
-                [concept] * params.count, seeds, steps=params.inference_steps, guidance_scale=params.guidance_scale
-            )
-            seen = classifier.predict(images).argmax(1) == classifier.concepts.index(concept)
-            found |= dict.fromkeys(encode_png(image) for image, ok in zip(images, seen.tolist(), strict=True) if ok)
-            discarded[concept] = discarded.get(concept, 0) + int((~seen).sum())
-        kept += list(found)[: params.count]
-        names += [concept] * params.count
+        images, discarded[concept] = draw_recognised(
+            family,
+            concept,
+            partial(classifier.recognises, concept),
+            params.count,
+            first_seed=(seed + 1) * 10**9 + number * 10**6,
+            steps=params.inference_steps,
+            guidance_scale=params.guidance_scale,
+        )
+        pngs += map(encode_png, images)
+    names = [concept for concept in concepts for _ in range(params.count)]
     channels, height, width = family.image_shape
-    return generated_table(kept, names, (height, width), "L" if channels == 1 else "RGB"), discarded
+    return generated_table(pngs, names, (height, width), "L" if channels == 1 else "RGB"), discarded
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stages.errors import IntegrityError
+from stages.errors import IntegrityError, UnknownConcept
 
 
 class ConceptClassifier(nn.Module):
@@ -75,6 +75,13 @@ class ConceptClassifier(nn.Module):
     def predict(self, images: Any, batch_size: int = 500) -> Tensor:
         """Probabilities ``(N, number of concepts)``."""
         return self.read(images, batch_size)[0]
+
+    def recognises(self, concept: str, images: Any) -> Tensor:
+        """Whether each image shows ``concept``, bool ``(N,)``. Raises: UnknownConcept: it was not trained on it."""
+        if concept not in self.concepts:
+            known = ", ".join(self.concepts)
+            raise UnknownConcept(f"the classifier does not know {concept!r}; it knows: {known}")
+        return self.predict(images).argmax(1) == self.concepts.index(concept)
 
 
 def train_classifier(

@@ -1,12 +1,14 @@
 """A checkout with tiny settings in which the flow has run once."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -38,8 +40,14 @@ class Project:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
         self.environment |= {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(root)}
 
-    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Start ``python -m …`` here."""
+    def start(self, *arguments: str, most_memory: int | None = None, **more: str) -> subprocess.Popen[str]:
+        """Start ``python -m …`` here, with at most so many bytes of address space."""
+
+        def limits():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell's child ignores it
+            if most_memory:
+                resource.setrlimit(resource.RLIMIT_AS, (most_memory, most_memory))
+
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
@@ -47,10 +55,10 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell's child ignores it
+            preexec_fn=limits,
         )
 
-    def run(self, *arguments: str, code: int = 0, **more: str) -> str:
+    def run(self, *arguments: str, code: int = 0, **more: Any) -> str:
         """Run ``python -m …`` here; its output. A surprising exit code fails the test."""
         process = self.start(*arguments, **more)
         output = process.communicate(timeout=280)[0]

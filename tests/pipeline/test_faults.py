@@ -41,6 +41,13 @@ def test_an_altered_model_is_refused(project):
 
 
 @pytest.mark.pipeline
+def test_out_of_memory_says_what_to_lower(project):
+    project.set_params(erase__retain_batch_size=3_000_000)
+    line = stated(project.run("stages.erase", code=1, most_memory=12 * 2**30), "OutOfMemory")
+    assert "erase ran out of memory" in line and "lower erase's batch size in params.yaml" in line
+
+
+@pytest.mark.pipeline
 def test_with_mlflow_down_the_stage_finishes_and_says_what_was_not_logged(project):
     said = project.run("stages.erase", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "warning: MLflow at http://127.0.0.1:9 unreachable: run erase" in said and "were not logged" in said
