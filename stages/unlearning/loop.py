@@ -43,7 +43,7 @@ class Settings:
     gap_every: int = 0
     forget_batch_size: int = 64
     retain_batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     ema_decay: float = 0.95
     condition_dropout: float = 0.1
     max_grad_norm: float = 1.0

@@ -1,5 +1,7 @@
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -117,3 +119,18 @@ def test_selecting_what_to_forget():
         select(table, [str(i) for i in range(10)], [])
     with pytest.raises(DataError, match="not in the train split"):
         select(table, [], ["feed"])
+
+
+@pytest.mark.unit
+def test_real_cifar10():
+    """``CIFAR10_PARQUET``: a parquet file of the hub's cifar10."""
+    file = Path(os.environ.get("CIFAR10_PARQUET") or Path(__file__).parents[3] / "shared/data/cifar10-test.parquet")
+    if not file.exists():
+        pytest.skip(f"no CIFAR-10 at {file}: set CIFAR10_PARQUET")
+    columns = pq.read_schema(file).names
+    image = next(c for c in columns if c in ("img", "image"))
+    raw = list(sources.read_parquet(file, image, "label"))
+    table, _ = curate_table(raw, **DEFAULTS | {"max_per_concept": 20})
+    assert len(table) == 200 and set(table["width"]) == {32} and set(table["mode"]) == {"RGB"}
+    assert {"airplane", "automobile", "frog"} <= set(table["concept"])
+    assert decode(table["image"].tolist(), (3, 32, 32)).std() > 0.3
