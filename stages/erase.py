@@ -38,7 +38,7 @@ def main() -> None:
     from stages.forget_set import FOLDER as SETS
     from stages.loading import FileCheckpoint, load_images, read_table
     from stages.pretrain import FOLDER as BASE
-    from stages.unlearning import erase
+    from stages.unlearning import METHODS, erase
 
     pipeline = open_pipeline(BASE)
     shape = family_of(pipeline).image_shape
@@ -47,7 +47,7 @@ def main() -> None:
     settings = params.model_dump(
         exclude={"method", "mixed_precision", "checkpoint_every", "fixed_multiplier", "anchor"}
     )
-    if params.multiplier == "fixed" or params.method == "graddiff":
+    if METHODS[params.method].get("multiplier", params.multiplier) == "fixed":
         settings["eta"] = params.fixed_multiplier
     key = (whole.seed, params, sha256_folder(BASE), (SETS / MANIFEST).read_text())
     rows: list[dict[str, float]] = []
@@ -75,7 +75,8 @@ def main() -> None:
             )
         trace = pd.DataFrame(rows, columns=TRACE)
         write_bytes(Path("plots/erase.csv"), trace.to_csv(index=False).encode())
-        numbers = trace.drop(columns=["step", "constraint_gap"]).iloc[-10:].mean().to_dict()
+        # What a method does not measure has no mean.
+        numbers = trace.drop(columns=["step", "constraint_gap"]).iloc[-10:].mean().dropna().to_dict()
         write_json(Path("metrics/erase.json"), {"updates": params.outer_steps, **numbers})
         with new_folder(FOLDER) as folder:
             result.pipeline.save_pretrained(folder)

@@ -103,7 +103,7 @@ class ForgetSet(Section):
 
 
 class Erase(Section):
-    method: Literal["erasediff", "graddiff", "finetune"]
+    method: Literal["erasediff", "graddiff", "finetune", "neggrad", "salun", "munba", "esd"]
     eta: Positive
     multiplier: Literal["paper", "cosine", "fixed"]
     fixed_multiplier: Annotated[float, Field(ge=0)]
@@ -120,6 +120,8 @@ class Erase(Section):
     ema_decay: Fraction
     condition_dropout: Fraction
     max_grad_norm: Positive
+    mask: Literal["none", "saliency"]
+    mask_fraction: Annotated[float, Field(gt=0, le=1)]
     trainable: str
     mixed_precision: Precision
     checkpoint_every: Count

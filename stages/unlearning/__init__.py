@@ -23,6 +23,33 @@ METHODS: dict[str, dict[str, Any]] = {
     "graddiff": {"multiplier": "fixed"},
     # Retain loss only: the control.
     "finetune": {"forget_weight": 0.0},
+    # Gradient ascent on the denoising loss of the forget set, nothing else.
+    "neggrad": {
+        "forget_weight": -1.0,
+        "retain_weight": 0.0,
+        "multiplier": "fixed",
+        "eta": 1.0,
+        "forget_target": "truth",
+        "forget_source": "forget",
+    },
+    # Random relabelling of the forget set beside denoising of the retain set, on salient weights only.
+    "salun": {
+        "multiplier": "fixed",
+        "mask": "saliency",
+        "forget_target": "relabel",
+        "forget_source": "forget",
+        "retain_target": "noise",
+    },
+    # Nash bargaining: the bisector of the two gradients, of one length.
+    "munba": {"unit_gradients": True, "multiplier": "fixed", "eta": 1.0, "unit_update": True},
+    # Away from the concept by the model's own guidance, without retained pictures.
+    "esd": {
+        "retain_weight": 0.0,
+        "multiplier": "fixed",
+        "eta": 1.0,
+        "forget_target": "negative_guidance",
+        "forget_source": "forget",
+    },
 }
 
 #: The two settings in which the defaults differ from EraseDiff's paper, as the paper has them.

@@ -6,6 +6,7 @@ import copy
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +27,20 @@ class Settings:
     """One method as a composition; every number's source is in PAPERS.md.
 
     Attributes:
-        forget_weight: +1 pulls towards the forget target; 0 leaves the forget loss out (finetune).
+        forget_weight: +1 pulls towards the forget target, -1 climbs away from it; 0 leaves the forget loss out.
+        retain_weight: 0 leaves the retain loss out.
         multiplier: rule that joins the two gradients, a key of ``MULTIPLIERS``.
         eta: its rate of decrease, or the fixed weight.
+        unit_gradients: the two gradients are brought to length one before they are joined. With a weight of one that
+            is the direction of MUNBa's bargain, α_r ∇L_r + α_f ∇g with α_i = 1 / (‖g_i‖ √(1 + cos φ)).
+        unit_update: every update has the length ``max_grad_norm``, not only a longer one. The bargain's is √2 whatever
+            the gradients.
+        mask: ``saliency``: only the weights that matter most for the forget set are changed (SalUn).
+        mask_fraction: share of the weights that a mask leaves trainable.
     """
 
     forget_weight: float = 1.0
+    retain_weight: float = 1.0
     multiplier: str = "paper"
     eta: float = 1.0
     forget_target: str = "relabel"
@@ -47,6 +56,10 @@ class Settings:
     ema_decay: float = 0.95
     condition_dropout: float = 0.1
     max_grad_norm: float = 1.0
+    unit_gradients: bool = False
+    unit_update: bool = False
+    mask: str = "none"
+    mask_fraction: float = 0.5
     trainable: str = "full"
 
 
@@ -130,13 +143,14 @@ class Losses:
         batch = self.forget_batch(step, draw)
         noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean)
         timesteps = self.family.timesteps(len(batch.asked), draw).to(self.device)
-        noisy, _ = self.family.noised(batch.clean, noise, timesteps)
+        noisy, truth = self.family.noised(batch.clean, noise, timesteps)
         target = forget_target(
             self.settings.forget_target,
             self.family,
             self.teacher,
             noisy,
             timesteps,
+            truth,
             batch,
             anchor=self.settings.anchor,
             draw=draw,
@@ -144,6 +158,20 @@ class Losses:
         condition = self.family.condition(batch.asked)
         prediction = self.family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
         return F.mse_loss(prediction.float(), target.float())
+
+    def saliency(self, parameters: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+        """|∇L| of plain denoising of the forget set, summed over one pass, flat ``(P,)``; of the denoiser as it is."""
+        n = self.settings.forget_batch_size
+        total = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
+        for step in range(-(-len(self.forget_set) // n)):
+            clean, concepts = self._draw("saliency", step, n, self.forget_set)
+            draw = generator(self.seed, "saliency-noise", step)
+            noise = torch.randn(clean.shape, generator=draw).to(clean)
+            timesteps = self.family.timesteps(len(concepts), draw).to(self.device)
+            noisy, target = self.family.noised(clean, noise, timesteps)
+            prediction = self.family.predict(self.denoiser, noisy, timesteps, self.family.condition(concepts))
+            total += gradient(F.mse_loss(prediction.float(), target.float()), parameters, accelerator).abs()
+        return total
 
     def constraint_gap(self, step: int, trainable: dict[str, Tensor]) -> float:
         """g(θ) = L_f(θ) − L_f(φᴷ) with φᴷ from K Adam steps on a copy: a measurement that leaves nothing behind."""
@@ -161,7 +189,7 @@ class Losses:
             return float(before or 0.0) - self.forget(step, inner).item()
 
 
-def gradient(loss: Tensor, parameters: list[Tensor], accelerator: Accelerator) -> Tensor:
+def gradient(loss: Tensor, parameters: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
     """Gradient of ``loss``, flat float32 ``(P,)``, averaged over processes; zero for unused parameters."""
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = torch.cat(
@@ -180,14 +208,26 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def update_direction(retain_grad: Tensor, gap_grad: Tensor, settings: Settings) -> tuple[Tensor, dict[str, float]]:
     """δ = ∇L_r + λ∇g, with what the trace records of the two gradients."""
+    norms = {"retain_grad_norm": float(retain_grad.norm()), "forget_grad_norm": float(gap_grad.norm())}
+    if settings.unit_gradients:
+        retain_grad, gap_grad = (
+            g / n if n else g for g, n in zip((retain_grad, gap_grad), norms.values(), strict=True)
+        )
     multiplier = MULTIPLIERS[settings.multiplier](retain_grad, gap_grad, eta=settings.eta)
     measured = {
-        "retain_grad_norm": float(retain_grad.norm()),
-        "forget_grad_norm": float(gap_grad.norm()),
+        **norms,
         "gradient_cosine": float(torch.cosine_similarity(retain_grad, gap_grad, dim=0)),
         "multiplier": float(multiplier),
     }
     return retain_grad + multiplier * gap_grad, measured
+
+
+def top_fraction(values: Tensor, fraction: float) -> Tensor:
+    """Ones where a value is among the largest ``fraction`` of all, else zeros, float32 of the shape of ``values``."""
+    keep = max(1, round(fraction * values.numel()))
+    mask = torch.zeros_like(values)
+    mask[values.topk(keep).indices] = 1.0
+    return mask
 
 
 def run_loop(
@@ -217,15 +257,18 @@ def run_loop(
     parameters = list(trainable.values())
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
+    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, device)
+    mask = None
+    if settings.mask == "saliency":  # of the base: before a checkpoint is restored
+        mask = top_fraction(losses.saliency(parameters, accelerator), settings.mask_fraction)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
-    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, device)
     while state.step < settings.outer_steps:
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_cosine(state.step, 0, settings.outer_steps)
         try:
-            row = _update(losses, optimizer, trainable, settings, state.step, accelerator)
+            row = _update(losses, optimizer, trainable, mask, settings, state.step, accelerator)
         except NonFiniteLoss:
             if checkpoint is not None:
                 checkpoint.save(state.tensors())
@@ -246,23 +289,29 @@ def _update(
     losses: Losses,
     optimizer: torch.optim.Optimizer,
     trainable: dict[str, Tensor],
+    mask: Tensor | None,
     settings: Settings,
     step: int,
     accelerator: Accelerator,
 ) -> dict[str, float]:
     parameters = list(trainable.values())
-    with accelerator.autocast():
-        retain_loss = losses.retain(step)
-    retain_grad = gradient(retain_loss, parameters, accelerator)
-    forget_loss, gap_grad = torch.zeros(()), torch.zeros_like(retain_grad)
-    if settings.forget_weight:
+
+    def weighted(weight: float, loss_of: Callable[[int], Tensor], name: str) -> tuple[float, Tensor]:
+        """Loss, and gradient of ``weight`` times it; one that has no weight is not computed."""
+        if not weight:
+            return float("nan"), torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
         with accelerator.autocast():
-            forget_loss = losses.forget(step)
-        gap_grad = gradient(settings.forget_weight * forget_loss, parameters, accelerator)
-    check_finite(step, retain_loss=retain_loss.detach(), forget_loss=forget_loss.detach())
+            loss = loss_of(step)
+        check_finite(step, **{name: loss.detach()})
+        grad = gradient(weight * loss, parameters, accelerator)
+        return loss.item(), grad if mask is None else grad * mask
+
+    retain_loss, retain_grad = weighted(settings.retain_weight, losses.retain, "retain_loss")
+    forget_loss, gap_grad = weighted(settings.forget_weight, losses.forget, "forget_loss")
     direction, measured = update_direction(retain_grad, gap_grad, settings)
     check_finite(step, gradient_norm=direction.norm())
-    direction *= (settings.max_grad_norm / (direction.norm() + 1e-6)).clamp(max=1.0)
+    scale = settings.max_grad_norm / (direction.norm() + 1e-6)
+    direction *= scale if settings.unit_update else scale.clamp(max=1.0)
     offset = 0
     for parameter in parameters:
         parameter.grad = direction[offset : offset + parameter.numel()].view_as(parameter).to(parameter.dtype)
@@ -273,8 +322,8 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
-        "retain_loss": retain_loss.item(),
-        "forget_loss": forget_loss.item(),
+        "retain_loss": retain_loss,
+        "forget_loss": forget_loss,
         "constraint_gap": gap,
         **measured,
     }

@@ -47,6 +47,7 @@ def forget_target(
     teacher: nn.Module,
     noisy: Tensor,
     timesteps: Tensor,
+    truth: Tensor,
     batch: ForgetBatch,
     *,
     anchor: str | None,
@@ -55,10 +56,12 @@ def forget_target(
     """What the prediction under the forgotten concept should become, of the shape of ``noisy``.
 
     Args:
+        truth: what a denoiser should predict for ``noisy``, of its shape.
         kind: ``relabel``: the teacher's prediction under the wrong concept (arXiv 2401.05779, section 3);
             ``uniform_noise``: U[0, 1) noise instead of N(0, 1) (same section);
             ``negative_guidance``: u − (c − u), away from the concept (ESD, arXiv 2303.07345, eq. 5, scale 1);
-            ``anchor``: the teacher's prediction under one given concept.
+            ``anchor``: the teacher's prediction under one given concept;
+            ``truth``: the denoising target itself, to be climbed away from (``Settings.forget_weight`` of -1).
     Raises: ValueError: unknown kind.
     """
 
@@ -75,4 +78,6 @@ def forget_target(
         return null - (taught(batch.asked) - null)
     if kind == "anchor":
         return taught([anchor or NULL_CONCEPT] * n)
-    raise ValueError(f"forget target {kind!r} is none of relabel, uniform_noise, negative_guidance, anchor")
+    if kind == "truth":
+        return truth
+    raise ValueError(f"forget target {kind!r} is none of relabel, uniform_noise, negative_guidance, anchor, truth")
