@@ -17,20 +17,37 @@ def build_flow() -> Any:
     from prefect import flow, get_run_logger, task
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
     from prefect.futures import wait
+    from prefect.states import Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
     from flows import pipeline
     from stages.errors import GateFailed, StageFailed
 
+    # A stated failure is a returned state, not an exception: Prefect logs a traceback of each of those.
     @task(task_run_name="{name}")
-    def stage(name: str, parent: str | None, force: bool = False) -> bool:
+    def stage(name: str, parent: str | None, force: bool = False) -> Any:
         logger = get_run_logger()
         extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
-        return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra, force=force)
+        try:
+            return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra, force=force)
+        except StageFailed as error:
+            return Failed(name=StageFailed.__name__, message=str(error))
 
     @flow(name="erase", task_runner=ThreadPoolTaskRunner(max_workers=2), validate_parameters=True)
-    def erase_flow() -> dict[str, str]:
+    def erase_flow() -> Any:
         """Request to forget in params.yaml → verified, registered model with aliases."""
+        try:
+            return stages_to_aliases()
+        except (StageFailed, GateFailed) as error:
+            return Failed(name=type(error).__name__, message=str(error))
+
+    def ran(state: Any) -> bool:
+        """Whether a stage executed. Raises: StageFailed; what was not foreseen."""
+        if state.name == StageFailed.__name__:
+            raise StageFailed(state.message)
+        return state.result()
+
+    def stages_to_aliases() -> dict[str, str]:
         from stages import tracking
         from stages.registry.versions import promote_initial, version_exists
 
@@ -39,17 +56,16 @@ def build_flow() -> Any:
             for name, before in pipeline.stage_order().items():
                 futures[name] = stage.submit(name, parent.run_id, wait_for=[futures[b] for b in before])
             wait(list(futures.values()))
-            failed = [f.state for f in futures.values() if f.state.is_failed()]
-            if failed:
-                raise StageFailed(str(failed[0].message).split("StageFailed: ")[-1])
-            executed = {name: future.result() for name, future in futures.items()}
+            states = {name: future.state for name, future in futures.items()}
+            # First the stage that failed, not those that waited for it.
+            executed = {n: ran(s) for n, s in sorted(states.items(), key=lambda item: not item[1].is_failed())}
             version = json.loads((RUNS / "register.json").read_text())
             if not version_exists(version["model_name"], version["version"]):
                 # DVC knows nothing of a registry that was wiped, or of another one than the cached result's.
-                executed["register"] = stage("register", parent.run_id, force=True)
+                executed["register"] = ran(stage("register", parent.run_id, force=True, return_state=True))
                 version = json.loads((RUNS / "register.json").read_text())
-            for name, ran in executed.items():
-                parent.link(name.replace("@", "-"), executed=ran)
+            for name, did in executed.items():
+                parent.link(name.replace("@", "-"), executed=did)
             evaluation = json.loads(EVALUATION.read_text())
             create_table_artifact(
                 key="verdict",
@@ -143,7 +159,7 @@ def record() -> str:
 def run(commit: bool = True) -> None:
     """Check the parameters, hold the checkout, run the flow unless there is nothing to do."""
     from flows import pipeline
-    from stages.errors import GateFailed
+    from stages.errors import GateFailed, StageFailed
     from stages.params import load_params
 
     load_params()
@@ -154,14 +170,14 @@ def run(commit: bool = True) -> None:
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         if "PREFECT_API_URL" not in os.environ:
             os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
-        failed = None
-        try:
-            build_flow()()
-        except GateFailed as error:  # a result all the same: shown and recorded before it ends the run
-            failed = error
+        state = build_flow()(return_state=True)
+        if state.name == "StageFailed":
+            raise StageFailed(state.message)
+        if state.name != "GateFailed":  # a result all the same: shown and recorded before it ends the run
+            state.result()  # raises what was not foreseen
         print("\n" + summary() + ("\n" + record() if commit else ""))
-        if failed:
-            raise failed
+        if state.name == "GateFailed":
+            raise GateFailed(state.message)
 
 
 def main() -> None:

@@ -324,10 +324,8 @@ class StageRun:
         self.run_id, self.experiment_id = info.run_id, experiment.experiment_id
 
     def _close_abandoned(self, experiment_id: str) -> None:
-        """Runs of this stage and checkout that a killed process of this host left RUNNING are KILLED."""
-        found = self._client.search_runs(
-            [experiment_id], f"tags.stage = '{self.name}' and attributes.status = 'RUNNING'", max_results=100
-        )
+        """Runs of this checkout that a killed process of this host left RUNNING are KILLED."""
+        found = self._client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
         for run in found:
             tags = run.data.tags
             if (tags.get("host"), tags.get("root")) != (socket.gethostname(), str(project_root())):

@@ -25,12 +25,14 @@ def grid_png(
         tile: least pixels a side of a picture; small ones are enlarged without smoothing.
         marked: concepts framed and named in red: those to forget.
     """
+    from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
     rows, columns, channels, height, width = images.shape
     scale = max(1, tile // max(height, width))
     cell_h, cell_w = height * scale + 4, width * scale + 4
-    font = ImageFont.load_default(size=18)
+    # Matplotlib's own font: Pillow's has no accents.
+    font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size=17)
     label = 16 + max(int(font.getlength(c[:24])) for c in concepts)
     canvas = Image.new("RGB", (label + columns * cell_w, 34 + rows * cell_h), "white")
     pen = ImageDraw.Draw(canvas)

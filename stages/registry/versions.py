@@ -91,6 +91,7 @@ def register_version(
     with _reached(UPLOAD) as client, tracking.exclusive(lock):
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
             return existing
+        _forget_half_logged(client, run_id)
         model = _log_model(run_id, folder, example_concept)
         _attach(client, run_id, model.model_id, files, card)
         _create_registered_model(client, name)
@@ -105,6 +106,14 @@ def register_version(
         client.delete_model_version(name, made)  # another machine was faster
         client.delete_logged_model(model.model_id)
         return first
+
+
+def _forget_half_logged(client: Any, run_id: str) -> None:
+    """Delete what killed runs of the experiment left half logged: nothing refers to it."""
+    experiment = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models([experiment]):
+        if model.status == "PENDING" and client.get_run(model.source_run_id).info.status == "KILLED":
+            client.delete_logged_model(model.model_id)
 
 
 def _create_registered_model(client: Any, name: str) -> None:
