@@ -49,7 +49,8 @@ def build_flow() -> Any:
 
     def stages_to_aliases() -> dict[str, str]:
         from stages import tracking
-        from stages.registry.versions import promote_initial, version_exists
+        from stages.registry.promotion import promote_initial
+        from stages.registry.versions import version_exists
 
         with tracking.parent_run("erase-flow") as parent:
             futures: dict[str, Any] = {}

@@ -59,5 +59,9 @@ class StageFailed(EraseDiffError):
     """A DVC stage ended with an error."""
 
 
+class WouldUnerase(EraseDiffError):
+    """A promotion would bring back what the champion has forgotten."""
+
+
 class GateFailed(EraseDiffError):
     """The erased model did not pass its gates."""

@@ -27,8 +27,9 @@ def main() -> None:
     sets = read_json(root / "data/forget_set/summary.json")
     facts = lineage.collect(root, lock)
     tags = version_tags(evaluation, sets["concepts"], facts) | lineage.stage_runs(root)
+    tags["erasures"] = json.dumps(sorted({*sets["concepts"], *of_base(lock)}), ensure_ascii=False)
     evidence = [Path("params.yaml"), Path("dvc.lock"), EVALUATION, REPORT]
-    example = next(iter(sets["retain"]), "")
+    tags["example_concept"] = example = next(iter(sets["retain"]), "")
     try:
         with tracking.stage_run("register", {"model_name": name}, required=True) as run:
             assert run.run_id is not None  # required
@@ -42,8 +43,18 @@ def main() -> None:
     print(f"registered {name} version {version}; gates {'passed' if evaluation['passed'] else 'FAILED'}")
 
 
+def of_base(lock: dict[str, Any]) -> set[str]:
+    """What the base had forgotten already, where it is a version of the registry. Raises: ModelError, TrackingError."""
+    from stages.registry.lineage import stage_params
+    from stages.registry.promotion import erasures
+    from stages.registry.versions import get
+
+    made = stage_params(lock, "pretrain")
+    return erasures(get(made["repo"], made["revision"]).tags) if made.get("source") == "registry" else set()
+
+
 def version_tags(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str]) -> dict[str, str]:
-    """Tags of a version: lineage, hashes, what was forgotten, each gate."""
+    """Tags of a version: lineage, hashes, what this run forgot, each gate."""
     from stages.registry.model_card import gate_text
 
     tags = {**facts, "gates_passed": str(evaluation["passed"]).lower()}

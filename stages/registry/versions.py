@@ -15,7 +15,7 @@ from typing import Any
 
 from stages import tracking
 from stages.artifacts import read_json, sha256_folder, verify_folder
-from stages.errors import EraseDiffError, GateFailed, IntegrityError, ModelError, TrackingError
+from stages.errors import EraseDiffError, IntegrityError, ModelError, TrackingError
 
 DIGEST_TAG = "lineage_digest"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
@@ -37,7 +37,7 @@ class Version:
 
 
 @contextmanager
-def _reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
+def reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
     """A client. Raises: TrackingError: the registry cannot be used, in one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -58,7 +58,7 @@ def _is_missing(error: Any) -> bool:
 
 def find_version(name: str, digest: str) -> str | None:
     """The oldest version of ``name`` with this lineage digest. Raises: TrackingError."""
-    with _reached() as client:
+    with reached() as client:
         found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
         return min((str(v.version) for v in found), key=int, default=None)
 
@@ -88,7 +88,7 @@ def register_version(
     Raises: TrackingError: the registry cannot be used.
     """
     lock = tracking.project_root() / ".work" / "register.lock"
-    with _reached(UPLOAD) as client, tracking.exclusive(lock):
+    with reached(UPLOAD) as client, tracking.exclusive(lock):
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
             return existing
         _forget_half_logged(client, run_id)
@@ -185,7 +185,7 @@ def aliases(name: str) -> dict[str, str]:
 def _aliases(name: str) -> dict[str, str] | None:
     from mlflow.exceptions import MlflowException
 
-    with _reached() as client:
+    with reached() as client:
         try:
             return {a: str(v) for a, v in client.get_registered_model(name).aliases.items()}
         except MlflowException as error:
@@ -197,7 +197,7 @@ def _aliases(name: str) -> dict[str, str] | None:
 def _version(name: str, version: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
-    with _reached() as client:
+    with reached() as client:
         try:
             found = client.get_model_version(name, version)
             return Version(name, str(found.version), dict(found.tags), found.run_id or "", found.description or "")
@@ -223,7 +223,7 @@ def get(name: str, version_or_alias: str) -> Version:
     asked = str(version_or_alias)
     there = _aliases(name)
     if there is None:
-        with _reached() as client:
+        with reached() as client:
             known = ", ".join(m.name for m in client.search_registered_models(max_results=20)) or "none"
         raise ModelError(f"the registry has no model {name!r}; it has: {known}")
     if not asked.isdigit() and asked not in there:
@@ -234,35 +234,10 @@ def get(name: str, version_or_alias: str) -> Version:
     return found
 
 
-def get_alias(name: str, alias: str) -> str | None:
-    """The version an alias points to, or ``None``. Raises: TrackingError."""
-    return aliases(name).get(alias)
-
-
-def set_alias(name: str, alias: str, version: str) -> None:
-    """Point an alias to a version. Raises: ModelError: no such version. TrackingError."""
-    get(name, version)
-    with _reached() as client:
-        client.set_registered_model_alias(name, alias, version)
-
-
 def set_tag(name: str, version: str, key: str, value: str) -> None:
     """Tag a version. Raises: TrackingError."""
-    with _reached() as client:
+    with reached() as client:
         client.set_model_version_tag(name, version, key, value)
-
-
-def promote_initial(name: str, version: str) -> dict[str, str]:
-    """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet; all aliases.
-
-    Raises: GateFailed: it did not pass. ModelError: no such version. TrackingError.
-    """
-    if get(name, version).tags.get("gates_passed") != "true":
-        raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
-    set_alias(name, "challenger", version)
-    if get_alias(name, "champion") is None:
-        set_alias(name, "champion", version)
-    return aliases(name)
 
 
 def resolve(uri: str) -> Path:
@@ -304,7 +279,7 @@ def _fetched(name: str, version: str, expected: str) -> Path:
 def _downloaded(name: str, version: str, expected: str, to: str | None) -> Path:
     import mlflow
 
-    with _reached(UPLOAD):
+    with reached(UPLOAD):
         # Not the whole model: into the root of a local one MLflow would write a file.
         local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/artifacts", dst_path=to))
     folders = [p for p in local.iterdir() if p.is_dir()]

@@ -22,7 +22,8 @@ from stages.artifacts import new_folder, sha256_folder
 from stages.diffusion import family_of
 from stages.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
 from stages.registry import load_pipeline, versions
-from stages.registry.versions import aliases, get, get_alias, promote_initial, register_version, set_alias
+from stages.registry.promotion import promote_initial
+from stages.registry.versions import aliases, get, register_version
 
 FOLDER = Path("models/erased")
 
@@ -56,9 +57,6 @@ def test_one_version_a_digest_and_back_again(store, pipeline):
     assert promote_initial("m", first) == {"challenger": "1", "champion": "1"} == aliases("m")
     with pytest.raises(GateFailed, match="did not pass"):
         promote_initial("m", second)
-    set_alias("m", "previous_champion", second)
-    assert get_alias("m", "previous_champion") == second == get("m", "previous_champion").version
-    assert get_alias("m", "none_such") is None
     found = get("m", first)
     assert found.tags["lineage_digest"] == "d1" and len(found.description) == versions.DESCRIPTION_LENGTH
     again = family_of(load_pipeline("models:/m@champion"))
@@ -78,8 +76,6 @@ def test_what_is_not_there_is_named(store):
         load_pipeline("models:/m@best")
     with pytest.raises(ModelError, match="no version 7"):
         load_pipeline("models:/m/7")
-    with pytest.raises(ModelError, match="no version 7"):
-        set_alias("m", "champion", "7")
     with pytest.raises(ModelError, match="no model 'x'; it has: m"):
         load_pipeline("models:/x/1")
     for uri in ("models:/m", "models:/m/latest", "models:/../m/1"):

@@ -1,0 +1,167 @@
+"""Moving aliases: who becomes champion, on what evidence, and the history that MLflow does not keep."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from stages import tracking
+from stages.errors import GateFailed, ModelError, WouldUnerase
+from stages.registry.versions import aliases, get, reached, resolve
+
+#: MLflow experiment with a run for each alias that was moved. Nothing here changes or deletes a finished one.
+EXPERIMENT = "erasediff-aliases"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One alias that went from a version to another; ``before`` is empty where there was none."""
+
+    at: datetime
+    alias: str
+    before: str
+    after: str
+    by: str
+    why: str
+    evidence: str
+
+
+def erasures(tags: dict[str, str]) -> set[str]:
+    """What a version has forgotten, with all that its base had."""
+    return set(json.loads(tags.get("erasures", tags.get("forgotten", "[]"))))
+
+
+def promote_initial(name: str, version: str) -> dict[str, str]:
+    """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet; all aliases.
+
+    Raises: GateFailed: it did not pass. ModelError: no such version. TrackingError.
+    """
+    tags = get(name, version).tags
+    if tags.get("gates_passed") != "true":
+        raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
+    with _one_at_a_time(name):
+        for alias in ("challenger", "champion"):
+            before = aliases(name).get(alias, "")
+            if before != version and (alias == "challenger" or not before):
+                _move(name, alias, before, version, "the erase flow", "gates passed", _evidence(tags))
+    return aliases(name)
+
+
+def promote(
+    name: str,
+    version: str | None = None,
+    *,
+    why: str,
+    by: str | None = None,
+    brings_back: Sequence[str] = (),
+    check: Callable[[str, str], Any] | None = None,
+) -> str:
+    """Make a version champion; the one before becomes ``previous_champion``.
+
+    Args:
+        version: the challenger by default. The previous champion, for a rollback.
+        by: the operating system's user by default.
+        brings_back: erasures of the champion that may be lost: every one that would be has to be named.
+        check: called with the version's URI and a concept that it keeps before anything moves; it raises where the
+            model does not draw.
+
+    Returns: the new champion.
+    Raises: GateFailed: it did not pass its gates. WouldUnerase: it draws what the champion has forgotten.
+        ModelError: no such version, it is champion already, or the champion changed meanwhile.
+        IntegrityError: the stored model was altered. TrackingError.
+    """
+    held = aliases(name)
+    found = get(name, version or "challenger")
+    champion = held.get("champion", "")
+    if found.version == champion:
+        raise ModelError(f"version {champion} of {name} is champion already")
+    if found.tags.get("gates_passed") != "true":
+        raise GateFailed(f"version {found.version} of {name} did not pass its gates: it cannot become champion")
+    if champion:
+        lost = erasures(get(name, champion).tags) - erasures(found.tags) - set(brings_back)
+        if lost:
+            raise WouldUnerase(
+                f"version {found.version} of {name} still draws {', '.join(sorted(lost))}, which the champion "
+                f"(version {champion}) has forgotten: erase that from it first, or name each with --brings-back"
+            )
+    uri = f"models:/{name}/{found.version}"
+    resolve(uri)  # its hash
+    if check is not None:
+        check(uri, found.tags.get("example_concept", ""))
+    by, note = by or getpass.getuser(), why + (f"; brings back {', '.join(brings_back)}" if brings_back else "")
+    with _one_at_a_time(name):
+        now = aliases(name).get("champion", "")
+        if now != champion:
+            raise ModelError(f"the champion of {name} changed from {champion or 'none'} to {now}: look again")
+        if champion:
+            before = held.get("previous_champion", "")
+            _move(name, "previous_champion", before, champion, by, note, _evidence(get(name, champion).tags))
+        _move(name, "champion", champion, found.version, by, note, _evidence(found.tags))
+    return found.version
+
+
+def history(name: str) -> list[Move]:
+    """Every alias that was moved, oldest first. Raises: TrackingError."""
+    with reached() as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return []
+        found, token = [], None
+        while True:
+            page = client.search_runs(
+                [experiment.experiment_id],
+                f"tags.model = '{name}' and attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                break
+    moves = [_read(run) for run in found]
+    return sorted(moves, key=lambda move: move.at)
+
+
+def champion_at(name: str, at: datetime) -> str | None:
+    """The version that was champion then, or ``None``. Raises: TrackingError."""
+    before = [move for move in history(name) if move.alias == "champion" and move.at <= at]
+    return before[-1].after if before else None
+
+
+def _read(run: Any) -> Move:
+    tags = run.data.tags
+    at = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    return Move(at, tags["alias"], tags["from"], tags["to"], tags["by"], tags["why"], tags["evidence"])
+
+
+def _evidence(tags: dict[str, str]) -> str:
+    """What the gates were measured on: the version's lineage and weights."""
+    return tracking.sha256_text(json.dumps([tags.get("lineage_digest"), tags.get("erased_sha256")]))
+
+
+def _one_at_a_time(name: str) -> Any:
+    return tracking.exclusive(tracking.project_root() / ".work" / f"aliases-{name}.lock")
+
+
+def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> None:
+    """Note the move, make it, and finish the note: a kill in between leaves a note that the next move settles."""
+    with reached() as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+        _settle(client, number, name)
+        tags = {"model": name, "alias": alias, "from": before, "to": after, "by": by, "why": why, "evidence": evidence}
+        label = f"{name} {alias} {before or 'none'} → {after}"
+        run = client.create_run(number, tags=tags, run_name=label).info.run_id
+        client.set_registered_model_alias(name, alias, after)
+        client.set_terminated(run, "FINISHED")
+
+
+def _settle(client: Any, experiment: str, name: str) -> None:
+    held = aliases(name)
+    for run in client.search_runs([experiment], f"tags.model = '{name}' and attributes.status = 'RUNNING'"):
+        happened = held.get(run.data.tags["alias"]) == run.data.tags["to"]
+        client.set_terminated(run.info.run_id, "FINISHED" if happened else "FAILED")
