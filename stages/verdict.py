@@ -45,10 +45,14 @@ def main() -> None:
             "base model": f"{base['recognised']:.3f} of its pictures recognised, all concepts",
             "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures",
             "distance": "Fréchet distance of classifier features, retained concepts, to held-out real pictures",
-            "method": f"{s.method}, {s.outer_steps} updates, η {s.eta:g}, multiplier {s.multiplier}",
-            "deviation from the paper": f"forget source {s.forget_source} (paper: forget), retain target "
-            f"{s.retain_target} (paper: noise); the evidence is in stages/PAPERS.md",
+            "method": f"{s.method}, {s.outer_steps} updates",
         }
+        if s.method == "erasediff":
+            how["method"] += f", η {s.eta:g}, multiplier {s.multiplier}"
+            how["deviation from the paper"] = (
+                f"forget source {s.forget_source} (paper: forget), retain target {s.retain_target} (paper: noise); "
+                "the evidence is in stages/PAPERS.md"
+            )
         names = {"base": Path("plots/samples_base.png"), "erased": Path("plots/samples_erased.png")}
         pictures = {name: path.read_bytes() for name, path in names.items()}
         pictures["losses, multiplier and gradient cosine over the updates"] = trace_png(Path("plots/erase.csv"))
