@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -107,6 +107,30 @@ def check_finite(step: int, **values: Tensor | float) -> None:
             )
 
 
+def share(n: int, accelerator: Accelerator) -> slice:
+    """This process's part of a global batch of ``n``. Every process draws the whole batch's random numbers and takes
+    its part of them, so that the number of processes changes no result but by rounding.
+
+    Raises: ValueError: fewer samples than processes.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if n < world:
+        raise ValueError(f"a batch of {n} cannot be shared by {world} processes: raise the batch size")
+    return slice(rank * n // world, (rank + 1) * n // world)
+
+
+def shared_mse(prediction: Tensor, target: Tensor, n: int, accelerator: Accelerator) -> Tensor:
+    """Mean squared error in float32, weighted so that the mean over processes is that of the batch of ``n``."""
+    return F.mse_loss(prediction.float(), target.float()) * (len(prediction) * accelerator.num_processes / n)
+
+
+def average_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Replace each gradient by its mean over processes."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
 def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
     """Factor of the learning rate: a linear rise, then half a cosine down to 0. A function of the step alone,
     so that a resumed training needs no scheduler state."""
@@ -140,6 +164,7 @@ def train_denoiser(
     Args:
         images: anything that gives float32 ``(B, C, H, W)`` in [-1, 1] for an index tensor.
         concepts: one an image.
+        batch_size: of all processes together.
         steps: number of updates; the learning rate falls to zero along a cosine.
         condition_dropout: share of samples whose concept becomes the null concept (arXiv 2207.12598).
         max_grad_norm: gradients are scaled down to this 2-norm.
@@ -155,6 +180,7 @@ def train_denoiser(
     state = TrainState(parameters, optimizer, ema_decay)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
+    mine, main = share(batch_size, accelerator), accelerator.is_main_process
     while state.step < steps:
         step = state.step
         rate = learning_rate * warmup_cosine(step, warmup_steps, steps)
@@ -162,30 +188,31 @@ def train_denoiser(
             group["lr"] = rate
         index = batch_indices(len(concepts), batch_size, seed=seed, stream="pretrain", step=step)
         draw = generator(seed, "pretrain-noise", step)
-        clean = family.encode(images[index].to(accelerator.device))
-        timesteps = family.timesteps(batch_size, draw).to(clean.device)
-        noise = torch.randn(clean.shape, generator=draw).to(clean.device)
-        dropped = (torch.rand(batch_size, generator=draw) < condition_dropout).tolist()
+        clean = family.encode(images[index[mine]].to(accelerator.device))
+        timesteps = family.timesteps(batch_size, draw)[mine].to(clean.device)
+        noise = torch.randn((batch_size, *clean.shape[1:]), generator=draw)[mine].to(clean.device)
+        dropped = (torch.rand(batch_size, generator=draw) < condition_dropout)[mine].tolist()
         names = [
             NULL_CONCEPT if drop and family.has_null else concepts[i]
-            for i, drop in zip(index.tolist(), dropped, strict=True)
+            for i, drop in zip(index[mine].tolist(), dropped, strict=True)
         ]
         noisy, target = family.noised(clean, noise, timesteps)
         with accelerator.autocast():
-            loss = F.mse_loss(
-                family.predict(denoiser, noisy, timesteps, family.condition(names)).float(), target.float()
-            )
-        if not torch.isfinite(loss) and checkpoint is not None:
+            prediction = family.predict(denoiser, noisy, timesteps, family.condition(names))
+            loss = shared_mse(prediction, target, batch_size, accelerator)
+        value = accelerator.reduce(loss.detach(), "mean")
+        if not torch.isfinite(value) and checkpoint is not None and main:
             checkpoint.save(state.tensors())
-        check_finite(step, loss=loss.detach())
+        check_finite(step, loss=value)
         accelerator.backward(loss)
+        average_gradients(parameters.values(), accelerator)
         norm = accelerator.clip_grad_norm_(parameters.values(), max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.after_update()
-        if on_step is not None:
-            on_step(state.step, {"loss": loss.item(), "grad_norm": float(norm), "learning_rate": rate})
-        if checkpoint is not None and state.step % checkpoint.every == 0 and state.step < steps:
+        if on_step is not None and main:
+            on_step(state.step, {"loss": value.item(), "grad_norm": float(norm), "learning_rate": rate})
+        if checkpoint is not None and main and state.step % checkpoint.every == 0 and state.step < steps:
             checkpoint.save(state.tensors())
     state.use_average()
     return denoiser.eval()

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from stages.diffusion.family import NULL_CONCEPT, ConceptImages, Family
 from stages.diffusion.randomness import batch_indices, generator
-from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, warmup_cosine
+from stages.diffusion.training import (
+    Checkpoint,
+    OnStep,
+    TrainState,
+    average_gradients,
+    check_finite,
+    share,
+    shared_mse,
+    warmup_cosine,
+)
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.targets import ForgetBatch, forget_target, mismatched
@@ -27,6 +36,7 @@ class Settings:
     """One method as a composition; every number's source is in PAPERS.md.
 
     Attributes:
+        forget_batch_size, retain_batch_size: of all processes together.
         forget_weight: +1 pulls towards the forget target, -1 climbs away from it; 0 leaves the forget loss out.
         retain_weight: 0 leaves the retain loss out.
         multiplier: rule that joins the two gradients, a key of ``MULTIPLIERS``.
@@ -88,27 +98,35 @@ class Losses:
         retain_set: ConceptImages,
         settings: Settings,
         seed: int,
-        device: torch.device,
+        accelerator: Accelerator,
     ):
-        self.family, self.denoiser, self.settings, self.seed, self.device = family, denoiser, settings, seed, device
+        self.family, self.denoiser, self.settings, self.seed = family, denoiser, settings, seed
+        self.accelerator, self.device = accelerator, accelerator.device
         self.forget_set, self.retain_set = forget_set, retain_set
-        self.teacher = family.denoiser.to(device).eval().requires_grad_(False)
+        self.teacher = family.denoiser.to(self.device).eval().requires_grad_(False)
         self.wrong_concepts = sorted(set(retain_set.concepts))
         self.asked_concepts = sorted(set(forget_set.concepts))
 
     def _draw(self, stream: str, step: int, n: int, data: ConceptImages) -> tuple[Tensor, list[str]]:
+        """Indices of a global batch, and their concepts."""
         index = batch_indices(len(data), n, seed=self.seed, stream=stream, step=step)
-        return self.family.encode(data.images[index].to(self.device)), [data.concepts[i] for i in index.tolist()]
+        return index, [data.concepts[i] for i in index.tolist()]
+
+    def _encoded(self, data: ConceptImages, index: Tensor) -> Tensor:
+        return self.family.encode(data.images[index].to(self.device))
 
     def retain(self, step: int) -> Tensor:
         r"""L_r: denoising of retained images under their own concept, against noise or the teacher."""
         s = self.settings
-        clean, concepts = self._draw("retain", step, s.retain_batch_size, self.retain_set)
+        n = s.retain_batch_size
+        index, concepts = self._draw("retain", step, n, self.retain_set)
+        mine = share(n, self.accelerator)
+        concepts, clean = concepts[mine], self._encoded(self.retain_set, index[mine])
         draw = generator(self.seed, "retain-noise", step)
-        noise = torch.randn(clean.shape, generator=draw).to(clean)
-        timesteps = self.family.timesteps(len(concepts), draw).to(self.device)
+        noise = torch.randn((n, *clean.shape[1:]), generator=draw)[mine].to(clean)
+        timesteps = self.family.timesteps(n, draw)[mine].to(self.device)
         noisy, target = self.family.noised(clean, noise, timesteps)
-        dropped = torch.rand(len(concepts), generator=draw) < (s.condition_dropout if self.family.has_null else 0.0)
+        dropped = (torch.rand(n, generator=draw) < (s.condition_dropout if self.family.has_null else 0.0))[mine]
         if s.retain_target == "teacher":
             with torch.no_grad():
                 taught = self.family.predict(self.teacher, noisy, timesteps, self.family.condition(concepts))
@@ -117,32 +135,37 @@ class Losses:
             target = torch.where(keep, target, taught)
         asked = [NULL_CONCEPT if drop else c for c, drop in zip(concepts, dropped.tolist(), strict=True)]
         prediction = self.family.predict(self.denoiser, noisy, timesteps, self.family.condition(asked))
-        return F.mse_loss(prediction.float(), target.float())
+        return shared_mse(prediction, target, n, self.accelerator)
 
     def forget_batch(self, step: int, draw: torch.Generator) -> ForgetBatch:
-        """Images that x_t of the forget loss is made from: forgotten, retained, or half of each."""
+        """Images that x_t of the forget loss is made from: forgotten, retained, or half of each; this process's."""
         s, n = self.settings, self.settings.forget_batch_size
         from_retain = {"forget": 0, "retain": n, "mixed": n // 2}[s.forget_source]
+        from_forget = n - from_retain
+        mine = share(n, self.accelerator)
         parts, asked, wrong = [], [], []
-        if n - from_retain:
-            clean, concepts = self._draw("forget", step, n - from_retain, self.forget_set)
-            parts.append(clean)
+        if from_forget:
+            index, concepts = self._draw("forget", step, from_forget, self.forget_set)
+            parts.append((self.forget_set, index[mine]))
             asked += concepts
             wrong += mismatched(concepts, self.wrong_concepts, draw)
         if from_retain:
-            clean, own = self._draw("forget-from-retain", step, from_retain, self.retain_set)
-            parts.append(clean)
+            index, own = self._draw("forget-from-retain", step, from_retain, self.retain_set)
+            parts.append((self.retain_set, index[max(0, mine.start - from_forget) : max(0, mine.stop - from_forget)]))
             pick = torch.randint(len(self.asked_concepts), (from_retain,), generator=draw).tolist()
             asked += [self.asked_concepts[i] for i in pick]
             wrong += own  # the picture's own concept: the answer that fits the picture best
-        return ForgetBatch(torch.cat(parts), asked, wrong)
+        clean = torch.cat([self._encoded(data, index) for data, index in parts if len(index)])
+        return ForgetBatch(clean, asked[mine], wrong[mine])
 
     def forget(self, step: int, denoiser: nn.Module | None = None) -> Tensor:
         r"""L_f: prediction under the forgotten concept against a wrong target; own timesteps and noise."""
         draw = generator(self.seed, "forget-noise", step)
         batch = self.forget_batch(step, draw)
-        noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean)
-        timesteps = self.family.timesteps(len(batch.asked), draw).to(self.device)
+        n = self.settings.forget_batch_size
+        shape, mine = (n, *batch.clean.shape[1:]), share(n, self.accelerator)
+        noise = torch.randn(shape, generator=draw)[mine].to(batch.clean)
+        timesteps = self.family.timesteps(n, draw)[mine].to(self.device)
         noisy, truth = self.family.noised(batch.clean, noise, timesteps)
         target = forget_target(
             self.settings.forget_target,
@@ -153,24 +176,26 @@ class Losses:
             truth,
             batch,
             anchor=self.settings.anchor,
-            draw=draw,
+            uniform=lambda: torch.rand(shape, generator=draw)[mine],
         )
         condition = self.family.condition(batch.asked)
         prediction = self.family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
-        return F.mse_loss(prediction.float(), target.float())
+        return shared_mse(prediction, target, n, self.accelerator)
 
-    def saliency(self, parameters: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+    def saliency(self, parameters: Sequence[Tensor]) -> Tensor:
         """|∇L| of plain denoising of the forget set, summed over one pass, flat ``(P,)``; of the denoiser as it is."""
         n = self.settings.forget_batch_size
         total = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
         for step in range(-(-len(self.forget_set) // n)):
-            clean, concepts = self._draw("saliency", step, n, self.forget_set)
+            # The same for every process.
+            index, concepts = self._draw("saliency", step, n, self.forget_set)
+            clean = self._encoded(self.forget_set, index)
             draw = generator(self.seed, "saliency-noise", step)
             noise = torch.randn(clean.shape, generator=draw).to(clean)
             timesteps = self.family.timesteps(len(concepts), draw).to(self.device)
             noisy, target = self.family.noised(clean, noise, timesteps)
             prediction = self.family.predict(self.denoiser, noisy, timesteps, self.family.condition(concepts))
-            total += gradient(F.mse_loss(prediction.float(), target.float()), parameters, accelerator).abs()
+            total += gradient(F.mse_loss(prediction.float(), target.float()), parameters, self.accelerator).abs()
         return total
 
     def constraint_gap(self, step: int, trainable: dict[str, Tensor]) -> float:
@@ -181,12 +206,16 @@ class Losses:
         before = None
         for _ in range(self.settings.inner_steps):
             loss = self.forget(step, inner)
-            before = loss.item() if before is None else before
+            before = self._value(loss) if before is None else before
             optimizer.zero_grad()
             loss.backward()
+            average_gradients(parameters, self.accelerator)
             optimizer.step()
         with torch.no_grad():
-            return float(before or 0.0) - self.forget(step, inner).item()
+            return float(before or 0.0) - self._value(self.forget(step, inner))
+
+    def _value(self, loss: Tensor) -> float:
+        return self.accelerator.reduce(loss.detach(), "mean").item()
 
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
@@ -257,10 +286,10 @@ def run_loop(
     parameters = list(trainable.values())
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
-    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, device)
+    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, accelerator)
     mask = None
     if settings.mask == "saliency":  # of the base: before a checkpoint is restored
-        mask = top_fraction(losses.saliency(parameters, accelerator), settings.mask_fraction)
+        mask = top_fraction(losses.saliency(parameters), settings.mask_fraction)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
     while state.step < settings.outer_steps:
@@ -270,16 +299,17 @@ def run_loop(
         try:
             row = _update(losses, optimizer, trainable, mask, settings, state.step, accelerator)
         except NonFiniteLoss:
-            if checkpoint is not None:
+            if checkpoint is not None and accelerator.is_main_process:
                 checkpoint.save(state.tensors())
             raise
         state.after_update()
-        if on_step is not None:
+        if on_step is not None and accelerator.is_main_process:
             images = settings.forget_batch_size + settings.retain_batch_size
             row["images_per_second"] = images / (time.perf_counter() - started)
             row["peak_memory_bytes"] = float(peak_memory_bytes(device))
             on_step(state.step, row)
-        if checkpoint is not None and state.step % checkpoint.every == 0 and state.step < settings.outer_steps:
+        due = state.step % checkpoint.every == 0 and state.step < settings.outer_steps if checkpoint else False
+        if checkpoint is not None and due and accelerator.is_main_process:
             checkpoint.save(state.tensors())
     state.use_average()
     return denoiser.requires_grad_(True).eval()
@@ -302,9 +332,10 @@ def _update(
             return float("nan"), torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
         with accelerator.autocast():
             loss = loss_of(step)
-        check_finite(step, **{name: loss.detach()})
+        value = accelerator.reduce(loss.detach(), "mean")
+        check_finite(step, **{name: value})
         grad = gradient(weight * loss, parameters, accelerator)
-        return loss.item(), grad if mask is None else grad * mask
+        return value.item(), grad if mask is None else grad * mask
 
     retain_loss, retain_grad = weighted(settings.retain_weight, losses.retain, "retain_loss")
     forget_loss, gap_grad = weighted(settings.forget_weight, losses.forget, "forget_loss")

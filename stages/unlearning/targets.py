@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ def forget_target(
     batch: ForgetBatch,
     *,
     anchor: str | None,
-    draw: torch.Generator,
+    uniform: Callable[[], Tensor],
 ) -> Tensor:
     """What the prediction under the forgotten concept should become, of the shape of ``noisy``.
 
@@ -62,6 +62,7 @@ def forget_target(
             ``negative_guidance``: u − (c − u), away from the concept (ESD, arXiv 2303.07345, eq. 5, scale 1);
             ``anchor``: the teacher's prediction under one given concept;
             ``truth``: the denoising target itself, to be climbed away from (``Settings.forget_weight`` of -1).
+        uniform: draws U[0, 1) noise of the shape of ``noisy``.
     Raises: ValueError: unknown kind.
     """
 
@@ -72,7 +73,7 @@ def forget_target(
     if kind == "relabel":
         return taught(batch.wrong)
     if kind == "uniform_noise":
-        return torch.rand(noisy.shape, generator=draw).to(noisy)
+        return uniform().to(noisy)
     if kind == "negative_guidance":
         null = taught([NULL_CONCEPT] * n)
         return null - (taught(batch.asked) - null)

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from stages.diffusion import family_of
 from stages.diffusion.class_conditional import build_pipeline
@@ -47,7 +48,7 @@ def flat(denoiser):
 def losses_of(family, forget, retain, **settings):
     chosen = settings_for("erasediff", **settings)
     denoiser = copy.deepcopy(family.denoiser)
-    return loop.Losses(family, denoiser, forget, retain, chosen, 0, torch.device("cpu"))
+    return loop.Losses(family, denoiser, forget, retain, chosen, 0, Accelerator())
 
 
 def check_every_update_shrinks_the_constraint():
@@ -115,23 +116,17 @@ def check_each_sample_is_relabelled_by_itself():
 
 def check_uniform_noise_is_uniform():
     family, forget, retain = tiny()
-    batch = targets.ForgetBatch(torch.zeros(500, 1, 8, 8), ["a"] * 500, ["b"] * 500)
-    draw = torch.Generator().manual_seed(0)
-    noise = targets.forget_target(
-        "uniform_noise",
-        family,
-        family.denoiser,
-        batch.clean,
-        torch.zeros(500),
-        batch.clean,
-        batch,
-        anchor=None,
-        draw=draw,
-    )
+    chosen = {"forget_target": "uniform_noise", "forget_source": "forget", "forget_batch_size": 500}
+    losses, seen = losses_of(family, forget, retain, **chosen), []
+    plain = loop.forget_target
+    try:
+        loop.forget_target = lambda *arguments, **named: seen.append(plain(*arguments, **named)) or seen[-1]
+        losses.forget(0)
+    finally:
+        loop.forget_target = plain
+    (noise,) = seen
     assert noise.min() >= 0 and noise.max() < 1
-    assert noise.mean().item() == pytest.approx(0.5, abs=0.01) and noise.std().item() == pytest.approx(
-        12**-0.5, abs=0.01
-    )
+    assert (noise.mean().item(), noise.std().item()) == pytest.approx((0.5, 12**-0.5), abs=0.01)
 
 
 def check_a_parameter_that_no_loss_reaches_is_no_error():

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from stages.diffusion import family_of
 from stages.diffusion.family import ConceptImages
@@ -84,7 +85,7 @@ def test_measuring_the_gap_leaves_nothing_behind(pipeline, data):
 
 @pytest.mark.unit
 def test_teacher_is_frozen_and_in_eval_mode(family, data):
-    losses = Losses(family, copy.deepcopy(family.denoiser), *data.values(), settings_for("erasediff"), 0, "cpu")
+    losses = Losses(family, copy.deepcopy(family.denoiser), *data.values(), settings_for("erasediff"), 0, Accelerator())
     assert not losses.teacher.training
     assert not any(p.requires_grad for p in losses.teacher.parameters())
 
@@ -102,7 +103,7 @@ def test_forget_loss_has_its_own_timesteps(family, data):
             return drawn[-1]
 
     settings = settings_for("erasediff", forget_batch_size=5, retain_batch_size=5)
-    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), settings, 0, torch.device("cpu"))
+    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), settings, 0, Accelerator())
     losses.retain(0), losses.forget(0)
     assert not torch.equal(drawn[0], drawn[1])
 
