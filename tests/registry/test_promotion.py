@@ -11,23 +11,13 @@ from pathlib import Path
 import pytest
 
 from stages import tracking
-from stages.artifacts import new_folder, sha256_folder
+from stages.artifacts import sha256_folder
 from stages.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
 from stages.registry import promotion
 from stages.registry.promotion import champion_at, history, promote, promote_initial
 from stages.registry.versions import aliases, register_version
 
 FOLDER = Path("models/erased")
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch, pipeline):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with new_folder(FOLDER) as folder:
-        pipeline.save_pretrained(folder)
-    return tmp_path
 
 
 def version(erasures, passed="true"):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from stages import tracking
-from stages.artifacts import new_folder, sha256_folder
+from stages.artifacts import sha256_folder
 from stages.diffusion import family_of
 from stages.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
 from stages.registry import load_pipeline, versions
@@ -26,16 +26,6 @@ from stages.registry.promotion import promote_initial
 from stages.registry.versions import aliases, get, register_version
 
 FOLDER = Path("models/erased")
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch, pipeline):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with new_folder(FOLDER) as folder:
-        pipeline.save_pretrained(folder)
-    return tmp_path
 
 
 def tags(digest="d1", passed="true"):
