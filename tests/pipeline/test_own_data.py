@@ -7,7 +7,7 @@ import sys
 import mlflow
 import numpy as np
 import pytest
-from conftest import REPOSITORY, new_project
+from checkout import REPOSITORY, new_project
 from PIL import Image
 
 sys.path.insert(0, str(REPOSITORY / "tests/diffusion"))
