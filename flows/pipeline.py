@@ -49,7 +49,7 @@ def stage_order() -> dict[str, list[str]]:
     """Stages in an order that can be run, each with the stages it waits for; from ``dvc dag``. Raises: StageFailed."""
     done = subprocess.run(dvc("dag", "--dot"), capture_output=True, text=True, env=environment(), check=False)
     if done.returncode:
-        raise StageFailed(f"dvc dag failed: {done.stderr.strip().splitlines()[-1:]}: mend dvc.yaml")
+        raise StageFailed(f"dvc dag failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}: mend dvc.yaml")
     return parse_dag(done.stdout)
 
 
@@ -153,5 +153,7 @@ def only_run(path: Path = LOCK) -> Iterator[None]:
         holder = {"pid": os.getpid(), "user": getpass.getuser(), "host": socket.gethostname(), "since": now}
         file.write(json.dumps(holder))
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)

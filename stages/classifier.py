@@ -22,7 +22,7 @@ def main() -> None:
     from stages.curate import TABLE
     from stages.data.images import decode
     from stages.errors import ClassifierTooWeak
-    from stages.loading import read_table, table_shape
+    from stages.loading import device, read_table, table_shape
     from stages.metrics.classifier import save_classifier, train_classifier
 
     train, test = read_table(TABLE, "train"), read_table(TABLE, "test")
@@ -43,6 +43,7 @@ def main() -> None:
                 batch_size=params.batch_size,
                 learning_rate=params.learning_rate,
                 seed=whole.seed,
+                device=device(),
                 on_step=on_step,
             )
         probabilities = model.predict(decode(test["image"].tolist(), shape))

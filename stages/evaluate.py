@@ -23,16 +23,22 @@ def main(model: str) -> None:
     from stages.curate import TABLE
     from stages.data.images import decode
     from stages.diffusion import family_of, open_pipeline
+    from stages.errors import DataError
     from stages.evaluation.measure import measure
     from stages.evaluation.report import grid_png
     from stages.forget_set import FOLDER as SETS
-    from stages.loading import read_table
+    from stages.loading import device, read_table
     from stages.metrics.classifier import load_classifier
 
-    family, classifier = family_of(open_pipeline(Path("models") / model)), load_classifier(CLASSIFIER)
+    family = family_of(open_pipeline(Path("models") / model).to(device()))
+    classifier = load_classifier(CLASSIFIER).to(device())
     forgotten = read_json(SETS / "summary.json")["concepts"]
     test = read_table(TABLE, "test")
     held_out = decode(test[~test["concept"].isin(forgotten)]["image"].tolist(), classifier.image_shape)
+    if len(held_out) < 2:
+        raise DataError(
+            f"{len(held_out)} held-out picture(s) of retained concepts: a distance needs 2, give more pictures"
+        )
     started = time.perf_counter()
     with tracking.stage_run(f"evaluate-{model}", {"seed": whole.seed, **params.model_dump()}) as run:
         total = len(classifier.concepts) * params.samples_per_concept * params.draws

@@ -111,10 +111,11 @@ def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame
     from stages.data.table import generated_table
     from stages.diffusion import family_of, open_pipeline
     from stages.diffusion.drawing import draw_recognised
+    from stages.loading import device
     from stages.metrics.classifier import load_classifier
     from stages.pretrain import FOLDER as BASE
 
-    family, classifier = family_of(open_pipeline(BASE)), load_classifier(CLASSIFIER)
+    family, classifier = family_of(open_pipeline(BASE).to(device())), load_classifier(CLASSIFIER).to(device())
     pngs: list[bytes] = []
     discarded: dict[str, int] = {}
     for number, concept in enumerate(tqdm(concepts, desc="forget_set")):

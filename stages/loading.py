@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from torch import Tensor
 
     from stages.diffusion.family import ConceptImages
+
+
+def device() -> torch.device:
+    """Where accelerate would train: the GPU where there is one."""
+    from accelerate import PartialState
+
+    return PartialState().device
 
 
 def read_table(path: Path, split: str | None = None) -> pd.DataFrame:
@@ -43,16 +51,18 @@ class FileCheckpoint:
 
     Args:
         name: stage.
-        key: everything that the training depends on; a state made under another key is not used.
+        key: what the training depends on beside the code of its core; a state made under another is not used.
         rows: what was measured so far, a row a step; kept with the state and put back with it.
     """
 
     def __init__(self, name: str, key: Any, every: int, rows: list[dict[str, float]]):
-        from stages.artifacts import sha256_text
+        from stages.artifacts import sha256_file, sha256_text
 
+        here = Path(__file__).parent
+        code = [sha256_file(p) for room in ("diffusion", "unlearning") for p in sorted((here / room).rglob("*.py"))]
         self.every, self.rows = every, rows
-        self.key = sha256_text(repr(key))
-        self.path = Path(".work/checkpoints") / f"{name}.safetensors"
+        self.key = sha256_text(repr((key, code)))
+        self.facts = Path(".work/checkpoints") / f"{name}.json"
 
     def load(self) -> dict[str, Tensor] | None:
         """The state, verified by its SHA-256. Raises: IntegrityError: truncated or altered."""
@@ -61,21 +71,21 @@ class FileCheckpoint:
         from stages.artifacts import read_json, sha256_file
         from stages.errors import IntegrityError
 
-        facts = self.path.with_suffix(".json")
-        if not (self.path.exists() and facts.exists()):
+        if not self.facts.exists():
             return None
-        about = read_json(facts)
+        about = read_json(self.facts)
         if about["key"] != self.key:
             return None
-        if sha256_file(self.path) != about["sha256"]:
-            raise IntegrityError(f"{self.path} is truncated or was altered: delete it to start this stage afresh")
-        state = load(self.path.read_bytes())
+        path = self.facts.with_name(about["file"])
+        if not path.exists() or sha256_file(path) != about["sha256"]:
+            raise IntegrityError(f"{path} is truncated or was altered: delete {self.facts} to start this stage afresh")
+        state = load(path.read_bytes())
         self.rows[:] = about["rows"]
         print(f"going on from step {int(state['step'])}", file=sys.stderr)
         return state
 
     def save(self, state: dict[str, Tensor]) -> None:
-        """Keep a state instead of the one before; killed in between, the pair does not match and is told so."""
+        """Keep a state instead of the one before, which stays until the new one is whole."""
         import hashlib
 
         from safetensors.torch import save
@@ -83,14 +93,20 @@ class FileCheckpoint:
         from stages.artifacts import write_bytes, write_json
 
         content = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-        facts = self.path.with_suffix(".json")
-        facts.unlink(missing_ok=True)
-        write_bytes(self.path, content)
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.facts.with_name(f"{self.facts.stem}.{digest[:12]}.safetensors")
+        write_bytes(path, content)
         # JSON has no NaN: what was not measured at a step is left out.
         rows = [{k: v for k, v in row.items() if v == v} for row in self.rows]
-        write_json(facts, {"key": self.key, "sha256": hashlib.sha256(content).hexdigest(), "rows": rows})
+        write_json(self.facts, {"key": self.key, "file": path.name, "sha256": digest, "rows": rows})
+        self._clear_states(but=path)
 
     def clear(self) -> None:
         """The training is done."""
-        self.path.with_suffix(".json").unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        self.facts.unlink(missing_ok=True)
+        self._clear_states()
+
+    def _clear_states(self, but: Path | None = None) -> None:
+        for path in self.facts.parent.glob(f"{self.facts.stem}.*.safetensors"):
+            if path != but:
+                path.unlink()

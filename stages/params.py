@@ -143,7 +143,7 @@ class Evaluate(Section):
 
 class Verdict(Section):
     min_unlearning_accuracy: Annotated[float, Field(ge=0, le=1)]
-    min_base_forget_accuracy: Annotated[float, Field(ge=0, le=1)]
+    min_base_accuracy: Annotated[float, Field(ge=0, le=1)]
     max_retain_accuracy_drop: Annotated[float, Field(ge=0, le=1)]
     max_distance_ratio: Positive
 

@@ -20,9 +20,10 @@ def main(model: str, concept: str, n: int, out: str, seed: int, steps: int, guid
     from stages.diffusion import family_of
     from stages.errors import DataError
     from stages.evaluation.report import grid_png
+    from stages.loading import device
     from stages.registry import load_pipeline
 
-    family = family_of(load_pipeline(model))
+    family = family_of(load_pipeline(model).to(device()))
     images = family.sample([concept] * n, [seed + i for i in range(n)], steps=steps, guidance_scale=guidance_scale)
     columns = min(n, COLUMNS)
     rows = -(-n // columns)

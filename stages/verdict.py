@@ -49,10 +49,11 @@ def main() -> None:
         }
         if s.method == "erasediff":
             how["method"] += f", η {s.eta:g}, multiplier {s.multiplier}"
-            how["deviation from the paper"] = (
-                f"forget source {s.forget_source} (paper: forget), retain target {s.retain_target} (paper: noise); "
-                "the evidence is in stages/PAPERS.md"
-            )
+            if (s.forget_source, s.retain_target) != ("forget", "noise"):
+                how["deviation from the paper"] = (
+                    f"forget source {s.forget_source} (paper: forget), retain target {s.retain_target} (paper: noise); "
+                    "the evidence is in stages/PAPERS.md"
+                )
         names = {"base": Path("plots/samples_base.png"), "erased": Path("plots/samples_erased.png")}
         pictures = {name: path.read_bytes() for name, path in names.items()}
         pictures["losses, multiplier and gradient cosine over the updates"] = trace_png(Path("plots/erase.csv"))

@@ -10,26 +10,26 @@ def gates(
     erased: dict[str, float],
     *,
     min_unlearning_accuracy: float,
-    min_base_forget_accuracy: float,
+    min_base_accuracy: float,
     max_retain_accuracy_drop: float,
     max_distance_ratio: float,
 ) -> dict[str, dict[str, Any]]:
     """``{name: {value, limit, direction, passed}}``; forgetting is not judged where no concept was forgotten.
 
-    ``base_forget_accuracy`` is the share of the base's pictures of the concept that are recognised as such: a base that
-    does not draw it, or a classifier that does not see it, would pass as forgetting.
+    ``base_accuracy`` is the share of the base's pictures that are recognised, of the forgotten concepts or of the
+    retained ones, whichever is less: what the base does not draw would pass as forgotten, or as kept.
     """
     drop = base["in_domain_retain_accuracy"] - erased["in_domain_retain_accuracy"]
     ratio = erased["fd_classifier"] / base["fd_classifier"] if base["fd_classifier"] > 0 else float("inf")
     result = {
+        "base_accuracy": _gate(
+            min(1 - base.get("unlearning_accuracy", 0.0), base["in_domain_retain_accuracy"]), min_base_accuracy, "min"
+        ),
         "in_domain_retain_accuracy_drop": _gate(drop, max_retain_accuracy_drop, "max"),
         "fd_classifier_ratio": _gate(ratio, max_distance_ratio, "max"),
     }
     if "unlearning_accuracy" in erased:
-        forgetting = {
-            "unlearning_accuracy": _gate(erased["unlearning_accuracy"], min_unlearning_accuracy, "min"),
-            "base_forget_accuracy": _gate(1 - base["unlearning_accuracy"], min_base_forget_accuracy, "min"),
-        }
+        forgetting = {"unlearning_accuracy": _gate(erased["unlearning_accuracy"], min_unlearning_accuracy, "min")}
         return forgetting | result
     return result
 

@@ -83,7 +83,7 @@ def sentences(evaluation: dict[str, Any], what: str) -> list[str]:
     text = {
         "unlearning_accuracy": "{value:.1%} of the pictures drawn for {what} are not recognised as such "
         "(at least {limit:.0%})",
-        "base_forget_accuracy": "{value:.1%} of the pictures that the base draws for {what} are recognised as such "
+        "base_accuracy": "{value:.1%} of the base's pictures are recognised, forgotten or retained, whichever is less "
         "(at least {limit:.0%})",
         "in_domain_retain_accuracy_drop": "{kept:.1%} of the pictures drawn for retained concepts are recognised, of "
         "the base's {before:.1%} (at most {allowed:g} percentage points less)",

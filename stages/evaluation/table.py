@@ -16,7 +16,8 @@ def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for name in base:
         # All concepts, the forgotten too: of the base it is a quality, of the erased model it is none.
-        if name.endswith("_sd") or name == "recognised" or name not in erased:
+        # Seconds of stages that ran side by side with others do not compare.
+        if name.endswith("_sd") or name in ("recognised", "seconds") or name not in erased:
             continue
         gate = evaluation["gates"].get(gates.get(name, ""))
         text = ""

@@ -14,8 +14,9 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         from stages.diffusion import family_of, open_pipeline
+        from stages.loading import device
 
-        self.family = family_of(open_pipeline(context.artifacts["pipeline"]))
+        self.family = family_of(open_pipeline(context.artifacts["pipeline"]).to(device()))
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from stages.data.images import encode_png

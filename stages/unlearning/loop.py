@@ -6,7 +6,8 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,7 @@ class Losses:
         self.family, self.denoiser, self.settings, self.seed = family, denoiser, settings, seed
         self.accelerator, self.device = accelerator, accelerator.device
         self.forget_set, self.retain_set = forget_set, retain_set
-        self.teacher = family.denoiser.to(self.device).eval().requires_grad_(False)
+        self.teacher = family.denoiser
         self.wrong_concepts = sorted(set(retain_set.concepts))
         self.asked_concepts = sorted(set(forget_set.concepts))
 
@@ -259,6 +260,21 @@ def top_fraction(values: Tensor, fraction: float) -> Tensor:
     return mask
 
 
+@contextmanager
+def teaching(denoiser: nn.Module, device: torch.device) -> Iterator[None]:
+    """Frozen, in eval mode and on ``device`` for a block; then as it was: it is the caller's."""
+    some = next(denoiser.parameters())
+    was, training = some.device, denoiser.training
+    trainable = [p for p in denoiser.parameters() if p.requires_grad]
+    try:
+        denoiser.to(device).eval().requires_grad_(False)
+        yield
+    finally:
+        denoiser.to(was).train(training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
 def run_loop(
     family: Family,
     forget_set: ConceptImages,
@@ -279,6 +295,20 @@ def run_loop(
     Source: arXiv 2401.05779, Algorithm 1. Deviation: see PAPERS.md for the defaults that differ.
     """
     accelerator = accelerator or Accelerator()
+    with teaching(family.denoiser, accelerator.device):
+        return _run(family, forget_set, retain_set, settings, seed, accelerator, checkpoint, on_step)
+
+
+def _run(
+    family: Family,
+    forget_set: ConceptImages,
+    retain_set: ConceptImages,
+    settings: Settings,
+    seed: int,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint | None,
+    on_step: OnStep | None,
+) -> nn.Module:
     device = accelerator.device
     # Eval mode: dropout and label dropping would make the student differ from its own teacher.
     denoiser = copy.deepcopy(family.denoiser).to(device).eval()

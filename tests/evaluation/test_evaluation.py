@@ -8,7 +8,7 @@ from stages.evaluation.table import table_rows
 
 LIMITS = {
     "min_unlearning_accuracy": 0.9,
-    "min_base_forget_accuracy": 0.5,
+    "min_base_accuracy": 0.5,
     "max_retain_accuracy_drop": 0.02,
     "max_distance_ratio": 1.25,
 }
@@ -29,8 +29,8 @@ def test_gates_are_two_sided(change, failing):
     erased = {"unlearning_accuracy": 0.95, "in_domain_retain_accuracy": 0.96, "fd_classifier": 1.1} | change
     found = gates(BASE, erased, **LIMITS)
     assert [k for k, g in found.items() if not g["passed"]] == ([failing] if failing else [])
-    unseen = gates(BASE | {"unlearning_accuracy": 0.6}, erased, **LIMITS)
-    assert not unseen["base_forget_accuracy"]["passed"]
+    for unseen in ({"unlearning_accuracy": 0.6}, {"in_domain_retain_accuracy": 0.4}):
+        assert not gates(BASE | unseen, erased, **LIMITS)["base_accuracy"]["passed"]
     evaluation = {"base": BASE, "erased": erased, "gates": found, "passed": not failing}
     assert len(table_rows(evaluation)) == 3
     html = report_html(evaluation, ["chat <noir>"], {"how": "so"}, {"base": b"x"})

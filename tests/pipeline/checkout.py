@@ -26,7 +26,7 @@ TINY = {
     "evaluate.draws": 2,
     "evaluate.inference_steps": 2,
     "verdict.min_unlearning_accuracy": 0.0,
-    "verdict.min_base_forget_accuracy": 0.0,
+    "verdict.min_base_accuracy": 0.0,
     "verdict.max_retain_accuracy_drop": 1.0,
     "verdict.max_distance_ratio": 1e9,
 }

@@ -85,7 +85,7 @@ def test_a_truncated_checkpoint_is_refused(project):
     process = project.start_until(facts, "stages.erase")
     process.kill()
     process.communicate()
-    state = facts.with_suffix(".safetensors")
+    state = facts.with_name(json.loads(facts.read_text())["file"])
     state.write_bytes(state.read_bytes()[:-10])
     line = stated(project.run("stages.erase", code=1), "IntegrityError")
-    assert "erase.safetensors is truncated or was altered: delete it to start this stage afresh" in line
+    assert "is truncated or was altered: delete .work/checkpoints/erase.json to start this stage afresh" in line
