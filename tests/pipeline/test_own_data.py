@@ -47,6 +47,7 @@ def version(project, number):
     return mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}").get_model_version("erasediff-digits", number)
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_own_pictures(own):
     project, said = own
