@@ -171,6 +171,7 @@ def run(commit: bool = True) -> None:
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         if "PREFECT_API_URL" not in os.environ:
             os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+            pipeline.end_on_interrupt()
         state = build_flow()(return_state=True)
         if state.name == "StageFailed":
             raise StageFailed(state.message)
