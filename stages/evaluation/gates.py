@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Shares are means in float32: exactly 90 % may read .8999999985.
+ROUNDING = 1e-6
+
 
 def gates(
     base: dict[str, float],
@@ -35,5 +38,5 @@ def gates(
 
 
 def _gate(value: float, limit: float, direction: str) -> dict[str, Any]:
-    passed = value >= limit if direction == "min" else value <= limit
+    passed = value >= limit - ROUNDING if direction == "min" else value <= limit + ROUNDING
     return {"value": value, "limit": limit, "direction": direction, "passed": bool(passed)}

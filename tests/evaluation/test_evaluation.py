@@ -20,6 +20,7 @@ BASE = {"unlearning_accuracy": 0.03, "in_domain_retain_accuracy": 0.97, "fd_clas
     ("change", "failing"),
     [
         ({}, None),
+        ({"unlearning_accuracy": 1 - torch.tensor([1.0] + [0.0] * 9).mean().item()}, None),
         ({"unlearning_accuracy": 0.89}, "unlearning_accuracy"),
         ({"in_domain_retain_accuracy": 0.94}, "in_domain_retain_accuracy_drop"),
         ({"fd_classifier": 1.3}, "fd_classifier_ratio"),
