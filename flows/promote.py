@@ -26,7 +26,7 @@ def draws(uri: str, concept: str) -> None:
             check=False,
         )
         if done.returncode or not picture.exists():
-            raise ModelError(f"{uri} does not draw: {done.stderr.strip().splitlines()[-1:]}")
+            raise ModelError(f"{uri} does not draw: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 
 def show(name: str, at: str | None) -> str:
