@@ -20,14 +20,17 @@ TRACE = [
     "images_per_second",
     "peak_memory_bytes",
 ]
+#: What of ``erase`` is no setting of the loop.
+NO_SETTING = {"method", "passes", "mixed_precision", "checkpoint_every", "fixed_multiplier", "anchor"}
 
 
 def main() -> None:
-    """params.yaml, base, forget set → ``models/erased/``, ``metrics/erase.json``, ``plots/erase.csv``."""
+    """params.yaml (of ``pretrain`` the recipe, for ``retrain``), base, forget set → ``models/erased/``,
+    ``metrics/erase.json``, ``plots/erase.csv``."""
     from stages.params import load_params
 
     whole = load_params()
-    params = whole.erase
+    params, recipe = whole.erase, whole.pretrain
     import pandas as pd
     from accelerate import Accelerator
     from tqdm import tqdm
@@ -38,22 +41,26 @@ def main() -> None:
     from stages.forget_set import FOLDER as SETS
     from stages.loading import FileCheckpoint, load_images, read_table
     from stages.pretrain import FOLDER as BASE
-    from stages.unlearning import METHODS, erase
+    from stages.pretrain import RECIPE
+    from stages.unlearning import erase, planned, settings_for
 
     pipeline = open_pipeline(BASE)
     shape = family_of(pipeline).image_shape
     forget = load_images(read_table(SETS / "forget.parquet"), shape)
     retain = load_images(read_table(SETS / "retain.parquet"), shape)
-    settings = params.model_dump(
-        exclude={"method", "mixed_precision", "checkpoint_every", "fixed_multiplier", "anchor"}
-    )
-    if METHODS[params.method].get("multiplier", params.multiplier) == "fixed":
+    settings = params.model_dump(exclude=NO_SETTING)
+    if settings_for(params.method, **settings).multiplier == "fixed":
         settings["eta"] = params.fixed_multiplier
-    key = (whole.seed, params, sha256_folder(BASE), (SETS / MANIFEST).read_text())
+    how = recipe.model_dump(include=RECIPE)
+    updates, passes = planned(params.method, len(forget), len(retain), params.passes, how, **settings)
+    settings["outer_steps"] = updates
     rows: list[dict[str, float]] = []
+    key = (whole.seed, params, how, sha256_folder(BASE), (SETS / MANIFEST).read_text())
     checkpoint = FileCheckpoint("erase", key, params.checkpoint_every, rows)
-    with tracking.stage_run("erase", {"seed": whole.seed, **params.model_dump()}) as run:
-        with tqdm(total=params.outer_steps, desc="erase", mininterval=2) as bar:
+    logged = {"seed": whole.seed, **params.model_dump()}
+    with tracking.stage_run("erase", logged, continues=checkpoint.run_id) as run:
+        checkpoint.run_id = run.run_id
+        with tqdm(total=updates, desc="erase", mininterval=2) as bar:
 
             def on_step(step: int, row: dict[str, float]) -> None:
                 bar.update(step - bar.n)
@@ -71,13 +78,15 @@ def main() -> None:
                 accelerator=Accelerator(mixed_precision=params.mixed_precision),
                 checkpoint=checkpoint,
                 on_step=on_step,
+                recipe=how,
                 **settings,
             )
         trace = pd.DataFrame(rows, columns=TRACE)
         write_bytes(Path("plots/erase.csv"), trace.to_csv(index=False).encode())
         # What a method does not measure has no mean.
         numbers = trace.drop(columns=["step", "constraint_gap"]).iloc[-10:].mean().dropna().to_dict()
-        write_json(Path("metrics/erase.json"), {"updates": params.outer_steps, **numbers})
+        numbers |= {f"{name}_mean": value for name, value in trace[["gradient_cosine"]].mean().dropna().items()}
+        write_json(Path("metrics/erase.json"), {"updates": len(trace), "passes": passes, **numbers})
         with new_folder(FOLDER) as folder:
             result.pipeline.save_pretrained(folder)
         checkpoint.clear()

@@ -53,6 +53,9 @@ class FileCheckpoint:
         name: stage.
         key: what the training depends on beside the code of its core; a state made under another is not used.
         rows: what was measured so far, a row a step; kept with the state and put back with it.
+
+    Attributes:
+        run_id: the MLflow run of this training, kept with the state; before a load, of the state that is there.
     """
 
     def __init__(self, name: str, key: Any, every: int, rows: list[dict[str, float]]):
@@ -63,18 +66,23 @@ class FileCheckpoint:
         self.every, self.rows = every, rows
         self.key = sha256_text(repr((key, code)))
         self.facts = Path(".work/checkpoints") / f"{name}.json"
+        self.run_id: str | None = (self._about() or {}).get("run_id")
+
+    def _about(self) -> dict[str, Any] | None:
+        from stages.artifacts import read_json
+
+        about = read_json(self.facts) if self.facts.exists() else {}
+        return about if about.get("key") == self.key else None
 
     def load(self) -> dict[str, Tensor] | None:
         """The state, verified by its SHA-256. Raises: IntegrityError: truncated or altered."""
         from safetensors.torch import load
 
-        from stages.artifacts import read_json, sha256_file
+        from stages.artifacts import sha256_file
         from stages.errors import IntegrityError
 
-        if not self.facts.exists():
-            return None
-        about = read_json(self.facts)
-        if about["key"] != self.key:
+        about = self._about()
+        if about is None:
             return None
         path = self.facts.with_name(about["file"])
         if not path.exists() or sha256_file(path) != about["sha256"]:
@@ -98,7 +106,8 @@ class FileCheckpoint:
         write_bytes(path, content)
         # JSON has no NaN: what was not measured at a step is left out.
         rows = [{k: v for k, v in row.items() if v == v} for row in self.rows]
-        write_json(self.facts, {"key": self.key, "file": path.name, "sha256": digest, "rows": rows})
+        about = {"key": self.key, "file": path.name, "sha256": digest, "run_id": self.run_id, "rows": rows}
+        write_json(self.facts, about)
         self._clear_states(but=path)
 
     def clear(self) -> None:

@@ -103,25 +103,44 @@ class ForgetSet(Section):
 
 
 class Erase(Section):
-    method: Literal["erasediff", "graddiff", "finetune", "neggrad", "salun", "munba", "esd"]
+    method: Literal[
+        "erasediff",
+        "graddiff",
+        "finetune",
+        "neggrad",
+        "salun",
+        "munba",
+        "sfr_on",
+        "esd",
+        "selective_amnesia",
+        "siss",
+        "retrain",
+    ]
     eta: Positive
     multiplier: Literal["paper", "cosine", "fixed"]
     fixed_multiplier: Annotated[float, Field(ge=0)]
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]
+    teacher: Literal["frozen", "moving"]
     anchor: str | None
+    timestep_sampling: Literal["uniform", "antithetic", "importance"]
+    min_snr_gamma: Positive | None
     outer_steps: Count
+    passes: Count | None
     inner_steps: Count
     gap_every: Annotated[int, Field(ge=0)]
+    gap_tolerance: float | None
     forget_batch_size: Count
     retain_batch_size: Count
+    accumulate: Count
     learning_rate: Positive
     ema_decay: Fraction
     condition_dropout: Fraction
     max_grad_norm: Positive
-    mask: Literal["none", "saliency"]
+    mask: Literal["none", "saliency", "fisher_ratio"]
     mask_fraction: Annotated[float, Field(gt=0, le=1)]
+    fisher_samples: Count
     trainable: str
     mixed_precision: Precision
     checkpoint_every: Count
@@ -130,6 +149,8 @@ class Erase(Section):
     def _anchor(self) -> Erase:
         if (self.forget_target == "anchor") != (self.anchor is not None):
             raise ValueError("anchor names the concept of forget_target: anchor, and only of that")
+        if self.gap_tolerance is not None and not self.gap_every:
+            raise ValueError("gap_tolerance stops at a gap that is measured: set gap_every to 1 or more")
         return self
 
 

@@ -19,12 +19,17 @@ def main() -> None:
     from stages import tracking
     from stages.artifacts import new_folder
     from stages.curate import TABLE
-    from stages.loading import read_table
+    from stages.loading import FileCheckpoint, read_table
 
     table = read_table(TABLE, "train")
-    with tracking.stage_run("pretrain", {"seed": whole.seed, **params.model_dump()}) as run:
+    rows: list[dict[str, float]] = []
+    key = (whole.seed, params, table["sample_id"].tolist())
+    checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
+    logged = {"seed": whole.seed, **params.model_dump()}
+    with tracking.stage_run("pretrain", logged, continues=checkpoint.run_id) as run:
+        checkpoint.run_id = run.run_id
         if params.source == "train":
-            pipeline = _train(table, params, whole.seed, run)
+            pipeline = _train(table, params, whole.seed, run, checkpoint)
         else:
             pipeline = _given(params, sorted(set(table["concept"])))
             _write_rows([])
@@ -48,14 +53,26 @@ def _given(params: Any, concepts: list[str]) -> Any:
     return load_pipeline(f"models:/{params.repo}/{params.revision}")
 
 
-def _train(table: Any, params: Any, seed: int, run: Any) -> Any:
+#: What of ``pretrain`` says how a model is trained: arguments of ``train_denoiser``.
+RECIPE = {
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "warmup_steps",
+    "ema_decay",
+    "condition_dropout",
+    "max_grad_norm",
+}
+
+
+def _train(table: Any, params: Any, seed: int, run: Any, checkpoint: Any) -> Any:
     from accelerate import Accelerator
     from tqdm import tqdm
 
     from stages.diffusion import family_of
     from stages.diffusion.class_conditional import build_pipeline
     from stages.diffusion.training import train_denoiser
-    from stages.loading import FileCheckpoint, load_images, table_shape
+    from stages.loading import load_images, table_shape
 
     shape = table_shape(table)
     data = load_images(table, shape)
@@ -69,9 +86,7 @@ def _train(table: Any, params: Any, seed: int, run: Any) -> Any:
         prediction_type=params.prediction_type,
         seed=seed,
     )
-    rows: list[dict[str, float]] = []
-    key = (seed, params, table["sample_id"].tolist())
-    checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
+    rows = checkpoint.rows
     with tqdm(total=params.steps, desc="pretrain", mininterval=2) as bar:
 
         def on_step(step: int, row: dict[str, float]) -> None:
@@ -84,13 +99,7 @@ def _train(table: Any, params: Any, seed: int, run: Any) -> Any:
             family,
             data.images,
             data.concepts,
-            steps=params.steps,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            warmup_steps=params.warmup_steps,
-            ema_decay=params.ema_decay,
-            condition_dropout=params.condition_dropout,
-            max_grad_norm=params.max_grad_norm,
+            **params.model_dump(include=RECIPE),
             seed=seed,
             accelerator=Accelerator(mixed_precision=params.mixed_precision),
             checkpoint=checkpoint,

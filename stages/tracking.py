@@ -181,10 +181,14 @@ class StageRun:
         experiment_id: likewise.
         result: further entries for ``runs/STAGE.json``.
         missed: what was not logged, by kind; final after the run's end.
+
+    Args:
+        continues: id of the run that a killed process of the same stage left: it is gone on with where it exists.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, continues: str | None = None):
+        self.name, self._continues = name, continues
+        self._logged_until = 0
         self.run_id: str | None = None
         self.experiment_id: str | None = None
         self.result: dict[str, Any] = {}
@@ -223,7 +227,8 @@ class StageRun:
             numbers = {
                 metric_name(k): float(v) for k, v in metrics.items() if isinstance(v, Real) and float(v) == float(v)
             }
-            self._rows.append((step, now, numbers))
+            if step == 0 or step > self._logged_until:
+                self._rows.append((step, now, numbers))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -320,8 +325,30 @@ class StageRun:
             tags["mlflow.parentRunId"] = parent
         if name := os.environ.get("DVC_EXP_NAME"):
             tags["dvc_exp_name"] = name
-        info = self._client.create_run(experiment.experiment_id, start_time=started, tags=tags).info
-        self.run_id, self.experiment_id = info.run_id, experiment.experiment_id
+        self.experiment_id = experiment.experiment_id
+        if not (self._continues and self._reopen(self._continues, tags)):
+            self.run_id = self._client.create_run(self.experiment_id, start_time=started, tags=tags).info.run_id
+
+    def _reopen(self, run_id: str, tags: Mapping[str, str]) -> bool:
+        """Go on with a run, whose steps are not logged twice; whether it is there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if run.info.lifecycle_stage != "active" or run.data.tags.get("stage") != self.name:
+            return False
+        self._client.update_run(run_id, status="RUNNING")
+        for key in ("host", "pid", "process_start"):
+            self._client.set_tag(run_id, key, tags[key])
+        for name in run.data.metrics:
+            steps = [m.step for m in self._client.get_metric_history(run_id, name)]
+            self._logged_until = max([self._logged_until, *steps])
+        self.run_id = run_id
+        return True
 
     def _close_abandoned(self, experiment_id: str) -> None:
         """Runs of this checkout that a killed process of this host left RUNNING are KILLED."""
@@ -393,16 +420,19 @@ def _closing(run: StageRun) -> Iterator[None]:
 
 
 @contextmanager
-def stage_run(name: str, params: Mapping[str, Any], *, required: bool = False) -> Iterator[StageRun]:
+def stage_run(
+    name: str, params: Mapping[str, Any], *, required: bool = False, continues: str | None = None
+) -> Iterator[StageRun]:
     """Log a stage; at its success write ``runs/NAME.json``, which tells a cached result's run.
 
     Args:
         params: logged flattened.
         required: the stage is pointless without MLflow.
+        continues: the run of a killed process that this one goes on for.
 
     Raises: TrackingError: ``required`` and the server cannot be used.
     """
-    run, started = StageRun(name), time.perf_counter()
+    run, started = StageRun(name, continues), time.perf_counter()
     run.start(params, required=required)
     with _closing(run):
         yield run

@@ -107,28 +107,35 @@ def check_finite(step: int, **values: Tensor | float) -> None:
             )
 
 
-def share(n: int, accelerator: Accelerator) -> slice:
-    """This process's part of a global batch of ``n``. Every process draws the whole batch's random numbers and takes
-    its part of them, so that the number of processes changes no result but by rounding.
+def share(n: int, accelerator: Accelerator, part: int = 0, parts: int = 1) -> slice:
+    """This process's part of a global batch of ``n``; of that, one of ``parts``, where gradients are accumulated.
 
-    Raises: ValueError: fewer samples than processes.
+    Every process draws the whole batch's random numbers and takes its part of them, so that neither the number of
+    processes nor that of parts changes a result but by rounding.
+
+    Raises: ValueError: fewer samples than parts.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
-    if n < world:
-        raise ValueError(f"a batch of {n} cannot be shared by {world} processes: raise the batch size")
-    return slice(rank * n // world, (rank + 1) * n // world)
+    i, of = accelerator.process_index * parts + part, accelerator.num_processes * parts
+    if n < of:
+        raise ValueError(f"a batch of {n} cannot be shared by {of} parts: raise the batch size")
+    return slice(i * n // of, (i + 1) * n // of)
 
 
-def shared_mse(prediction: Tensor, target: Tensor, n: int, accelerator: Accelerator) -> Tensor:
-    """Mean squared error in float32, weighted so that the mean over processes is that of the batch of ``n``."""
-    return F.mse_loss(prediction.float(), target.float()) * (len(prediction) * accelerator.num_processes / n)
+def shared_mse(prediction: Tensor, target: Tensor, n: int, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error in float32, so that the sum over all parts of a batch of ``n`` is that of the batch.
+
+    Args:
+        weights: one a sample, ``(B,)``; all 1 by default.
+    """
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+    return (errors if weights is None else errors * weights).sum() / n
 
 
-def average_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
-    """Replace each gradient by its mean over processes."""
+def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Replace each gradient by its sum over processes."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+            parameter.grad = accelerator.reduce(parameter.grad, "sum")
 
 
 def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
@@ -199,13 +206,13 @@ def train_denoiser(
         noisy, target = family.noised(clean, noise, timesteps)
         with accelerator.autocast():
             prediction = family.predict(denoiser, noisy, timesteps, family.condition(names))
-            loss = shared_mse(prediction, target, batch_size, accelerator)
-        value = accelerator.reduce(loss.detach(), "mean")
+            loss = shared_mse(prediction, target, batch_size)
+        value = accelerator.reduce(loss.detach(), "sum")
         if not torch.isfinite(value) and checkpoint is not None and main:
             checkpoint.save(state.tensors())
         check_finite(step, loss=value)
         accelerator.backward(loss)
-        average_gradients(parameters.values(), accelerator)
+        sum_gradients(parameters.values(), accelerator)
         norm = accelerator.clip_grad_norm_(parameters.values(), max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -6,54 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stages.unlearning.settings import METHODS, PAPER_SETTING, Settings, planned, settings_for
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
     from stages.diffusion.family import ConceptImages, Family
     from stages.diffusion.training import Checkpoint, OnStep
-    from stages.unlearning.loop import Settings
 
-__all__ = ["METHODS", "Erased", "erase", "settings_for"]
-
-#: A method is a composition of the one loop's settings. What a method fixes cannot be set beside it.
-METHODS: dict[str, dict[str, Any]] = {
-    "erasediff": {},
-    # What the official code of EraseDiff does by default: fixed weighting.
-    "graddiff": {"multiplier": "fixed"},
-    # Retain loss only: the control.
-    "finetune": {"forget_weight": 0.0},
-    # Gradient ascent on the denoising loss of the forget set, nothing else.
-    "neggrad": {
-        "forget_weight": -1.0,
-        "retain_weight": 0.0,
-        "multiplier": "fixed",
-        "eta": 1.0,
-        "forget_target": "truth",
-        "forget_source": "forget",
-    },
-    # Random relabelling of the forget set beside denoising of the retain set, on salient weights only.
-    "salun": {
-        "multiplier": "fixed",
-        "mask": "saliency",
-        "forget_target": "relabel",
-        "forget_source": "forget",
-        "retain_target": "noise",
-    },
-    # Nash bargaining: the bisector of the two gradients, of one length.
-    "munba": {"unit_gradients": True, "multiplier": "fixed", "eta": 1.0, "unit_update": True},
-    # Away from the concept by the model's own guidance, without retained pictures.
-    "esd": {
-        "retain_weight": 0.0,
-        "multiplier": "fixed",
-        "eta": 1.0,
-        "forget_target": "negative_guidance",
-        "forget_source": "forget",
-    },
-}
-
-#: The two settings in which the defaults differ from EraseDiff's paper, as the paper has them.
-PAPER_SETTING = {"forget_source": "forget", "retain_target": "noise"}
+__all__ = ["METHODS", "PAPER_SETTING", "Erased", "Settings", "erase", "planned", "settings_for"]
 
 
 @dataclass
@@ -62,18 +24,6 @@ class Erased:
 
     pipeline: Any
     history: list[dict[str, float]] = field(default_factory=list)
-
-
-def settings_for(method: str, **settings: Any) -> Settings:
-    """The loop's settings for a method. Raises: ValueError: unknown method or setting."""
-    from stages.unlearning.loop import Settings
-
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; there are: {', '.join(METHODS)}")
-    try:
-        return Settings(**{**settings, **METHODS[method]})
-    except TypeError as error:
-        raise ValueError(str(error).replace("Settings.__init__()", "erase()")) from None
 
 
 def erase(
@@ -90,6 +40,7 @@ def erase(
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    recipe: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Erased:
     """Take a diffusers pipeline, give one that no longer draws ``concept``; the pipeline given is left as it was.
@@ -103,15 +54,15 @@ def erase(
         anchor: concept that ``concept`` should draw instead.
         preserve: concepts to keep where ``retain`` is not given; every other class by default.
         generate: images a concept, where they are drawn from the model.
-        settings: fields of ``stages.unlearning.loop.Settings``, such as ``eta`` and ``outer_steps``.
+        recipe: arguments of ``stages.diffusion.training.train_denoiser`` for ``method="retrain"``.
+        settings: fields of ``Settings``, such as ``eta`` and ``outer_steps``.
 
     Raises: UnknownConcept; ValueError: nothing to keep, or an unknown method or setting; NonFiniteLoss.
     """
     from stages.diffusion import family_of
     from stages.unlearning.loop import run_loop
 
-    if anchor is not None:
-        settings |= {"forget_target": "anchor", "anchor": anchor}
+    chosen = settings_for(method, **settings, **({"forget_target": "anchor", "anchor": anchor} if anchor else {}))
     family = family_of(pipeline)
     targets = [concept] if isinstance(concept, str) else list(concept)
     preserve = preserve or [c for c in family.concepts or () if c not in targets]
@@ -123,21 +74,37 @@ def erase(
     history: list[dict[str, float]] = []
 
     def record(step: int, row: dict[str, float]) -> None:
+        if method == "retrain":  # its loop is the base's
+            row = {"retain_loss": row["loss"], "retain_grad_norm": row["grad_norm"]}
         history.append({"step": step, **row})
         if on_step is not None:
             on_step(step, row)
 
-    denoiser = run_loop(
-        family,
-        forget_set,
-        retain_set,
-        settings_for(method, **settings),
-        seed=seed,
-        accelerator=accelerator,
-        checkpoint=checkpoint,
-        on_step=record,
-    )
+    common: dict[str, Any] = {"seed": seed, "accelerator": accelerator, "checkpoint": checkpoint, "on_step": record}
+    if method == "retrain":
+        denoiser = retrain(family, retain_set, recipe or {}, **common)
+    else:
+        denoiser = run_loop(family, forget_set, retain_set, chosen, **common)
     return Erased(family.with_denoiser(denoiser).pipeline, history)
+
+
+def retrain(family: Family, retain_set: ConceptImages, recipe: Mapping[str, Any], *, seed: int, **common: Any) -> Any:
+    """A denoiser of the same architecture, trained from new weights on the retain set alone: the gold standard.
+
+    Args:
+        recipe: arguments of ``train_denoiser``. The new weights are those of ``build_pipeline`` at the same seed.
+    """
+    import torch
+
+    from stages.diffusion.training import train_denoiser
+
+    architecture: Any = type(family.denoiser)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = architecture.from_config(family.denoiser.config)
+    return train_denoiser(
+        family.with_denoiser(denoiser), retain_set.images, retain_set.concepts, seed=seed, **recipe, **common
+    )
 
 
 def _concept_images(family: Family, concepts: list[str], given: Any, generate: int, seed: int) -> ConceptImages:

@@ -62,8 +62,18 @@ def fixed_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Te
     return torch.tensor(float(eta), device=gap_grad.device)
 
 
+def norm_ratio_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
+    r"""The forget part gets ``eta`` times the length of the retain gradient: :math:`\lambda = \eta
+    \lVert\nabla L_r\rVert / \lVert\nabla g\rVert` (SISS, arXiv 2503.01034); 0 where ``gap_grad`` is zero."""
+    _check(retain_grad, gap_grad)
+    if not gap_grad.any():
+        return torch.zeros((), device=gap_grad.device)
+    return eta * retain_grad.float().norm() / gap_grad.float().norm()
+
+
 MULTIPLIERS: dict[str, Multiplier] = {
     "paper": paper_multiplier,
     "cosine": cosine_multiplier,
     "fixed": fixed_multiplier,
+    "norm_ratio": norm_ratio_multiplier,
 }

@@ -16,6 +16,7 @@ from stages.diffusion import family_of
 from stages.diffusion.class_conditional import build_pipeline
 from stages.diffusion.family import ConceptImages, NoiseSchedule
 from stages.unlearning import loop, multipliers, settings_for, targets
+from stages.unlearning import losses as losses_module
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
 
@@ -118,12 +119,12 @@ def check_uniform_noise_is_uniform():
     family, forget, retain = tiny()
     chosen = {"forget_target": "uniform_noise", "forget_source": "forget", "forget_batch_size": 500}
     losses, seen = losses_of(family, forget, retain, **chosen), []
-    plain = loop.forget_target
+    plain = losses_module.forget_target
     try:
-        loop.forget_target = lambda *arguments, **named: seen.append(plain(*arguments, **named)) or seen[-1]
+        losses_module.forget_target = lambda *arguments, **named: seen.append(plain(*arguments, **named)) or seen[-1]
         losses.forget(0)
     finally:
-        loop.forget_target = plain
+        losses_module.forget_target = plain
     (noise,) = seen
     assert noise.min() >= 0 and noise.max() < 1
     assert (noise.mean().item(), noise.std().item()) == pytest.approx((0.5, 12**-0.5), abs=0.01)
@@ -176,28 +177,32 @@ def moving(losses):
 
 
 def always_the_first_batch(patch):
-    plain = loop.batch_indices
-    patch.setattr(
-        loop, "batch_indices", lambda n, size, *, seed, stream, step: plain(n, size, seed=seed, stream=stream, step=0)
-    )
+    plain = losses_module.batch_indices
+
+    def first(n, size, *, seed, stream, step):
+        return plain(n, size, seed=seed, stream=stream, step=0)
+
+    patch.setattr(losses_module, "batch_indices", first)
 
 
 def inner_loop_in_the_optimizer(patch):
-    """The inner steps are taken by the training's own optimizer; then the weights alone are put back."""
-    plain = loop._update
+    """The inner steps are taken by the training's own optimizer; then weights and gradients alone are put back."""
+    made, plain = [], torch.optim.Adam
+    patch.setattr(torch.optim, "Adam", lambda *arguments, **named: made.append(plain(*arguments, **named)) or made[-1])
 
-    def broken(losses, optimizer, trainable, mask, settings, step, accelerator):
-        kept = [p.detach().clone() for p in trainable.values()]
-        for _ in range(settings.inner_steps if settings.gap_every else 0):
-            losses.forget(step).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    def broken(self, step, trainable):
+        kept = [(p.detach().clone(), p.grad) for p in trainable.values()]
+        for _ in range(self.settings.inner_steps):
+            made[-1].zero_grad()
+            self.forget(step)["forget"].backward()
+            made[-1].step()
         with torch.no_grad():
-            for parameter, value in zip(trainable.values(), kept, strict=True):
+            for parameter, (value, grad) in zip(trainable.values(), kept, strict=True):
                 parameter.copy_(value)
-        return plain(losses, optimizer, trainable, mask, settings, step, accelerator)
+                parameter.grad = grad
+        return 0.0
 
-    patch.setattr(loop, "_update", broken)
+    patch.setattr(loop.Losses, "constraint_gap", broken)
 
 
 def one_label_a_batch(patch):
@@ -210,7 +215,7 @@ def normal_noise(patch):
 
 def every_parameter_must_be_used(patch):
     plain = torch.autograd.grad
-    patch.setattr(torch.autograd, "grad", lambda loss, parameters, allow_unused: plain(loss, parameters))
+    patch.setattr(torch.autograd, "grad", lambda loss, parameters, allow_unused, retain_graph: plain(loss, parameters))
 
 
 MUTANTS = {

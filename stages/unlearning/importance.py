@@ -1,0 +1,130 @@
+"""How much weights and timesteps matter, measured on the base before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from stages.diffusion.family import ConceptImages
+from stages.diffusion.randomness import generator
+from stages.unlearning.losses import Losses
+from stages.unlearning.settings import IMPORTANCE_BATCHES
+from stages.unlearning.timesteps import part_of
+
+#: Equal parts of [0, T) that timesteps are weighted by.
+TIMESTEP_PARTS = 20
+
+
+def gradient(loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
+    """Gradient of ``loss``, flat float32 ``(P,)``; zero for unused parameters.
+
+    Args:
+        again: another gradient of the same forward pass is to follow.
+    """
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=again)
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).float().flatten() for p, g in zip(parameters, grads, strict=True)]
+    )
+
+
+def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:
+    """Mean squared error of plain denoising of a batch under its own concepts; the same for every process."""
+    index, concepts = losses.draw(stream, step, n, data)
+    clean = losses.encoded(data, index)
+    draw = generator(losses.seed, f"{stream}-noise", step)
+    noise = torch.randn(clean.shape, generator=draw).to(clean)
+    timesteps = losses.family.timesteps(n, draw).to(losses.device)
+    noisy, target = losses.family.noised(clean, noise, timesteps)
+    prediction = losses.family.predict(losses.denoiser, noisy, timesteps, losses.family.condition(concepts))
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def saliency(losses: Losses, parameters: Sequence[Tensor]) -> Tensor:
+    """|∇L| of plain denoising of the forget set, summed over one pass, flat ``(P,)``.
+
+    Source: SalUn, arXiv 2310.12508, eq. 3.
+    """
+    n = losses.settings.forget_batch_size
+    batches = -(-len(losses.forget_set) // n)
+    return torch.stack(
+        [gradient(_denoising(losses, losses.forget_set, "saliency", i, n), parameters).abs() for i in range(batches)]
+    ).sum(0)
+
+
+def diagonal_fisher(losses: Losses, data: ConceptImages, parameters: Sequence[Tensor], stream: str) -> Tensor:
+    """Mean over images of the squared gradient of each one's denoising loss, flat ``(P,)``.
+
+    Source: Selective Amnesia, arXiv 2305.10120, section 3.1.
+    """
+    samples = min(len(data), losses.settings.fisher_samples)
+    total = torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
+    for i in range(samples):
+        total += gradient(_denoising(losses, data, f"fisher-{stream}", i, 1), parameters).square()
+    return total / samples
+
+
+def top_fraction(values: Tensor, fraction: float) -> Tensor:
+    """Ones where a value is among the largest ``fraction`` of all, else zeros, float32 of the shape of ``values``."""
+    keep = max(1, round(fraction * values.numel()))
+    mask = torch.zeros_like(values)
+    mask[values.topk(keep).indices] = 1.0
+    return mask
+
+
+class Importance:
+    """What the settings want to be known of the base.
+
+    Attributes:
+        masks: of each loss's gradient by the loss's name, flat ``(P,)`` of zeros and ones.
+        fisher: diagonal Fisher information of both sets together, flat ``(P,)``, where there is a penalty.
+    """
+
+    def __init__(self, losses: Losses, parameters: Sequence[Tensor]):
+        s = losses.settings
+        self.masks: dict[str, Tensor] = {}
+        self.fisher: Tensor | None = None
+        if s.mask == "saliency":
+            mask = top_fraction(saliency(losses, parameters), s.mask_fraction)
+            self.masks = {"retain": mask, "forget": mask}
+        if s.mask == "fisher_ratio" or s.fisher_penalty:
+            forget = diagonal_fisher(losses, losses.forget_set, parameters, "forget")
+            retain = diagonal_fisher(losses, losses.retain_set, parameters, "retain")
+            if s.mask == "fisher_ratio":
+                self.masks = {"forget": (forget >= retain).float()}
+            if s.fisher_penalty:
+                n, m = len(losses.forget_set), len(losses.retain_set)
+                self.fisher = (n * forget + m * retain) / (n + m)
+
+
+@torch.no_grad()
+def timestep_density(losses: Losses, accelerator: Accelerator) -> Tensor:
+    """How far the base is from its forget target, by part of [0, T), ``(TIMESTEP_PARTS,)``, of sum 1.
+
+    A part that no timestep fell in gets the mean; none gets 0, so that every timestep can be drawn.
+    """
+    parts = TIMESTEP_PARTS
+    total, count = torch.zeros(parts), torch.zeros(parts)
+    for step in range(IMPORTANCE_BATCHES):
+        draw = generator(losses.seed, "importance", step)
+        batch = losses.forget_batch(step, draw)
+        m = len(batch.asked)
+        noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean)
+        timesteps = ((torch.arange(m) + torch.rand(m, generator=draw)) * losses.family.num_timesteps / m).long()
+        moved = timesteps.to(losses.device)
+        noisy, truth = losses.family.noised(batch.clean, noise, moved)
+        uniform = partial(torch.rand, batch.clean.shape, generator=draw)
+        target = losses.target_of(noisy, moved, truth, batch, uniform)
+        prediction = losses.family.predict(losses.denoiser, noisy, moved, losses.family.condition(batch.asked))
+        errors = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1).cpu()
+        which = part_of(timesteps, parts, losses.family.num_timesteps)
+        total.index_add_(0, which, errors)
+        count.index_add_(0, which, torch.ones(m))
+    total, count = (accelerator.reduce(x.to(losses.device), "sum").cpu() for x in (total, count))
+    mean = total.sum() / count.sum()
+    density = torch.where(count > 0, total / count.clamp(min=1), mean).clamp(min=0.05 * mean.item())
+    return density / density.sum()
