@@ -12,10 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from stages.errors import CheckoutBusy, StageFailed
 
@@ -71,6 +72,43 @@ def is_clean() -> bool:
     return done.returncode == 0
 
 
+def run_experiment(
+    name: str, overrides: Mapping[str, Any], targets: Sequence[str], say: Callable[[str], None], extra: dict[str, str]
+) -> None:
+    """Run stages as a DVC experiment in a folder of its own, beside others. Raises: StageFailed.
+
+    Args:
+        overrides: params by their dotted names.
+    """
+    settings = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
+    _follow(
+        dvc("exp", "run", "--temp", "--force", "--name", name, *settings, *targets), f"experiment {name}", say, extra
+    )
+
+
+def experiment_metrics() -> dict[str, dict[str, Any]]:
+    """``{experiment: {"evaluation": …, "erase": …}}`` of this commit's experiments. Raises: StageFailed."""
+    done = subprocess.run(
+        dvc("exp", "show", "--json", "--hide-queued"), capture_output=True, text=True, env=environment(), check=False
+    )
+    if done.returncode:
+        raise StageFailed(f"dvc exp show failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    found = {}
+    for baseline in json.loads(done.stdout):
+        for experiment in baseline.get("experiments") or []:
+            metrics = (experiment["revs"][0].get("data") or {}).get("metrics") or {}
+            found[experiment["name"]] = {
+                Path(path).stem: content["data"] for path, content in metrics.items() if content and "data" in content
+            }
+    return found
+
+
+def head_commit() -> str:
+    """The checkout's commit, or ``unknown``."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str, str], *, force: bool = False) -> bool:
     """Run one stage through DVC, its output line by line to ``say``; whether it executed (not cached or unchanged).
 
@@ -80,16 +118,24 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
     Raises: StageFailed: with the stage's own last stated error.
     """
 
+    command = dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name)
+    lines = _follow(command, f"stage {name}", say, extra_environment)
+    return any(line.startswith("Running stage") for line in lines)
+
+
+def _follow(command: list[str], what: str, say: Callable[[str], None], extra: dict[str, str]) -> list[str]:
+    """Run a command, its output line by line to ``say``. Raises: StageFailed: with the last stated error."""
+
     def with_parent() -> None:
         if _LIBC is not None:
             _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed flow leaves no writer behind
 
     process = subprocess.Popen(
-        dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name),
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment() | extra_environment,
+        env=environment() | extra,
         preexec_fn=with_parent,
     )
     lines: list[str] = []
@@ -106,8 +152,8 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
             process.wait()
     if code:
         stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
-        raise StageFailed(f"stage {name} failed: {(stated or lines or ['no output'])[-1]}")
-    return any(line.startswith("Running stage") for line in lines)
+        raise StageFailed(f"{what} failed: {(stated or lines or ['no output'])[-1]}")
+    return lines
 
 
 def record_lock(message: str) -> tuple[str | None, str]:
@@ -134,6 +180,14 @@ def record_lock(message: str) -> tuple[str | None, str]:
         if done.returncode:
             return None, f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}"
     return git("rev-parse", "HEAD").stdout.strip(), ""
+
+
+def temporary_server() -> None:
+    """Let Prefect start a server for this run alone, unless one is named; Ctrl-C then ends it too."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+        end_on_interrupt()
 
 
 def end_on_interrupt() -> None:

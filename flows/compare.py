@@ -1,0 +1,274 @@
+"""Methods × concepts × seeds as DVC experiments, with one search for each; a table, a plot and a page."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.comparison import Cell, best
+
+CELLS, PAGE, PLOT = Path("reports/comparison.json"), Path("reports/comparison.html"), Path("reports/pareto.png")
+#: Prefix of the experiments' names.
+PREFIX = "compare"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Values tried for every variant, on concepts and seeds of their own."""
+
+    concepts: list[str]
+    seeds: list[int]
+    over: dict[str, list[Any]]
+
+    def choices(self) -> list[dict[str, Any]]:
+        """Every combination of the values."""
+        return [dict(zip(self.over, values, strict=True)) for values in itertools.product(*self.over.values())]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A file of ``comparisons/``.
+
+    Attributes:
+        common: params of every cell, by their dotted names.
+        gold: the variant that the others are measured against; it is not searched.
+    """
+
+    title: str
+    concepts: list[str]
+    seeds: list[int]
+    variants: dict[str, dict[str, Any]]
+    common: dict[str, Any] = field(default_factory=dict)
+    gold: str | None = None
+    search: Search | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Comparison:
+        """Raises: ParamsError: no such file, no YAML, an unknown or a missing key, or a setting that is none."""
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
+
+        from stages.errors import ParamsError
+
+        try:
+            raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            search = Search(**raw.pop("search")) if raw.get("search") else None
+            result = cls(title=path.stem, common=raw.pop("set", {}), search=search, **raw)
+        except OSError as error:
+            raise ParamsError(
+                f"{path} cannot be read ({error.strerror}): name a file such as comparisons/methods.yaml"
+            ) from None
+        except YAMLError as error:
+            raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        except (TypeError, AttributeError) as error:
+            raise ParamsError(f"{path} is no comparison: {str(error).replace('__init__()', '')}") from None
+        if result.gold is not None and result.gold not in result.variants:
+            raise ParamsError(f"{path}: gold {result.gold!r} is none of the variants: {', '.join(result.variants)}")
+        return result
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The settings of one cell, and the name that follows from them: the same cell in two comparisons is one."""
+
+    variant: str
+    concept: str
+    seed: int
+    settings: tuple[tuple[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.overrides, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{PREFIX}-{digest}"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Params by their dotted names."""
+        return {**dict(self.settings), "forget_set.concepts": [self.concept], "seed": self.seed}
+
+    def cell(self, found: Mapping[str, Mapping[str, Any]]) -> Cell:
+        """With its metrics, where it was run."""
+        metrics = found.get(self.name, {})
+        return Cell(self.variant, self.concept, self.seed, metrics.get("evaluation"), metrics.get("erase"))
+
+
+def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], search: bool) -> list[Experiment]:
+    """The cells of a variant with a choice of searched values, of the search or of the comparison itself."""
+    where: Any = plan.search if search else plan
+    settings = tuple({**plan.common, **plan.variants[variant], **choice}.items())
+    return [Experiment(variant, c, s, settings) for s in where.seeds for c in where.concepts]
+
+
+def build_flow(jobs: int) -> Any:
+    """The Prefect flow; Prefect is imported here, so that ``--help`` is quick."""
+    from prefect import flow, get_run_logger, task
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+    from prefect.futures import wait
+    from prefect.states import Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows import pipeline
+    from stages.comparison import summary, table_rows
+    from stages.errors import StageFailed
+
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    @task(task_run_name="{label}")
+    def experiment(label: str, name: str, overrides: dict[str, Any], targets: list[str], parent: str | None) -> Any:
+        logger = get_run_logger()
+        extra = {"OMP_NUM_THREADS": str(threads)} | ({"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {})
+        try:
+            pipeline.run_experiment(name, overrides, targets, lambda line: logger.info("%s", line), extra)
+        except StageFailed as error:
+            return Failed(name=StageFailed.__name__, message=str(error))
+        return name
+
+    @flow(name="compare", task_runner=ThreadPoolTaskRunner(max_workers=jobs), validate_parameters=True)
+    def compare_flow(file: str) -> Any:
+        """A file of comparisons → reports/comparison.html. Moves no alias, registers nothing."""
+        from stages import tracking
+
+        plan = Comparison.read(Path(file))
+        with tracking.parent_run("compare", {"file": file}) as parent:
+
+            def measured(wanted: Sequence[Experiment]) -> list[Cell]:
+                """The cells, run where their experiment is not there yet."""
+                found = pipeline.experiment_metrics()
+                left = list({e.name: e for e in wanted if e.name not in found}.values())
+                get_run_logger().info("%d cells, %d to run", len(wanted), len(left))
+                # First what cells share, so that two at once do not both train the same base.
+                bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
+                run([(f"base, seed {b.seed}", b, ["pretrain", "classifier"]) for b in bases.values()])
+                # Neighbours differ in concept or seed, and share nothing that is still to be made.
+                run([(f"{e.variant}, {e.concept}, seed {e.seed}", e, ["verdict"]) for e in left])
+                found = pipeline.experiment_metrics()
+                return [e.cell(found) for e in wanted]
+
+            def run(wanted: list[tuple[str, Experiment, list[str]]]) -> None:
+                wait([experiment.submit(label, e.name, e.overrides, on, parent.run_id) for label, e, on in wanted])
+
+            chosen = searched(plan, measured)
+            cells = measured(
+                [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
+            )
+            said = {variant: text(choice) for variant, choice in chosen.items()}
+            write_cells(plan, cells, said, file)
+            comparison_page(parent.run_id)
+            rows = table_rows(summary(cells), said, plan.gold)
+            create_table_artifact(key="comparison", table=rows, description=f"{plan.title}: mean ± sd over cells")
+            links = f"- [Page]({PAGE.resolve().as_uri()})\n- [Plot]({PLOT.resolve().as_uri()})"
+            create_markdown_artifact(key="comparison-page", markdown=links, description="Page and plot")
+            failed = [f"{c.variant}, {c.concept}, seed {c.seed}" for c in cells if c.evaluation is None]
+            if failed:
+                message = f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed[:5])}; the page is {PAGE}"
+                return Failed(name=StageFailed.__name__, message=message)
+            return said
+
+    return compare_flow
+
+
+def base_of(experiment: Experiment, concept: str) -> Experiment:
+    """The experiment that makes what all cells of a seed share, under whatever concept."""
+    shared = {k: v for k, v in experiment.settings if not k.startswith(("erase.", "evaluate.", "verdict."))}
+    return Experiment("base", concept, experiment.seed, tuple(shared.items()))
+
+
+def searched(plan: Comparison, measured: Callable[[Sequence[Experiment]], list[Cell]]) -> dict[str, dict[str, Any]]:
+    """The best choice for each variant but the gold standard. One that sets a searched value itself keeps it."""
+    if plan.search is None:
+        return {}
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for variant, own in plan.variants.items():
+        if variant != plan.gold:
+            left = Search(
+                plan.search.concepts, plan.search.seeds, {k: v for k, v in plan.search.over.items() if k not in own}
+            )
+            tried[variant] = left.choices()
+    wanted = {
+        (variant, text(choice)): experiments(plan, variant, choice=choice, search=True)
+        for variant, choices in tried.items()
+        for choice in choices
+    }
+    cells = iter(measured([e for group in wanted.values() for e in group]))
+    results = {key: [next(cells) for _ in group] for key, group in wanted.items()}
+    chosen = {}
+    for variant, choices in tried.items():
+        winner = best({text(choice): results[variant, text(choice)] for choice in choices})
+        chosen[variant] = next(choice for choice in choices if text(choice) == winner)
+    return chosen
+
+
+def text(choice: Mapping[str, Any]) -> str:
+    """A choice of params in words."""
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in choice.items()
+    )
+
+
+def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str], file: str) -> None:
+    """``reports/comparison.json``, which the page is made from."""
+    from dataclasses import asdict
+
+    from flows.pipeline import head_commit
+    from stages.artifacts import write_json
+
+    how = {"file": file, "commit": head_commit(), "concepts": ", ".join(plan.concepts)}
+    how |= {"seeds": ", ".join(map(str, plan.seeds)), **{k: str(v) for k, v in plan.common.items()}}
+    if plan.search:
+        how["search"] = (
+            f"concepts {', '.join(plan.search.concepts)}, seeds {', '.join(map(str, plan.search.seeds))}; "
+            + ("; ".join(f"{k} of {', '.join(map(str, v))}" for k, v in plan.search.over.items()))
+        )
+    content = {"title": plan.title, "how": how, "gold": plan.gold, "chosen": chosen}
+    write_json(CELLS, {**content, "cells": [asdict(cell) for cell in cells]})
+
+
+def comparison_page(parent: str | None) -> None:
+    """Table, plot and page, in a process of their own. Raises: StageFailed."""
+    from flows.pipeline import environment
+    from stages.errors import StageFailed
+
+    extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
+    command = [sys.executable, "-m", "stages.comparison"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | extra, check=False)
+    if done.returncode:
+        raise StageFailed(f"stages.comparison failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+
+
+def main() -> None:
+    """The command ``python -m flows.compare``."""
+    parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
+    parser.add_argument("file", nargs="?", default="comparisons/methods.yaml", help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once (default: one a core)")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: at least 1")
+    from flows import pipeline
+    from stages.door import fail, quiet_environment
+    from stages.errors import EraseDiffError, StageFailed
+
+    quiet_environment()
+    try:
+        plan = Comparison.read(Path(arguments.file))
+        pipeline.temporary_server()
+        with pipeline.only_run(Path(".work/compare.lock")):
+            state = build_flow(arguments.jobs)(arguments.file, return_state=True)
+            if state.name == StageFailed.__name__:
+                raise StageFailed(state.message)
+            state.result()
+        print(f"{plan.title}: {PAGE}")
+    except EraseDiffError as error:
+        sys.exit(fail(error))
+
+
+if __name__ == "__main__":
+    main()
