@@ -32,9 +32,10 @@ def main(model: str) -> None:
 
     family = family_of(open_pipeline(Path("models") / model).to(device()))
     classifier = load_classifier(CLASSIFIER).to(device())
-    forgotten = read_json(SETS / "summary.json")["concepts"]
+    sets = read_json(SETS / "summary.json")
+    forgotten, earlier = sets["concepts"], [c for c in sets["earlier"] if c in classifier.concepts]
     test = read_table(TABLE, "test")
-    held_out = decode(test[~test["concept"].isin(forgotten)]["image"].tolist(), classifier.image_shape)
+    held_out = decode(test[~test["concept"].isin(forgotten + earlier)]["image"].tolist(), classifier.image_shape)
     if len(held_out) < 2:
         raise DataError(
             f"{len(held_out)} held-out picture(s) of retained concepts: a distance needs 2, give more pictures"
@@ -49,6 +50,7 @@ def main(model: str) -> None:
                 classifier.concepts,
                 forgotten,
                 held_out,
+                earlier=earlier,
                 samples_per_concept=params.samples_per_concept,
                 draws=params.draws,
                 steps=params.inference_steps,
@@ -58,7 +60,7 @@ def main(model: str) -> None:
                 on_progress=bar.update,
             )
         grid = Path(f"plots/samples_{model}.png")
-        write_bytes(grid, grid_png(shown, classifier.concepts, model, marked=forgotten))
+        write_bytes(grid, grid_png(shown, classifier.concepts, model, marked=forgotten + earlier))
         write_json(Path(f"metrics/{model}.json"), {**numbers, "seconds": time.perf_counter() - started})
         run.log_metrics(numbers)
         run.log_artifact(grid)
