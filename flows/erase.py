@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,10 +167,7 @@ def run(commit: bool = True) -> None:
         if nothing_to_do():
             print("nothing to do: everything is up to date\n\n" + summary())
             return
-        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-        if "PREFECT_API_URL" not in os.environ:
-            os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
-            pipeline.end_on_interrupt()
+        pipeline.own_server()
         state = build_flow()(return_state=True)
         if state.name == "StageFailed":
             raise StageFailed(state.message)

@@ -79,13 +79,25 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
 
     Raises: StageFailed: with the stage's own last stated error.
     """
+    command = dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name)
+    lines = _run(name, command, say, extra_environment)
+    return any(line.startswith("Running stage") for line in lines)
+
+
+def run_door(name: str, *arguments: str, say: Callable[[str], None]) -> None:
+    """Run a door that is no stage of DVC's. Raises: StageFailed: with its own last stated error."""
+    _run(name, [sys.executable, "-m", f"stages.{name}", *arguments], say, {})
+
+
+def _run(name: str, command: list[str], say: Callable[[str], None], extra_environment: dict[str, str]) -> list[str]:
+    """What a command printed, line by line to ``say`` too; it ends with this process. Raises: StageFailed."""
 
     def with_parent() -> None:
         if _LIBC is not None:
             _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed flow leaves no writer behind
 
     process = subprocess.Popen(
-        dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name),
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -107,7 +119,7 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
     if code:
         stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
         raise StageFailed(f"stage {name} failed: {(stated or lines or ['no output'])[-1]}")
-    return any(line.startswith("Running stage") for line in lines)
+    return lines
 
 
 def record_lock(message: str) -> tuple[str | None, str]:
@@ -134,6 +146,14 @@ def record_lock(message: str) -> tuple[str | None, str]:
         if done.returncode:
             return None, f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}"
     return git("rev-parse", "HEAD").stdout.strip(), ""
+
+
+def own_server() -> None:
+    """Where no Prefect server is named, a temporary one that keeps its data in this checkout."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+        end_on_interrupt()
 
 
 def end_on_interrupt() -> None:

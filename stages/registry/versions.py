@@ -35,6 +35,11 @@ class Version:
     run_id: str
     description: str
 
+    @property
+    def uri(self) -> str:
+        """``models:/NAME/VERSION``."""
+        return f"models:/{self.name}/{self.version}"
+
 
 @contextmanager
 def reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
@@ -240,6 +245,45 @@ def set_tag(name: str, version: str, key: str, value: str) -> None:
         client.set_model_version_tag(name, version, key, value)
 
 
+def at(uri: str) -> Version:
+    """The version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``. Raises: ModelError, TrackingError."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", uri)
+    if not match:
+        raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    return get(name, alias or number)
+
+
+def evidence(version: Version, file: str) -> Any:
+    """Content of a JSON or YAML file that was attached when the version was registered.
+
+    Raises: ModelError: there is no such file. TrackingError.
+    """
+    from ruamel.yaml import YAML
+
+    content = attached(version.run_id, file)
+    if content is None:
+        raise ModelError(
+            f"version {version.version} of {version.name} has no {file}: it was not registered by this pipeline"
+        )
+    # As DVC writes it; JSON is YAML.
+    return YAML(typ="safe", pure=True).load(content.decode())
+
+
+def attached(run_id: str, file: str) -> bytes | None:
+    """A file of an MLflow run, or ``None`` where it has none of that name. Raises: TrackingError."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as temporary, reached() as client:
+        if file not in {a.path for a in client.list_artifacts(run_id)}:
+            return None
+        quiet = tracking.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
+        with quiet:
+            return Path(
+                mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=file, dst_path=temporary)
+            ).read_bytes()
+
+
 def resolve(uri: str) -> Path:
     """``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` to a local diffusers folder, checked against its hash.
 
@@ -247,11 +291,8 @@ def resolve(uri: str) -> Path:
 
     Raises: ModelError: no such model, version or alias. IntegrityError: the stored model was altered. TrackingError.
     """
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", uri)
-    if not match:
-        raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, number = match.groups()
-    found = get(name, alias or number)
+    found = at(uri)
+    name = found.name
     expected = found.tags.get("erased_sha256")
     if expected is None:
         raise ModelError(

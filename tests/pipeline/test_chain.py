@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 MODEL = "erasediff-digits"
+pytestmark = pytest.mark.timeout(900)  # three erasures on a busy machine
 
 
 def registry(project):
