@@ -55,11 +55,12 @@ def main(model: str) -> None:
 
 def _comparable(version: Any, whole: Any) -> bool:
     """Whether classifier, pictures and protocol are those that the version's base was measured with."""
-    from stages.artifacts import read_json, sha256_file
+    from stages.artifacts import read_json, sha256_file, verify_folder
     from stages.classifier import FOLDER as CLASSIFIER
     from stages.curate import TABLE
     from stages.registry.versions import evidence
 
+    verify_folder(CLASSIFIER)
     protocol = {"seed": whole.seed, "evaluate": whole.evaluate.model_dump()}
     made = evidence(version, "dvc.lock")["stages"]["evaluate@base"]["params"]["params.yaml"]
     judge = evidence(version, "evaluation.json")["classifier"]["sha256"]
