@@ -11,7 +11,7 @@ from typing import Any
 
 from stages import tracking
 from stages.errors import GateFailed, ModelError, WouldUnerase
-from stages.registry.versions import Version, aliases, get, reached, resolve
+from stages.registry.versions import Version, aliases, checked, get, reached, resolve
 
 #: MLflow experiment with a run for each alias that was moved. Nothing here changes or deletes a finished one.
 EXPERIMENT = "erasediff-aliases"
@@ -132,7 +132,8 @@ def _withdrawn(name: str) -> str:
 
 
 def history(name: str) -> list[Move]:
-    """Every alias that was moved, oldest first. Raises: TrackingError."""
+    """Every alias that was moved, oldest first. Raises: ModelError: no name of a model. TrackingError."""
+    checked(name)
     with reached() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:

@@ -18,6 +18,8 @@ from stages.artifacts import read_json, sha256_folder, verify_folder
 from stages.errors import EraseDiffError, IntegrityError, ModelError, TrackingError
 
 DIGEST_TAG = "lineage_digest"
+#: Of a registered model, as params.yaml takes it: it becomes part of a file's name and of MLflow's filters.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
@@ -59,6 +61,13 @@ def reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
 
 def _is_missing(error: Any) -> bool:
     return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def checked(name: str) -> str:
+    """A model's name as it is. Raises: ModelError: no name that this pipeline registers under."""
+    if not re.fullmatch(NAME, name):
+        raise ModelError(f"{name!r} is no name of a model: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 def find_version(name: str, digest: str) -> str | None:
@@ -190,6 +199,7 @@ def aliases(name: str) -> dict[str, str]:
 def _aliases(name: str) -> dict[str, str] | None:
     from mlflow.exceptions import MlflowException
 
+    checked(name)
     with reached() as client:
         try:
             return {a: str(v) for a, v in client.get_registered_model(name).aliases.items()}
@@ -247,7 +257,7 @@ def set_tag(name: str, version: str, key: str, value: str) -> None:
 
 def at(uri: str) -> Version:
     """The version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``. Raises: ModelError, TrackingError."""
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", uri)
+    match = re.fullmatch(rf"models:/({NAME})(?:@([\w.-]+)|/(\d+))", uri)
     if not match:
         raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = match.groups()
