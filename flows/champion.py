@@ -81,8 +81,9 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
     try:
         name = _model(model_name)
         found = get(name, "champion")
-        pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
-        result = json.loads(RECHECK.read_text())
+        with pipeline.only_run():  # nobody replaces the classifier or the data meanwhile
+            pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
+            result = json.loads(RECHECK.read_text())
         if not result["passed"]:
             raise GateFailed(_alert(result, withdraw))
     except EraseDiffError as error:

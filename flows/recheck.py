@@ -23,16 +23,15 @@ def main() -> None:
 
 
 def run(model: str | None, withdraw: bool) -> None:
-    """Check the parameters, hold the checkout, recheck. Raises: GateFailed, and what else the flow states."""
+    """Check the parameters, recheck. Raises: GateFailed, and what else the flow states."""
     from flows import pipeline
     from stages.params import load_params
 
     load_params()
-    with pipeline.only_run():
-        pipeline.own_server()
-        from flows.champion import finished, recheck_flow
+    pipeline.own_server()
+    from flows.champion import finished, recheck_flow
 
-        print(finished(recheck_flow(model, withdraw, return_state=True)))
+    print(finished(recheck_flow(model, withdraw, return_state=True)))
 
 
 if __name__ == "__main__":

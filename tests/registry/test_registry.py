@@ -254,9 +254,9 @@ def server(*arguments, ready, folder):
 
 @pytest.mark.system
 def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
-    register()
+    promote_initial("m", register())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
-    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m/1")
+    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m@champion")
     with server(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
         url = f"http://127.0.0.1:{port}/invocations"
         rows = {"dataframe_records": [{"concept": "a"}, {"concept": "b"}], "params": {"num_inference_steps": 2}}
