@@ -29,8 +29,8 @@ class Decision(RunInput):
     """The form that somebody fills in."""
 
     approve: bool = Field(description="Whether this version becomes the champion")
-    by: str = Field(min_length=1, description="Who decides")
-    why: str = Field(min_length=1, description="Kept in the history of the aliases")
+    by: str = Field(min_length=1, max_length=200, description="Who decides")
+    why: str = Field(min_length=1, max_length=2000, description="Kept in the history of the aliases")
 
 
 @flow(name="promote")
