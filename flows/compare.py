@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +124,7 @@ def build_flow(jobs: int) -> Any:
     @task(task_run_name="{label}")
     def experiment(label: str, name: str, overrides: dict[str, Any], targets: list[str], parent: str | None) -> Any:
         logger = get_run_logger()
-        extra = {"OMP_NUM_THREADS": str(threads)} | ({"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {})
+        extra = {"OMP_NUM_THREADS": str(threads)} | pipeline.parent_variable(parent)
         try:
             pipeline.run_experiment(name, overrides, targets, lambda line: logger.info("%s", line), extra)
         except StageFailed as error:
@@ -162,7 +161,7 @@ def build_flow(jobs: int) -> Any:
             )
             said = {variant: text(choice) for variant, choice in chosen.items()}
             write_cells(plan, cells, said, file)
-            comparison_page(parent.run_id)
+            pipeline.run_door("comparison", say=get_run_logger().info, extra=pipeline.parent_variable(parent.run_id))
             rows = table_rows(summary(cells), said, plan.gold)
             create_table_artifact(key="comparison", table=rows, description=f"{plan.title}: mean ± sd over cells")
             links = f"- [Page]({PAGE.resolve().as_uri()})\n- [Plot]({PLOT.resolve().as_uri()})"
@@ -230,18 +229,6 @@ def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str],
         )
     content = {"title": plan.title, "how": how, "gold": plan.gold, "chosen": chosen}
     write_json(CELLS, {**content, "cells": [asdict(cell) for cell in cells]})
-
-
-def comparison_page(parent: str | None) -> None:
-    """Table, plot and page, in a process of their own. Raises: StageFailed."""
-    from flows.pipeline import environment
-    from stages.errors import StageFailed
-
-    extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
-    command = [sys.executable, "-m", "stages.comparison"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment() | extra, check=False)
-    if done.returncode:
-        raise StageFailed(f"stages.comparison failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def build_flow() -> Any:
     @task(task_run_name="{name}")
     def stage(name: str, parent: str | None, force: bool = False) -> Any:
         logger = get_run_logger()
-        extra = {"ERASEDIFF_PARENT_RUN_ID": parent} if parent else {}
+        extra = pipeline.parent_variable(parent)
         try:
             return pipeline.run_stage(name, lambda line: logger.info("%s", line), extra, force=force)
         except StageFailed as error:

@@ -72,6 +72,11 @@ def is_clean() -> bool:
     return done.returncode == 0
 
 
+def parent_variable(run_id: str | None) -> dict[str, str]:
+    """What puts a process's MLflow run under another."""
+    return {"ERASEDIFF_PARENT_RUN_ID": run_id} if run_id else {}
+
+
 def run_experiment(
     name: str, overrides: Mapping[str, Any], targets: Sequence[str], say: Callable[[str], None], extra: dict[str, str]
 ) -> None:
@@ -117,14 +122,19 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
 
     Raises: StageFailed: with the stage's own last stated error.
     """
-
     command = dvc("--wait-for-lock", "repro", "-s", *(["-f"] if force else []), name)
     lines = _follow(command, f"stage {name}", say, extra_environment)
     return any(line.startswith("Running stage") for line in lines)
 
 
+def run_door(name: str, *arguments: str, say: Callable[[str], None], extra: dict[str, str] | None = None) -> None:
+    """Run a door that is no stage of DVC's. Raises: StageFailed: with its own last stated error."""
+    _follow([sys.executable, "-m", f"stages.{name}", *arguments], f"stage {name}", say, extra or {})
+
+
 def _follow(command: list[str], what: str, say: Callable[[str], None], extra: dict[str, str]) -> list[str]:
-    """Run a command, its output line by line to ``say``. Raises: StageFailed: with the last stated error."""
+    """What a command printed, line by line to ``say`` too; it ends with this process. Raises: StageFailed: with the
+    last stated error."""
 
     def with_parent() -> None:
         if _LIBC is not None:

@@ -8,16 +8,21 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+DAY = 24 * 60 * 60
 
 
-def draws(uri: str, concept: str) -> None:
-    """Have the model draw a picture in a process of its own. Raises: ModelError: it does not."""
+def draws(version: Any, champion: str = "") -> None:
+    """Have a version draw a picture in a process of its own. Raises: ModelError: it does not."""
     from flows.pipeline import environment
     from stages.errors import ModelError
 
     with tempfile.TemporaryDirectory() as temporary:
         picture = Path(temporary) / "picture.png"
-        command = [sys.executable, "-m", "stages.sample", "--model", uri, "--concept", concept]
+        concept = version.tags.get("example_concept", "")
+        # One argument each: a concept may start with a dash.
+        command = [sys.executable, "-m", "stages.sample", f"--model={version.uri}", f"--concept={concept}"]
         done = subprocess.run(
             [*command, "--n", "1", "--steps", "2", "--out", str(picture)],
             capture_output=True,
@@ -26,7 +31,7 @@ def draws(uri: str, concept: str) -> None:
             check=False,
         )
         if done.returncode or not picture.exists():
-            raise ModelError(f"{uri} does not draw: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+            raise ModelError(f"{version.uri} does not draw: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 
 def show(name: str, at: str | None) -> str:
@@ -43,7 +48,7 @@ def show(name: str, at: str | None) -> str:
         version = champion_at(name, moment)
         return f"{name} version {version}" if version else f"{name} had no champion"
     lines = [
-        f"{move.at:%Y-%m-%d %H:%M:%S}Z  {move.alias:17} {move.before or '-':>4} → {move.after:4} "
+        f"{move.at:%Y-%m-%d %H:%M:%S}Z  {move.alias:17} {move.before or '-':>4} → {move.after or '-':4} "
         f"{move.by}: {move.why}  [{move.evidence[:12]}]"
         for move in history(name)
     ]
@@ -67,6 +72,10 @@ def main() -> None:
             default=[],
             metavar="CONCEPT",
             help="go on though this one, which the champion has forgotten, is drawn again",
+        )
+        sub.add_argument("--approve", action="store_true", help="first ask somebody, in the UI of the Prefect server")
+        sub.add_argument(
+            "--wait", type=int, default=DAY, metavar="SECONDS", help="for an approval at most so long (default: a day)"
         )
         if command == "challenger":
             sub.add_argument("--version", help="instead of the challenger")
@@ -93,6 +102,13 @@ def run(arguments: argparse.Namespace) -> None:
         print(show(name, arguments.at))
         return
     version = "previous_champion" if arguments.command == "rollback" else arguments.version
+    if arguments.approve:
+        from flows.champion import finished, promote_flow, require_server
+
+        require_server()
+        asked = {"why": arguments.why, "version": version, "model_name": name, "brings_back": arguments.brings_back}
+        print(finished(promote_flow(**asked, approve=True, wait_seconds=arguments.wait, return_state=True)))
+        return
     champion = promote(name, version, why=arguments.why, brings_back=arguments.brings_back, check=draws)
     print(f"champion of {name} is version {champion}")
 

@@ -7,20 +7,23 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from stages.errors import EraseDiffError, OutOfMemory
 
 
 def run_door(
-    name: str, main: Callable[..., None], description: str | None, choices: dict[str, Sequence[str]] | None = None
+    name: str,
+    main: Callable[..., None],
+    description: str | None,
+    choices: Mapping[str, Sequence[str] | None] | None = None,
 ) -> None:
     """Run ``main`` as the command ``python -m stages.NAME`` and exit.
 
     Exit codes: 0 done, 1 a stated failure, 2 wrong usage or parameters, 130 interrupted.
 
     Args:
-        choices: positional arguments by name with what they may be, handed to ``main`` by keyword.
+        choices: positional arguments by name with what they may be (``None``: anything); ``main`` gets them by keyword.
     """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
     for argument, values in (choices or {}).items():

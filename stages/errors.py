@@ -63,5 +63,13 @@ class WouldUnerase(EraseDiffError):
     """A promotion would bring back what the champion has forgotten."""
 
 
+class PromotionRefused(EraseDiffError):
+    """Somebody who was asked did not approve a promotion."""
+
+
+class ApprovalTimeout(EraseDiffError):
+    """Nobody decided on a promotion in time."""
+
+
 class GateFailed(EraseDiffError):
     """The erased model did not pass its gates."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("data/forget_set")
 REPORTS = Path("reports/forget_set")
+#: Characters of a sample id that are noted for good: enough to tell pictures apart.
+ID_LENGTH = 16
 
 
 def main() -> None:
@@ -26,15 +28,18 @@ def main() -> None:
     import pandas as pd
 
     from stages import tracking
-    from stages.artifacts import new_folder, sha256_folder, write_bytes, write_json
+    from stages.artifacts import new_folder, read_json, sha256_folder, write_bytes, write_json
     from stages.curate import TABLE
     from stages.data import expectations
     from stages.data.table import counts
     from stages.loading import read_table
+    from stages.pretrain import ERASURES
+    from stages.pretrain import FOLDER as BASE
 
+    earlier = read_json(BASE / ERASURES)
     with tracking.stage_run("forget_set", {"seed": whole.seed, **params.model_dump()}) as run:
         table = read_table(TABLE, "train")
-        chosen = select(table, params.concepts, params.sample_ids)
+        table, chosen = without(table, select(table, params.concepts, params.sample_ids), earlier)
         discarded: dict[str, int] = {}
         if params.origin == "generated":
             table, discarded = _generate(sorted(set(table["concept"])), params, whole.seed)
@@ -54,7 +59,15 @@ def main() -> None:
         write_json(REPORTS / "index.json", results)
         expectations.require(results, "the forget set", str(page))
         forgotten = sorted(set(forget["concept"]) - set(retain["concept"]))
-        facts = {"concepts": forgotten, "origin": params.origin, "forget": counts(forget), "retain": counts(retain)}
+        ids = sorted(i[:ID_LENGTH] for i in forget["sample_id"]) if params.sample_ids else []
+        facts = {
+            "concepts": forgotten,
+            "sample_ids": ids,
+            "earlier": sorted({*earlier} - {*forgotten, *ids}),
+            "origin": params.origin,
+            "forget": counts(forget),
+            "retain": counts(retain),
+        }
         with new_folder(FOLDER) as folder:
             forget.to_parquet(folder / "forget.parquet", index=False)
             retain.to_parquet(folder / "retain.parquet", index=False)
@@ -83,6 +96,23 @@ def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> p
             f"forget_set selects {what} ({int(chosen.sum())} of {len(table)} pictures): name fewer or others"
         )
     return chosen
+
+
+def without(table: pd.DataFrame, chosen: pd.Series[bool], earlier: list[str]) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """The table, and what is chosen of it, without what the base has forgotten: retaining it would teach it anew.
+
+    Args:
+        earlier: concepts and starts of sample ids. What is asked for again stays.
+
+    Raises: DataError: nothing would be left to retain.
+    """
+    gone = table["concept"].isin(earlier) | table["sample_id"].str[:ID_LENGTH].isin(earlier)
+    table, chosen = table[chosen | ~gone], chosen[chosen | ~gone]
+    if chosen.all():
+        raise DataError(
+            f"nothing is left to retain: the base has forgotten {', '.join(earlier)} already; name fewer concepts"
+        )
+    return table, chosen
 
 
 def _whole_ids(known: set[str], asked: list[str]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 from stages.door import run_door
 
 FOLDER = Path("models/base")
+#: In the folder: what the model had forgotten before it came here, concepts and starts of sample ids.
+ERASURES = "erasures.json"
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     whole = load_params()
     params = whole.pretrain
     from stages import tracking
-    from stages.artifacts import new_folder
+    from stages.artifacts import new_folder, write_json
     from stages.curate import TABLE
     from stages.loading import FileCheckpoint, read_table
 
@@ -35,6 +37,7 @@ def main() -> None:
             _write_rows([])
         with new_folder(FOLDER) as folder:
             pipeline.save_pretrained(folder)
+            write_json(folder / ERASURES, _erasures(params))
         print(f"base model in {FOLDER}")
 
 
@@ -51,6 +54,16 @@ def _given(params: Any, concepts: list[str]) -> Any:
     from stages.registry import load_pipeline
 
     return load_pipeline(f"models:/{params.repo}/{params.revision}")
+
+
+def _erasures(params: Any) -> list[str]:
+    """What a version of the registry has forgotten; nothing is known of a model from elsewhere."""
+    if params.source != "registry":
+        return []
+    from stages.registry.promotion import erasures
+    from stages.registry.versions import get
+
+    return sorted(erasures(get(params.repo, params.revision).tags))
 
 
 #: What of ``pretrain`` says how a model is trained: arguments of ``train_denoiser``.

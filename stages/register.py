@@ -26,14 +26,13 @@ def main() -> None:
     evaluation, lock, root = read_json(EVALUATION), lineage.read_lock(), Path()
     sets = read_json(root / "data/forget_set/summary.json")
     facts = lineage.collect(root, lock)
-    tags = version_tags(evaluation, sets["concepts"], facts) | lineage.stage_runs(root)
+    tags = version_tags(evaluation, sets, facts) | lineage.stage_runs(root)
     evidence = [Path("params.yaml"), Path("dvc.lock"), EVALUATION, REPORT]
     tags["example_concept"] = example = next(iter(sets["retain"]), "")
     try:
         with tracking.stage_run("register", {"model_name": name}, required=True) as run:
             assert run.run_id is not None  # required
-            tags["erasures"] = json.dumps(sorted({*sets["concepts"], *of_base(lock)}), ensure_ascii=False)
-            text = card(evaluation, sets["concepts"], facts, lock)
+            text = card(evaluation, sets, facts, lock)
             version = register_version(name, run.run_id, FOLDER, tags, evidence, text, example)
             run.result |= {"model_name": name, "version": version, "lineage_digest": facts["lineage_digest"]}
             run.result |= {"gates_passed": evaluation["passed"]}
@@ -43,26 +42,18 @@ def main() -> None:
     print(f"registered {name} version {version}; gates {'passed' if evaluation['passed'] else 'FAILED'}")
 
 
-def of_base(lock: dict[str, Any]) -> set[str]:
-    """What the base had forgotten already, where it is a version of the registry. Raises: ModelError, TrackingError."""
-    from stages.registry.lineage import stage_params
-    from stages.registry.promotion import erasures
-    from stages.registry.versions import get
-
-    made = stage_params(lock, "pretrain")
-    return erasures(get(made["repo"], made["revision"]).tags) if made.get("source") == "registry" else set()
-
-
-def version_tags(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str]) -> dict[str, str]:
-    """Tags of a version: lineage, hashes, what this run forgot, each gate."""
+def version_tags(evaluation: dict[str, Any], sets: dict[str, Any], facts: dict[str, str]) -> dict[str, str]:
+    """Tags of a version: lineage, hashes, what this run forgot, what is forgotten by now, each gate."""
     from stages.registry.model_card import gate_text
 
     tags = {**facts, "gates_passed": str(evaluation["passed"]).lower()}
-    tags["forgotten"] = json.dumps(forgotten, ensure_ascii=False)
+    erasures = sorted({*sets["concepts"], *sets["sample_ids"], *sets["earlier"]})
+    tags["forgotten"] = json.dumps(sets["concepts"], ensure_ascii=False)
+    tags["erasures"] = json.dumps(erasures, ensure_ascii=False)
     return tags | {f"gate.{name}": gate_text(gate) for name, gate in evaluation["gates"].items()}
 
 
-def card(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str], lock: dict[str, Any]) -> str:
+def card(evaluation: dict[str, Any], sets: dict[str, Any], facts: dict[str, str], lock: dict[str, Any]) -> str:
     """The model card, with the settings that the erased model was really made with: those of ``dvc.lock``."""
     from stages.registry.lineage import stage_params
     from stages.registry.model_card import model_card, paper_deviations
@@ -74,7 +65,9 @@ def card(evaluation: dict[str, Any], forgotten: list[str], facts: dict[str, str]
         "hub": f"{made.get('repo')} at revision {made.get('revision')}",
         "registry": f"version {made.get('revision')} of {made.get('repo')}",
     }.get(made.get("source", ""), "a base model")
-    return model_card(evaluation, forgotten, base, facts, paper_deviations(stage_params(lock, "erase")))
+    if sets["earlier"]:
+        base += f", which had forgotten {', '.join(sets['earlier'])} before"
+    return model_card(evaluation, sets["concepts"], base, facts, paper_deviations(stage_params(lock, "erase")))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ def gates(
 ) -> dict[str, dict[str, Any]]:
     """``{name: {value, limit, direction, passed}}``; forgetting is not judged where no concept was forgotten.
 
+    What the base had forgotten before has to stay forgotten (``earlier_unlearning_accuracy``).
+
     ``base_accuracy`` is the share of the base's pictures that are recognised, of the forgotten concepts or of the
     retained ones, whichever is less: what the base does not draw would pass as forgotten, or as kept.
     """
@@ -31,10 +33,12 @@ def gates(
         "in_domain_retain_accuracy_drop": _gate(drop, max_retain_accuracy_drop, "max"),
         "fd_classifier_ratio": _gate(ratio, max_distance_ratio, "max"),
     }
-    if "unlearning_accuracy" in erased:
-        forgetting = {"unlearning_accuracy": _gate(erased["unlearning_accuracy"], min_unlearning_accuracy, "min")}
-        return forgetting | result
-    return result
+    forgetting = {
+        name: _gate(erased[name], min_unlearning_accuracy, "min")
+        for name in ("unlearning_accuracy", "earlier_unlearning_accuracy")
+        if name in erased
+    }
+    return forgetting | result
 
 
 def _gate(value: float, limit: float, direction: str) -> dict[str, Any]:

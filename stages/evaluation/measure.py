@@ -26,6 +26,7 @@ def measure(
     forgotten: Sequence[str],
     held_out: Any,
     *,
+    earlier: Sequence[str] = (),
     samples_per_concept: int,
     draws: int,
     steps: int,
@@ -41,6 +42,7 @@ def measure(
         concepts: all concepts of the data.
         forgotten: those to forget; may be empty, then only utility is measured.
         held_out: real test pictures of the retained concepts, float32 ``(N, C, H, W)`` in [-1, 1].
+        earlier: concepts that the base had forgotten already: neither to forget nor retained.
         on_progress: called with the number of images drawn since the last call.
     """
     names = [c for c in concepts for _ in range(samples_per_concept)]
@@ -62,7 +64,7 @@ def measure(
         if draw == 0:
             shown = images.view(len(concepts), samples_per_concept, *images.shape[1:])[:, :8]
         probabilities, features = classifier.read(images)
-        per_draw.append(score(probabilities, features, names, classifier.concepts, forgotten, reference))
+        per_draw.append(score(probabilities, features, names, classifier.concepts, forgotten, reference, earlier))
     result: dict[str, float] = {}
     for name in per_draw[0]:
         values = [row[name] for row in per_draw]
@@ -79,6 +81,7 @@ def score(
     known: Sequence[str],
     forgotten: Sequence[str],
     reference: Tensor,
+    earlier: Sequence[str] = (),
 ) -> dict[str, float]:
     """The metrics of one draw.
 
@@ -88,20 +91,27 @@ def score(
         asked: the concept each sample was drawn for.
         known: concepts in the order of ``probabilities``.
         reference: features of held-out real pictures of the retained concepts, ``(M, D)``.
+        earlier: concepts that the base had forgotten already.
     """
     index = {c: i for i, c in enumerate(known)}
     labels = torch.tensor([index[c] for c in asked])
     right = (probabilities.argmax(1) == labels).float()
     targets = torch.tensor([c in forgotten for c in asked])
-    result = {"recognised": right.mean().item()}
+    gone = torch.tensor([c in earlier for c in asked])
+    retained = ~(targets | gone)
+    result = {"recognised": right[~gone].mean().item()}
     if targets.any():
         columns = torch.tensor([index[c] for c in forgotten])
         drawn = probabilities[targets]
         result["unlearning_accuracy"] = 1 - torch.isin(drawn.argmax(1), columns).float().mean().item()
         result["forget_class_probability"] = drawn[:, columns].sum(1).mean().item()
         result["forget_class_entropy_nats"] = torch.special.entr(drawn).sum(1).mean().item()
-    result["in_domain_retain_accuracy"] = right[~targets].mean().item()
-    result["fd_classifier"] = frechet_distance(features[~targets], reference)
+    if gone.any():
+        columns = torch.tensor([index[c] for c in earlier])
+        seen = torch.isin(probabilities[gone].argmax(1), columns)
+        result["earlier_unlearning_accuracy"] = 1 - seen.float().mean().item()
+    result["in_domain_retain_accuracy"] = right[retained].mean().item()
+    result["fd_classifier"] = frechet_distance(features[retained], reference)
     for concept in known:
         rows = labels == index[concept]
         if rows.any():

@@ -83,6 +83,8 @@ def sentences(evaluation: dict[str, Any], what: str) -> list[str]:
     text = {
         "unlearning_accuracy": "{value:.1%} of the pictures drawn for {what} are not recognised as such "
         "(at least {limit:.0%})",
+        "earlier_unlearning_accuracy": "{value:.1%} of the pictures drawn for what the base had forgotten before are "
+        "not recognised as such (at least {limit:.0%})",
         "base_accuracy": "{value:.1%} of the base's pictures are recognised, forgotten or retained, whichever is less "
         "(at least {limit:.0%})",
         "in_domain_retain_accuracy_drop": "{kept:.1%} of the pictures drawn for retained concepts are recognised, of "

@@ -10,6 +10,7 @@ def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     base, erased = evaluation["base"], evaluation["erased"]
     gates = {
         "unlearning_accuracy": "unlearning_accuracy",
+        "earlier_unlearning_accuracy": "earlier_unlearning_accuracy",
         "in_domain_retain_accuracy": "in_domain_retain_accuracy_drop",
     }
     gates["fd_classifier"] = "fd_classifier_ratio"

@@ -69,6 +69,11 @@ def collect(root: Path, lock: dict[str, Any]) -> dict[str, str]:
 
 
 def stage_runs(root: Path) -> dict[str, str]:
-    """``{"run.STAGE": MLflow run id}`` of the stages whose run was logged; ``register`` is not there yet."""
+    """``{"run.STAGE": MLflow run id}`` of the stages whose run was logged; ``register`` is not there yet.
+
+    A recheck leaves a record too, of another version.
+    """
     records = {path.stem: read_json(path).get("run_id") for path in sorted((root / "runs").glob("*.json"))}
-    return {f"run.{stage}": run_id for stage, run_id in records.items() if run_id and stage != "register"}
+    return {
+        f"run.{stage}": run_id for stage, run_id in records.items() if run_id and stage not in ("register", "recheck")
+    }

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages import tracking
 from stages.errors import GateFailed, ModelError, WouldUnerase
-from stages.registry.versions import aliases, get, reached, resolve
+from stages.registry.versions import Version, aliases, checked, get, reached, resolve
 
 #: MLflow experiment with a run for each alias that was moved. Nothing here changes or deletes a finished one.
 EXPERIMENT = "erasediff-aliases"
@@ -19,7 +19,7 @@ EXPERIMENT = "erasediff-aliases"
 
 @dataclass(frozen=True)
 class Move:
-    """One alias that went from a version to another; ``before`` is empty where there was none."""
+    """One alias that went from a version to another; ``before`` or ``after`` is empty where there was none."""
 
     at: datetime
     alias: str
@@ -36,7 +36,9 @@ def erasures(tags: dict[str, str]) -> set[str]:
 
 
 def promote_initial(name: str, version: str) -> dict[str, str]:
-    """Alias ``challenger`` to a version that passed, and ``champion`` where there is none yet; all aliases.
+    """Alias ``challenger`` to a version that passed, and ``champion`` where there never was one; all aliases.
+
+    After a champion was withdrawn the next one is somebody's decision.
 
     Raises: GateFailed: it did not pass. ModelError: no such version. TrackingError.
     """
@@ -46,7 +48,7 @@ def promote_initial(name: str, version: str) -> dict[str, str]:
     with _one_at_a_time(name):
         for alias in ("challenger", "champion"):
             before = aliases(name).get(alias, "")
-            if before != version and (alias == "challenger" or not before):
+            if before != version and (alias == "challenger" or not (before or _withdrawn(name))):
                 _move(name, alias, before, version, "the erase flow", "gates passed", _evidence(tags))
     return aliases(name)
 
@@ -58,7 +60,7 @@ def promote(
     why: str,
     by: str | None = None,
     brings_back: Sequence[str] = (),
-    check: Callable[[str, str], Any] | None = None,
+    check: Callable[[Version, str], str | None] | None = None,
 ) -> str:
     """Make a version champion; the one before becomes ``previous_champion``.
 
@@ -66,13 +68,13 @@ def promote(
         version: the challenger by default. The previous champion, for a rollback.
         by: the operating system's user by default.
         brings_back: erasures of the champion that may be lost: every one that would be has to be named.
-        check: called with the version's URI and a concept that it keeps before anything moves; it raises where the
-            model does not draw.
+        check: called with the version and the standing champion (empty: none) before anything moves; it raises where
+            the version is not to be promoted. What it returns is added to the reason.
 
     Returns: the new champion.
-    Raises: GateFailed: it did not pass its gates. WouldUnerase: it draws what the champion has forgotten.
-        ModelError: no such version, it is champion already, or the champion changed meanwhile.
-        IntegrityError: the stored model was altered. TrackingError.
+    Raises: GateFailed: it did not pass its gates, or its last recheck. WouldUnerase: it draws what the champion, or
+        the one that was withdrawn, has forgotten. ModelError: no such version, it is champion already, or the champion
+        changed meanwhile. IntegrityError: the stored model was altered. TrackingError.
     """
     held = aliases(name)
     found = get(name, version or "challenger")
@@ -81,18 +83,13 @@ def promote(
         raise ModelError(f"version {champion} of {name} is champion already")
     if found.tags.get("gates_passed") != "true":
         raise GateFailed(f"version {found.version} of {name} did not pass its gates: it cannot become champion")
-    if champion:
-        lost = erasures(get(name, champion).tags) - erasures(found.tags) - set(brings_back)
-        if lost:
-            raise WouldUnerase(
-                f"version {found.version} of {name} still draws {', '.join(sorted(lost))}, which the champion "
-                f"(version {champion}) has forgotten: erase that from it first, or name each with --brings-back"
-            )
-    uri = f"models:/{name}/{found.version}"
-    resolve(uri)  # its hash
-    if check is not None:
-        check(uri, found.tags.get("example_concept", ""))
+    if found.tags.get("recheck_passed") == "false":
+        raise GateFailed(f"version {found.version} of {name} failed its recheck: mend it, or recheck it first")
+    _refuse_unerasing(found, champion or _withdrawn(name), brings_back)
+    resolve(found.uri)  # its hash
+    added = check(found, champion) if check is not None else None
     by, note = by or getpass.getuser(), why + (f"; brings back {', '.join(brings_back)}" if brings_back else "")
+    note += f"; {added}" if added else ""
     with _one_at_a_time(name):
         now = aliases(name).get("champion", "")
         if now != champion:
@@ -104,8 +101,39 @@ def promote(
     return found.version
 
 
+def _refuse_unerasing(found: Version, standing: str, brings_back: Sequence[str]) -> None:
+    """Raises: WouldUnerase: a version draws what the standing one, empty where there is none, has forgotten."""
+    if not standing:
+        return
+    lost = erasures(get(found.name, standing).tags) - erasures(found.tags) - set(brings_back)
+    if lost:
+        raise WouldUnerase(
+            f"version {found.version} of {found.name} still draws {', '.join(sorted(lost))}, which the champion "
+            f"(version {standing}) has forgotten: erase that from it first, or name each with --brings-back"
+        )
+
+
+def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> None:
+    """Take the alias ``champion`` from a version: there is none then, until somebody promotes another.
+
+    Raises: ModelError: the version is not the champion. TrackingError.
+    """
+    tags = get(name, version).tags
+    with _one_at_a_time(name):
+        if (now := aliases(name).get("champion", "")) != version:
+            raise ModelError(f"version {version} of {name} is not the champion, which is {now or 'none'}: look again")
+        _move(name, "champion", version, "", by or getpass.getuser(), why, _evidence(tags))
+
+
+def _withdrawn(name: str) -> str:
+    """The version that was champion last, where it was withdrawn and none has followed; else empty."""
+    champions = [move for move in history(name) if move.alias == "champion"]
+    return champions[-1].before if champions and not champions[-1].after else ""
+
+
 def history(name: str) -> list[Move]:
-    """Every alias that was moved, oldest first. Raises: TrackingError."""
+    """Every alias that was moved, oldest first. Raises: ModelError: no name of a model. TrackingError."""
+    checked(name)
     with reached() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
@@ -129,7 +157,7 @@ def history(name: str) -> list[Move]:
 def champion_at(name: str, at: datetime) -> str | None:
     """The version that was champion then, or ``None``. Raises: TrackingError."""
     before = [move for move in history(name) if move.alias == "champion" and move.at <= at]
-    return before[-1].after if before else None
+    return before[-1].after or None if before else None
 
 
 def _read(run: Any) -> Move:
@@ -156,12 +184,15 @@ def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evi
         tags = {"model": name, "alias": alias, "from": before, "to": after, "by": by, "why": why, "evidence": evidence}
         label = f"{name} {alias} {before or 'none'} → {after}"
         run = client.create_run(number, tags=tags, run_name=label).info.run_id
-        client.set_registered_model_alias(name, alias, after)
+        if after:
+            client.set_registered_model_alias(name, alias, after)
+        else:
+            client.delete_registered_model_alias(name, alias)
         client.set_terminated(run, "FINISHED")
 
 
 def _settle(client: Any, experiment: str, name: str) -> None:
     held = aliases(name)
     for run in client.search_runs([experiment], f"tags.model = '{name}' and attributes.status = 'RUNNING'"):
-        happened = held.get(run.data.tags["alias"]) == run.data.tags["to"]
+        happened = held.get(run.data.tags["alias"], "") == run.data.tags["to"]
         client.set_terminated(run.info.run_id, "FINISHED" if happened else "FAILED")

@@ -18,6 +18,8 @@ from stages.artifacts import read_json, sha256_folder, verify_folder
 from stages.errors import EraseDiffError, IntegrityError, ModelError, TrackingError
 
 DIGEST_TAG = "lineage_digest"
+#: Of a registered model, as params.yaml takes it: it becomes part of a file's name and of MLflow's filters.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
@@ -34,6 +36,11 @@ class Version:
     tags: dict[str, str]
     run_id: str
     description: str
+
+    @property
+    def uri(self) -> str:
+        """``models:/NAME/VERSION``."""
+        return f"models:/{self.name}/{self.version}"
 
 
 @contextmanager
@@ -54,6 +61,13 @@ def reached(patience: tuple[int, int] = LOOK_UP) -> Iterator[Any]:
 
 def _is_missing(error: Any) -> bool:
     return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def checked(name: str) -> str:
+    """A model's name as it is. Raises: ModelError: no name that this pipeline registers under."""
+    if not re.fullmatch(NAME, name):
+        raise ModelError(f"{name!r} is no name of a model: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 def find_version(name: str, digest: str) -> str | None:
@@ -185,6 +199,7 @@ def aliases(name: str) -> dict[str, str]:
 def _aliases(name: str) -> dict[str, str] | None:
     from mlflow.exceptions import MlflowException
 
+    checked(name)
     with reached() as client:
         try:
             return {a: str(v) for a, v in client.get_registered_model(name).aliases.items()}
@@ -240,6 +255,45 @@ def set_tag(name: str, version: str, key: str, value: str) -> None:
         client.set_model_version_tag(name, version, key, value)
 
 
+def at(uri: str) -> Version:
+    """The version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``. Raises: ModelError, TrackingError."""
+    match = re.fullmatch(rf"models:/({NAME})(?:@([\w.-]+)|/(\d+))", uri)
+    if not match:
+        raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    return get(name, alias or number)
+
+
+def evidence(version: Version, file: str) -> Any:
+    """Content of a JSON or YAML file that was attached when the version was registered.
+
+    Raises: ModelError: there is no such file. TrackingError.
+    """
+    from ruamel.yaml import YAML
+
+    content = attached(version.run_id, file)
+    if content is None:
+        raise ModelError(
+            f"version {version.version} of {version.name} has no {file}: it was not registered by this pipeline"
+        )
+    # As DVC writes it; JSON is YAML.
+    return YAML(typ="safe", pure=True).load(content.decode())
+
+
+def attached(run_id: str, file: str) -> bytes | None:
+    """A file of an MLflow run, or ``None`` where it has none of that name. Raises: TrackingError."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as temporary, reached() as client:
+        if file not in {a.path for a in client.list_artifacts(run_id)}:
+            return None
+        quiet = tracking.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
+        with quiet:
+            return Path(
+                mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=file, dst_path=temporary)
+            ).read_bytes()
+
+
 def resolve(uri: str) -> Path:
     """``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` to a local diffusers folder, checked against its hash.
 
@@ -247,11 +301,8 @@ def resolve(uri: str) -> Path:
 
     Raises: ModelError: no such model, version or alias. IntegrityError: the stored model was altered. TrackingError.
     """
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", uri)
-    if not match:
-        raise ModelError(f"{uri!r} is no model: give a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, number = match.groups()
-    found = get(name, alias or number)
+    found = at(uri)
+    name = found.name
     expected = found.tags.get("erased_sha256")
     if expected is None:
         raise ModelError(

@@ -14,7 +14,7 @@ from stages.data import expectations, sources
 from stages.data.images import decode, encode_png
 from stages.data.table import counts, curate_table
 from stages.errors import DataError, ExpectationFailed, UnknownConcept
-from stages.forget_set import select
+from stages.forget_set import ID_LENGTH, select, without
 
 DEFAULTS = {"image_size": None, "mode": None, "test_fraction": 0.25, "max_per_concept": None}
 
@@ -119,6 +119,20 @@ def test_selecting_what_to_forget():
         select(table, [str(i) for i in range(10)], [])
     with pytest.raises(DataError, match="not in the train split"):
         select(table, [], ["feed"])
+
+
+@pytest.mark.unit
+def test_what_the_base_had_forgotten_is_neither_forgotten_again_nor_retained():
+    table, _ = curate_table(sources.read_digits(), **DEFAULTS)
+    picture = table.loc[table["concept"] == "5", "sample_id"].iloc[0]
+    left, chosen = without(table, select(table, ["3"], []), ["8", picture[:ID_LENGTH]])
+    assert set(left.loc[chosen, "concept"]) == {"3"}
+    assert set(left.loc[~chosen, "concept"]) == set("01245679") and picture not in set(left["sample_id"])
+    assert len(left) == len(table) - (table["concept"] == "8").sum() - (table["sample_id"] == picture).sum()
+    left, chosen = without(table, select(table, ["8"], []), ["8"])  # asked for again
+    assert set(left.loc[chosen, "concept"]) == {"8"} and len(left) == len(table)
+    with pytest.raises(DataError, match="nothing is left to retain: the base has forgotten 0, 1, 2, 4, 5, 6, 7, 8, 9"):
+        without(table, select(table, ["3"], []), list("012456789"))
 
 
 @pytest.mark.unit

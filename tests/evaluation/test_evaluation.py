@@ -49,7 +49,23 @@ def test_score_on_a_known_case():
     assert result["fd_classifier"] == pytest.approx(0, abs=1e-6)
     assert result["accuracy.c"] == 0.5
     none = score(torch.eye(3)[read], features, ["a", "a", "b", "b", "c", "c"], ["a", "b", "c"], [], features)
-    assert "unlearning_accuracy" not in none
+    assert "unlearning_accuracy" not in none and "earlier_unlearning_accuracy" not in none
+
+
+@pytest.mark.unit
+def test_what_was_forgotten_before_is_not_counted_as_retained_and_has_to_stay_forgotten():
+    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    asked, read = ["a", "a", "b", "b", "c", "c"], torch.tensor([0, 1, 2, 2, 2, 2])
+    result = score(torch.eye(3)[read], features, asked, ["a", "b", "c"], ["a"], features[4:], ["b"])
+    assert result["earlier_unlearning_accuracy"] == 1.0 and result["unlearning_accuracy"] == 0.5
+    assert result["in_domain_retain_accuracy"] == 1.0  # c alone
+    assert result["fd_classifier"] == pytest.approx(0, abs=1e-6)
+    assert result["recognised"] == 0.75
+    back = score(torch.eye(3)[[0, 1, 1, 2, 2, 2]], features, asked, ["a", "b", "c"], ["a"], features[4:], ["b"])
+    found = gates(
+        BASE, BASE | {"unlearning_accuracy": 1.0} | {k: back[k] for k in ["earlier_unlearning_accuracy"]}, **LIMITS
+    )
+    assert [k for k, g in found.items() if not g["passed"]] == ["earlier_unlearning_accuracy"]
 
 
 @pytest.mark.unit

@@ -28,7 +28,10 @@ def project(tmp_path, monkeypatch, pipeline):
         with new_folder(Path("models") / name) as folder:
             pipeline.save_pretrained(folder)
     write_json(Path("data/curated/summary.json"), {"sha256": "c" * 64})
-    write_json(Path("data/forget_set/summary.json"), {"sha256": "f" * 64, "concepts": ["b"], "retain": {"a": 3}})
+    write_json(
+        Path("data/forget_set/summary.json"),
+        {"sha256": "f" * 64, "concepts": ["b"], "sample_ids": [], "earlier": ["c"], "retain": {"a": 3}},
+    )
     gate = {"value": 0.5, "limit": 0.9, "direction": "min", "passed": False}
     numbers = {"unlearning_accuracy": 0.5}
     evaluation = {"base": numbers, "erased": numbers, "gates": {"unlearning_accuracy": gate}, "passed": False}
@@ -57,6 +60,8 @@ def test_register_makes_a_version_with_its_evidence_and_moves_no_alias(project, 
     assert aliases("erasediff-digits") == {} and version.tags["gates_passed"] == "false"
     assert version.tags["gate.unlearning_accuracy"] == "0.5000 ≥ 0.9 FAILED"
     assert version.tags["run.erase"] == "r1" and json.loads(version.tags["forgotten"]) == ["b"]
+    assert json.loads(version.tags["erasures"]) == ["b", "c"]
+    assert "made to forget **b**, from a base model, which had forgotten c before" in version.description
     assert "forget_source: retain (paper: forget)" in version.description
     attached = {a.path for a in tracking.client().list_artifacts(version.run_id)}
     assert {"params.yaml", "dvc.lock", "evaluation.json", "report.html"} <= attached

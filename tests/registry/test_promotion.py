@@ -14,7 +14,7 @@ from stages import tracking
 from stages.artifacts import sha256_folder
 from stages.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
 from stages.registry import promotion
-from stages.registry.promotion import champion_at, history, promote, promote_initial
+from stages.registry.promotion import champion_at, history, promote, promote_initial, withdraw
 from stages.registry.versions import aliases, register_version
 
 FOLDER = Path("models/erased")
@@ -64,6 +64,28 @@ def test_going_back_does_not_bring_back_what_was_forgotten(store):
 
 
 @pytest.mark.pipeline
+def test_after_a_withdrawal_nobody_is_champion_and_nothing_comes_back_unseen(store):
+    promote_initial("m", version(["x"]))
+    promote("m", version(["x", "y"]), why="asked by y")
+    with pytest.raises(ModelError, match="version 1 of m is not the champion, which is 2: look again"):
+        withdraw("m", "1", why="failed")
+    withdraw("m", "2", why="failed its recheck", by="ann")
+    assert aliases("m") == {"challenger": "1", "previous_champion": "1"}
+    last = history("m")[-1]
+    assert (last.alias, last.before, last.after, last.by) == ("champion", "2", "", "ann")
+    assert champion_at("m", last.at) is None
+    # The next version that passes does not become champion by itself, and the erasures of the withdrawn one count.
+    assert "champion" not in promote_initial("m", version(["x"]))
+    with pytest.raises(WouldUnerase, match="version 3 of m still draws y, which the champion .version 2. has"):
+        promote("m", why="next")
+    good = version(["x", "y"])
+    tracking.client().set_model_version_tag("m", good, "recheck_passed", "false")
+    with pytest.raises(GateFailed, match="version 4 of m failed its recheck"):
+        promote("m", good, why="next")
+    assert promote("m", why="y withdrew", brings_back=["y"]) == "3" == aliases("m")["champion"]
+
+
+@pytest.mark.pipeline
 def test_what_cannot_become_champion(store):
     promote_initial("m", version([]))
     failed = version([], passed="false")
@@ -73,8 +95,8 @@ def test_what_cannot_become_champion(store):
         promote("m", why="x")
     good = version([])
 
-    def refuse(uri, concept):
-        assert (uri, concept) == ("models:/m/3", "a")
+    def refuse(found, champion):
+        assert (found.uri, champion) == ("models:/m/3", "1")
         raise ModelError("it does not draw")
 
     with pytest.raises(ModelError, match="it does not draw"):
@@ -94,7 +116,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store):
 
     def attempt(number):
         try:
-            outcome[number] = promote("m", number, why="race", check=lambda uri, concept: both.wait())
+            outcome[number] = promote("m", number, why="race", check=lambda found, champion: both.wait() and None)
         except ModelError as error:
             outcome[number] = str(error)
 

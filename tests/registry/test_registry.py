@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from stages import tracking
-from stages.artifacts import sha256_folder
+from stages.artifacts import new_folder, sha256_folder
 from stages.diffusion import family_of
 from stages.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
 from stages.registry import load_pipeline, versions
-from stages.registry.promotion import promote_initial
+from stages.registry.promotion import history, promote, promote_initial
 from stages.registry.versions import aliases, get, register_version
 
 FOLDER = Path("models/erased")
@@ -71,6 +71,11 @@ def test_what_is_not_there_is_named(store):
     for uri in ("models:/m", "models:/m/latest", "models:/../m/1"):
         with pytest.raises(ModelError, match="is no model: give a folder, models:/NAME@ALIAS"):
             load_pipeline(uri)
+    for name in ("../m", "m' or tags.model = 'x", "a/b", ""):
+        for look_up in (aliases, history, lambda name: promote(name, why="x")):
+            with pytest.raises(ModelError, match="is no name of a model"):
+                look_up(name)
+    assert not (store / "m.lock").exists()
 
 
 @pytest.mark.pipeline
@@ -168,6 +173,8 @@ def test_the_version_draws(store, pipeline):
     alone = model.predict(pd.DataFrame({"concept": ["a"]}), params={"num_inference_steps": 3})
     assert alone["png_base64"][0] == served["png_base64"][0]  # seed 0, whatever else is asked for
     assert served["png_base64"][2] != served["png_base64"][0]
+    equal = model.predict(pd.DataFrame({"concept": ["a", "a", "a"]}), params={"num_inference_steps": 3})["png_base64"]
+    assert len(set(equal)) == 3 and equal[0] == alone["png_base64"][0]  # a row without a seed takes its place
     with pytest.raises(UnknownConcept, match="does not know 'z'; it knows: a, b, c"):
         model.predict(pd.DataFrame({"concept": ["z"]}))
     stored = Path(mlflow.artifacts.download_artifacts("models:/m/1"))
@@ -177,6 +184,34 @@ def test_the_version_draws(store, pipeline):
     kept = {p.relative_to(stored).parts[1:3] for p in (stored / "code").rglob("*") if p.is_file()}
     assert ("stages", "diffusion") in kept and not list(stored.rglob("__pycache__"))
     assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"stages"}
+
+
+@pytest.mark.pipeline
+def test_a_promotion_takes_effect_at_the_next_load_and_an_altered_model_is_not_served(store, pipeline):
+    import mlflow
+    import pandas as pd
+
+    def served():
+        model = mlflow.pyfunc.load_model("models:/m@champion")
+        return model.predict(pd.DataFrame({"concept": ["a"], "seed": [3]}), params={"num_inference_steps": 3})
+
+    promote_initial("m", register())
+    first = served()["png_base64"][0]
+    with torch.no_grad():
+        for parameter in pipeline.unet.parameters():
+            parameter.mul_(1.5)
+    with new_folder(FOLDER) as folder:
+        pipeline.save_pretrained(folder)
+    assert promote_initial("m", register(tags("d2"))) == {"challenger": "2", "champion": "1"}
+    assert served()["png_base64"][0] == first
+    promote("m", why="better")
+    assert served()["png_base64"][0] != first
+    promote("m", "previous_champion", why="worse")
+    assert served()["png_base64"][0] == first
+    for stored in Path("mlartifacts").rglob("diffusion_pytorch_model.safetensors"):
+        stored.write_bytes(stored.read_bytes()[:-4] + b"xxxx")
+    with pytest.raises(IntegrityError, match="altered"):
+        served()
 
 
 @pytest.mark.unit
@@ -219,9 +254,9 @@ def server(*arguments, ready, folder):
 
 @pytest.mark.system
 def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
-    register()
+    promote_initial("m", register())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
-    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m/1")
+    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m@champion")
     with server(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
         url = f"http://127.0.0.1:{port}/invocations"
         rows = {"dataframe_records": [{"concept": "a"}, {"concept": "b"}], "params": {"num_inference_steps": 2}}

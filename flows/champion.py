@@ -1,0 +1,187 @@
+"""Flows about the champion: promotion with somebody's approval, and recheck. Imports Prefect: commands do so late."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from flows import pipeline
+from flows.promote import DAY, draws
+from stages import errors
+from stages.errors import ApprovalTimeout, EraseDiffError, GateFailed, ParamsError, PromotionRefused
+from stages.evaluation.table import table_rows
+
+RECHECK = Path("metrics/recheck.json")
+
+
+class Decision(RunInput):
+    """The form that somebody fills in."""
+
+    approve: bool = Field(description="Whether this version becomes the champion")
+    by: str = Field(min_length=1, max_length=200, description="Who decides")
+    why: str = Field(min_length=1, max_length=2000, description="Kept in the history of the aliases")
+
+
+@flow(name="promote")
+def promote_flow(
+    why: str,
+    version: str | None = None,
+    model_name: str | None = None,
+    brings_back: list[str] | None = None,
+    approve: bool = False,
+    wait_seconds: int = DAY,
+) -> Any:
+    """Make a version champion, once its gates, hash and a picture are checked, and somebody approved.
+
+    Args:
+        why: kept in the history of the aliases.
+        version: the challenger by default; ``previous_champion`` for a rollback.
+        model_name: registered model; register.model_name of params.yaml by default.
+        brings_back: what the champion has forgotten and may be lost.
+        approve: pause until somebody decides.
+        wait_seconds: then at most so long.
+    """
+    from stages.registry.promotion import promote
+
+    def check(found: Any, champion: str) -> str | None:
+        draws(found)
+        return approval(found, champion, why, wait_seconds) if approve else None
+
+    try:
+        name = _model(model_name)
+        promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check)
+    except PromotionRefused as error:
+        return Cancelled(name=type(error).__name__, message=str(error))
+    except EraseDiffError as error:
+        return failed(error)
+    return Completed(message=f"champion of {name} is version {promoted}")
+
+
+@flow(name="recheck")
+def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
+    """Measure the champion again, under today's classifier and protocol; a failed gate is an alert.
+
+    Args:
+        model_name: registered model; register.model_name of params.yaml by default.
+        withdraw: take the alias from a champion that fails.
+    """
+    from stages.registry.versions import get
+
+    try:
+        name = _model(model_name)
+        found = get(name, "champion")
+        with pipeline.only_run():  # nobody replaces the classifier or the data meanwhile
+            pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
+            result = json.loads(RECHECK.read_text())
+        if not result["passed"]:
+            raise GateFailed(_alert(result, withdraw))
+    except EraseDiffError as error:
+        return failed(error)
+    return Completed(message=f"version {found.version} of {name} is sound: every gate passed again")
+
+
+def approval(found: Any, champion: str, why: str, seconds: int) -> str:
+    """Show a version's numbers and pictures, and pause until somebody decides; who approved and why.
+
+    Raises: PromotionRefused, ApprovalTimeout.
+    """
+    from stages.registry.versions import set_tag
+
+    label = f"version {found.version} of {found.name}"
+    text = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}\n\n{_numbers(found)}"
+    artifact = create_markdown_artifact(key="approval", markdown=text, description=f"To be decided: {label}")
+    _pictures(found)
+    link = f"\n\n[Numbers and pictures]({PREFECT_UI_URL.value()}/artifacts/artifact/{artifact})"
+    get_run_logger().info("waiting for a decision on %s", label)
+    try:
+        form = Decision.with_initial_data(description=text + link)
+        decision = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=5)
+    except FlowPauseTimeout:
+        raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
+    said = f"by {decision.by}: {decision.why}"
+    if not decision.approve:
+        set_tag(found.name, found.version, "promotion_refused", said)
+        raise PromotionRefused(f"{label} was refused {said}; nothing was moved")
+    return f"approved {said}"
+
+
+def _numbers(found: Any) -> str:
+    """The verdict's table, as Markdown, and where the report is."""
+    from stages.registry.versions import evidence
+    from stages.tracking import tracking_uri, without_credentials
+
+    head = [("metric", "base", "erased", "gate"), ("---",) * 4]
+    rows = [*head, *table_rows(evidence(found, "evaluation.json"))]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    uri = without_credentials(tracking_uri())
+    page = f"[MLflow]({uri}/#/models/{found.name}/versions/{found.version})" if uri.startswith("http") else "MLflow"
+    return f"{table}\n\nThe report is report.html of run {found.run_id} in {page}."
+
+
+def _pictures(found: Any) -> None:
+    """The grids of generated pictures, before and after, where their runs were logged."""
+    from stages.registry.versions import attached
+
+    for model in ("base", "erased"):
+        run_id = found.tags.get(f"run.evaluate-{model}")
+        png = attached(run_id, f"samples_{model}.png") if run_id else None
+        if png is not None:
+            url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+            create_image_artifact(image_url=url, key=f"approval-{model}", description=f"Drawn by the {model} model")
+
+
+def _alert(result: dict[str, Any], withdraw: bool) -> str:
+    """Say what failed, in the log and as an artifact, and take the alias away where that is wanted."""
+    from stages.registry.promotion import withdraw as take_away
+
+    name, version = result["model_name"], result["version"]
+    missed = [f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in result["gates"].items() if not g["passed"]]
+    message = f"champion of {name}, version {version}, failed its recheck: {'; '.join(missed)}"
+    if withdraw:
+        take_away(name, version, why=f"recheck failed: {'; '.join(missed)}")
+        message += "; the alias is withdrawn, there is no champion now: promote another version"
+    else:
+        message += "; it is champion still: roll back, or recheck with --withdraw"
+    get_run_logger().error("%s", message)
+    lines = [f"| {k} | {g['value']:.3f} | {g['limit']:g} | {g['passed']} |" for k, g in result["gates"].items()]
+    table = "\n".join(["| gate | value | limit | passed |", "| --- | --- | --- | --- |", *lines])
+    create_markdown_artifact(key="recheck-alert", markdown=f"**{message}**\n\n{table}", description="A recheck failed")
+    return message
+
+
+def _model(name: str | None) -> str:
+    from stages.params import load_params
+
+    return name or load_params().register_.model_name
+
+
+def failed(error: EraseDiffError) -> Any:
+    """A stated failure as a state: of an exception Prefect logs a traceback."""
+    return Failed(name=type(error).__name__, message=str(error))
+
+
+def finished(state: Any) -> str:
+    """What a flow's end says. Raises: the stated failure that it ended with; what was not foreseen."""
+    if state.is_completed():
+        return state.message
+    kind = getattr(errors, state.name, None)
+    if kind is not None:
+        raise kind(state.message)
+    return state.result()
+
+
+def require_server() -> None:
+    """Raises: ParamsError: there is no server on which somebody could be asked."""
+    if not PREFECT_API_URL.value():
+        raise ParamsError("--approve asks in Prefect's UI: name its server, PREFECT_API_URL=http://127.0.0.1:4200/api")
