@@ -13,14 +13,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stages.errors import CheckoutBusy, StageFailed
+from stages.errors import CheckoutBusy, PushFailed, StageFailed
 
 LOCK = Path(".work/flow.lock")
 DVC_LOCK = "dvc.lock"
+RUNS, EVALUATION, REPORT = Path("runs"), Path("metrics/evaluation.json"), Path("reports/report.html")
+REGISTERED = RUNS / "register.json"
 #: DVC's advice for a run by hand; the flow does it.
 HINTS = (
     "To track the changes with git",
@@ -110,6 +112,23 @@ def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str
     return any(line.startswith("Running stage") for line in lines)
 
 
+def git(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run git, here by default."""
+    return subprocess.run(["git", *arguments], cwd=at, capture_output=True, text=True, check=False)
+
+
+def commit(message: str, *paths: str) -> str:
+    """Commit changes of these files and nothing else; git's complaint, empty where there is none."""
+    paths = tuple(p for p in paths if git("status", "--porcelain", "--", p).stdout.strip())
+    if not paths:
+        return ""
+    # A fresh machine has no identity; one that is set is used.
+    identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
+    git("add", "--", *paths)
+    done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", *paths)
+    return f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}" if done.returncode else ""
+
+
 def record_lock(message: str) -> tuple[str | None, str]:
     """Commit ``dvc.lock`` and nothing else: checking that commit out and ``dvc pull`` bring this very model back.
 
@@ -117,23 +136,79 @@ def record_lock(message: str) -> tuple[str | None, str]:
 
     Returns: the commit that holds the lock as it is, or ``None`` with the reason.
     """
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-
     changes = git("status", "--porcelain", "--", ":/", f":(exclude,top){DVC_LOCK}")
     if changes.returncode:
         return None, "this is no git repository"
     if changes.stdout.strip():
         return None, f"there are other changes ({changes.stdout.split()[1]}, …): commit them with {DVC_LOCK}"
-    if git("status", "--porcelain", "--", DVC_LOCK).stdout.strip():
-        # A fresh machine has no identity; one that is set is used.
-        identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
-        git("add", "--", DVC_LOCK)
-        done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", DVC_LOCK)
-        if done.returncode:
-            return None, f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}"
+    if complaint := commit(message, DVC_LOCK):
+        return None, complaint
     return git("rev-parse", "HEAD").stdout.strip(), ""
+
+
+def share_storage(checkout: Path, place: Path) -> None:
+    """Have another checkout use this one's DVC cache and remotes, whatever they are relative to."""
+    from dvc.config import Config, merge
+
+    ours = Config(str(checkout / ".dvc"), validate=False)
+    with Config(str(place / ".dvc"), validate=False).edit("local", validate=False) as theirs:
+        for level in ("repo", "local"):
+            merge(theirs, ours.read(level))
+        cache = str(theirs.setdefault("cache", {}).get("dir") or checkout / ".dvc" / "cache")
+        theirs["cache"]["dir"] = cache
+
+
+def remote() -> str | None:
+    """The default DVC remote, where one is configured."""
+    from dvc.config import Config
+
+    return Config(".dvc").get("core", {}).get("remote")
+
+
+def push() -> None:
+    """Send what ``dvc.lock`` names to the DVC remote. Raises: PushFailed."""
+    done = subprocess.run(dvc("push", "--quiet"), capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; mend the remote and push")
+
+
+def outs_only_missing() -> bool:
+    """Whether DVC has nothing to run, where outs need not be checked out: ``dvc.lock`` says what they are."""
+    done = subprocess.run(dvc("status", "--json"), capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode or not Path(DVC_LOCK).exists():
+        return False
+    from stages.registry.lineage import read_lock
+
+    outs = {out["path"] for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
+
+    def only_missing(change: object) -> bool:
+        return isinstance(change, dict) and all(
+            isinstance(files, dict) and state == "deleted" and path in outs
+            for files in change.values()
+            for path, state in (files.items() if isinstance(files, dict) else [("", "")])
+        )
+
+    return all(only_missing(change) for changes in json.loads(done.stdout or "{}").values() for change in changes)
+
+
+def fetch_outs(*paths: Path) -> bool:
+    """Bring outs of ``dvc.lock`` from the cache; whether they are there."""
+    command = dvc("checkout", "--quiet", *map(str, paths))
+    return subprocess.run(command, capture_output=True, env=environment(), check=False).returncode == 0
+
+
+def end_children() -> None:
+    """Terminate the processes below this one, DVC and its stage, and wait for them: they keep their checkpoints."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for process in children:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(children, timeout=20)
+    for process in left:
+        process.kill()
 
 
 def end_on_interrupt() -> None:
@@ -147,10 +222,8 @@ def end_on_interrupt() -> None:
         import psutil
 
         children = psutil.Process().children(recursive=True)
-        _, left = psutil.wait_procs(children, timeout=10)
-        for process in left:
-            process.terminate()
-        psutil.wait_procs(left, timeout=20)
+        psutil.wait_procs(children, timeout=10)
+        end_children()
         print("interrupted; the next run goes on from here", file=sys.stderr, flush=True)
         os._exit(130)
 
