@@ -149,13 +149,14 @@ def record_lock(message: str) -> tuple[str | None, str]:
 def share_storage(checkout: Path, place: Path) -> None:
     """Have another checkout use this one's DVC cache and remotes, whatever they are relative to."""
     from dvc.config import Config, merge
+    from dvc.config_schema import RelPath
 
     ours = Config(str(checkout / ".dvc"), validate=False)
     with Config(str(place / ".dvc"), validate=False).edit("local", validate=False) as theirs:
         for level in ("repo", "local"):
             merge(theirs, ours.read(level))
-        cache = str(theirs.setdefault("cache", {}).get("dir") or checkout / ".dvc" / "cache")
-        theirs["cache"]["dir"] = cache
+        # Written as a relative path: DVC's file holds ASCII alone, and the checkout's own path may not be that.
+        theirs["cache"].setdefault("dir", RelPath(checkout / ".dvc" / "cache"))
 
 
 def remote() -> str | None:
