@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -199,17 +200,27 @@ def fetch_outs(*paths: Path) -> bool:
     return subprocess.run(command, capture_output=True, env=environment(), check=False).returncode == 0
 
 
-def end_children() -> None:
-    """Terminate the processes below this one, DVC and its stage, and wait for them: they keep their checkpoints."""
+def end_children(patience: float = 20) -> None:
+    """Terminate the processes below this one, DVC and its stage, and wait for them: they keep their checkpoints.
+
+    Never reaped here: who started them waits for their exit code, and would otherwise be told 0.
+    """
     import psutil
 
-    children = psutil.Process().children(recursive=True)
-    for process in children:
+    def lives(process: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
+    for process in left:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(children, timeout=20)
+    while (left := [process for process in left if lives(process)]) and time.monotonic() < until:
+        time.sleep(0.1)
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def end_on_interrupt() -> None:

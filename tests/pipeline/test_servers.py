@@ -33,7 +33,7 @@ def free_port():
 def with_ports(project):
     """The project on free ports, a DVC remote beside it, no activated environment."""
     project.environment |= {"PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
-    project.environment |= {"OMP_NUM_THREADS": "1"}
+    project.environment |= {"OMP_NUM_THREADS": "1", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
     del project.environment["VIRTUAL_ENV"]
     return project
 
@@ -59,7 +59,7 @@ def scheduled(project, request):
     """A schedule of the deployment that fires in a moment; its first run."""
     with client(project) as prefect:
         deployment = prefect.read_deployment_by_name("erase/erase")
-        soon = datetime.now(UTC) + timedelta(seconds=5)
+        soon = datetime.now(UTC) + timedelta(seconds=15)
         every = IntervalSchedule(interval=timedelta(days=100), anchor_date=soon)
         before = {run.id for run in prefect.read_flow_runs()}
         made = prefect._client.post(
