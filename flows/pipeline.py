@@ -201,7 +201,7 @@ def fetch_outs(*paths: Path) -> bool:
 
 
 def end_children(patience: float = 20) -> None:
-    """Terminate the processes below this one, DVC and its stage, and wait for them: they keep their checkpoints.
+    """Terminate what works below this one, and wait for all of it: a stage keeps its checkpoint, DVC sees it end.
 
     Never reaped here: who started them waits for their exit code, and would otherwise be told 0.
     """
@@ -215,7 +215,8 @@ def end_children(patience: float = 20) -> None:
     left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
     for process in left:
         with suppress(psutil.NoSuchProcess):
-            process.terminate()
+            if not process.children():  # a stage; once DVC dies it gets this signal too, and a second ends it at once
+                process.terminate()
     while (left := [process for process in left if lives(process)]) and time.monotonic() < until:
         time.sleep(0.1)
     for process in left:
