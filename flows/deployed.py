@@ -71,12 +71,18 @@ def erase_flow(request: EraseRequest = EraseRequest()) -> Any:  # noqa: B008  (f
     from flows.erase import is_registered
     from flows.worktree import record, worktree
 
+    def keep(model: str, version: str) -> str:
+        commit = record(model, version, earlier)
+        if pipeline.remote():
+            pipeline.push()  # before an alias moves: a champion's weights are not on this disk alone
+        return commit
+
     try:
         with worktree(request.changes(), request.commit) as earlier:
             if pipeline.outs_only_missing() and pipeline.fetch_outs(pipeline.REGISTERED) and is_registered():
                 return Completed(message="nothing to do: everything is up to date")
             with concurrency(ACCELERATOR, strict=True, lease_duration=LEASE):
-                return stages_to_aliases(lambda model, version: record(model, version, earlier))
+                return stages_to_aliases(keep)
     except EraseDiffError as error:
         return failed(error)
 

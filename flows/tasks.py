@@ -55,6 +55,9 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
 
     Raises: StageFailed, GateFailed; what ``record`` raises.
     """
+    from stages.registry.promotion import promote_initial
+    from stages.registry.versions import set_tag
+
     with tracking.parent_run("erase-flow") as parent:
         version, executed = _run_stages(parent)
         for name, did in executed.items():
@@ -63,7 +66,9 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
         for path in (Path("params.yaml"), Path(pipeline.DVC_LOCK), REPORT):
             parent.log_artifact(path)
         if record is not None:
-            parent.set_tag("dvc_lock_commit", record(version["model_name"], version["version"]))
+            commit = record(version["model_name"], version["version"])
+            parent.set_tag("dvc_lock_commit", commit)
+            set_tag(version["model_name"], version["version"], "dvc_lock_commit", commit)
         _show(evaluation, version, parent, here=record is None)
         missed = [
             f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in evaluation["gates"].items() if not g["passed"]
@@ -71,8 +76,6 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
         if missed:
             where = str(REPORT) if record is None else f"{REPORT.name} of MLflow run {parent.run_id}"
             raise GateFailed("gates failed: " + "; ".join(missed) + f"; the report is {where}")
-        from stages.registry.promotion import promote_initial
-
         return promote_initial(version["model_name"], version["version"])
 
 

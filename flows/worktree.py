@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def worktree(changes: Mapping[str, Any], commit: str = "HEAD") -> Iterator[str |
         pipeline.share_storage(checkout, place)
         os.chdir(place)
         os.environ[ROOT_VARIABLE] = str(checkout)
-        yield _prepare(changes)
+        earlier = _prepare(changes)
+        with _checkpoints(checkout):
+            yield earlier
     finally:
         os.chdir(before)
         os.environ.pop(ROOT_VARIABLE, None)
@@ -99,6 +102,27 @@ def _prepare(changes: Mapping[str, Any]) -> str | None:
     if complaint := pipeline.commit(f"Parameters of a run\n\n{told}", str(PARAMS_FILE), pipeline.DVC_LOCK):
         raise WorktreeError(complaint)
     return earlier
+
+
+@contextmanager
+def _checkpoints(checkout: Path) -> Iterator[None]:
+    """Keep checkpoints beyond this worktree: a later run of the same code and params goes on from a killed one's.
+
+    Of two such at once only one has them.
+    """
+    kept = checkout / ".work" / "checkpoints" / pipeline.git("rev-parse", "HEAD^{tree}").stdout.strip()
+    kept.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield
+            return
+        Path(".work").mkdir(exist_ok=True)
+        Path(".work/checkpoints").symlink_to(kept, target_is_directory=True)
+        yield
+    with suppress(OSError):  # a failed training's checkpoint is in it
+        kept.rmdir()
 
 
 def _record_of(params: Path) -> str | None:

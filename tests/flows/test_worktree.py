@@ -101,8 +101,7 @@ def test_a_killed_runs_worktree_is_removed_and_a_living_ones_is_not(checkout):
 
 
 @pytest.mark.pipeline
-def test_a_record_is_kept_once_and_found_again(checkout, monkeypatch):
-    monkeypatch.setattr("stages.registry.versions.set_tag", lambda *a: None)
+def test_a_record_is_kept_once_and_found_again(checkout):
     with worktree({"erase.eta": 0.5}) as earlier:
         Path("dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}\n")
         commit = record("digits", "1", earlier)
@@ -114,3 +113,23 @@ def test_a_record_is_kept_once_and_found_again(checkout, monkeypatch):
     with worktree({"erase.eta": 0.25}) as earlier:
         assert earlier is None
     assert len(git("tag", "--list").stdout.split()) == 1
+
+
+@pytest.mark.pipeline
+def test_a_checkpoint_outlives_its_worktree_for_the_same_params(checkout):
+    kept = Path(".work/checkpoints/erase.json")
+    with pytest.raises(ZeroDivisionError), worktree({"erase.eta": 0.5}):
+        kept.write_text("half way")
+        raise ZeroDivisionError
+    with worktree({"erase.eta": 0.25}):
+        assert not kept.exists()
+    with worktree({"erase.eta": 0.5}):
+        assert kept.read_text() == "half way"
+        kept.unlink()
+    with worktree({}):
+        kept.write_text("half way")
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with worktree({}):
+            assert not kept.exists()
+        other.kill()

@@ -225,7 +225,14 @@ def test_a_killed_worker_frees_its_slot_and_its_run_is_crashed(served):
         assert time.monotonic() < killed + 120, "the slot is taken still"
         time.sleep(0.5)
     assert served.run("flows.servers", "up").count("running, pid") == 3
-    assert ended(served, submitted(served, {})).state.name == "Completed"
+    again, log = submitted(served, LONG), served.root / ".work/servers/worker.log"
+    until = time.monotonic() + 120
+    while "going on from step" not in log.read_text():
+        assert time.monotonic() < until, "the next run did not go on from the checkpoint"
+        time.sleep(0.5)
+    with client(served) as prefect:
+        prefect.set_flow_run_state(again, Cancelling())
+    assert ended(served, again).state.name == "Cancelled"
     assert worktrees(served) == []
 
 
