@@ -1,4 +1,4 @@
-# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make check: lint, types, import rules, fast tests · make clean: remove what these made
+# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make check: lint, types, import rules, fast tests · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -19,6 +19,9 @@ help: ; @head -1 Makefile
 demo: .venv/.installed
 	@$(BIN)/python -m flows.erase
 
+up down status: .venv/.installed
+	@$(BIN)/python -m flows.servers $@
+
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
@@ -33,8 +36,9 @@ check: .venv/.installed
 	$(BIN)/python -m pytest -m '(unit or property) and not slow'
 
 clean:
+	-test ! -d .work/servers || $(BIN)/python -m flows.servers down
 	rm -rf data/curated data/forget_set models/base models/classifier models/erased metrics plots reports runs dvc.lock \
 	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo up down status test test-slow check clean

@@ -12,16 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.errors import CheckoutBusy, StageFailed
+from stages.errors import CheckoutBusy, PushFailed, StageFailed
 
 LOCK = Path(".work/flow.lock")
 DVC_LOCK = "dvc.lock"
+RUNS, EVALUATION, REPORT = Path("runs"), Path("metrics/evaluation.json"), Path("reports/report.html")
+REGISTERED = RUNS / "register.json"
 #: DVC's advice for a run by hand; the flow does it.
 HINTS = (
     "To track the changes with git",
@@ -166,6 +169,23 @@ def _follow(command: list[str], what: str, say: Callable[[str], None], extra: di
     return lines
 
 
+def git(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run git, here by default."""
+    return subprocess.run(["git", *arguments], cwd=at, capture_output=True, text=True, check=False)
+
+
+def commit(message: str, *paths: str) -> str:
+    """Commit changes of these files and nothing else; git's complaint, empty where there is none."""
+    paths = tuple(p for p in paths if git("status", "--porcelain", "--", p).stdout.strip())
+    if not paths:
+        return ""
+    # A fresh machine has no identity; one that is set is used.
+    identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
+    git("add", "--", *paths)
+    done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", *paths)
+    return f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}" if done.returncode else ""
+
+
 def record_lock(message: str) -> tuple[str | None, str]:
     """Commit ``dvc.lock`` and nothing else: checking that commit out and ``dvc pull`` bring this very model back.
 
@@ -173,22 +193,13 @@ def record_lock(message: str) -> tuple[str | None, str]:
 
     Returns: the commit that holds the lock as it is, or ``None`` with the reason.
     """
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-
     changes = git("status", "--porcelain", "--", ":/", f":(exclude,top){DVC_LOCK}")
     if changes.returncode:
         return None, "this is no git repository"
     if changes.stdout.strip():
         return None, f"there are other changes ({changes.stdout.split()[1]}, …): commit them with {DVC_LOCK}"
-    if git("status", "--porcelain", "--", DVC_LOCK).stdout.strip():
-        # A fresh machine has no identity; one that is set is used.
-        identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
-        git("add", "--", DVC_LOCK)
-        done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", DVC_LOCK)
-        if done.returncode:
-            return None, f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}"
+    if complaint := commit(message, DVC_LOCK):
+        return None, complaint
     return git("rev-parse", "HEAD").stdout.strip(), ""
 
 
@@ -198,6 +209,83 @@ def temporary_server() -> None:
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
         end_on_interrupt()
+
+
+def share_storage(checkout: Path, place: Path) -> None:
+    """Have another checkout use this one's DVC cache and remotes, whatever they are relative to."""
+    from dvc.config import Config, merge
+    from dvc.config_schema import RelPath
+
+    ours = Config(str(checkout / ".dvc"), validate=False)
+    with Config(str(place / ".dvc"), validate=False).edit("local", validate=False) as theirs:
+        for level in ("repo", "local"):
+            merge(theirs, ours.read(level))
+        # Written as a relative path: DVC's file holds ASCII alone, and the checkout's own path may not be that.
+        theirs["cache"].setdefault("dir", RelPath(checkout / ".dvc" / "cache"))
+
+
+def remote() -> str | None:
+    """The default DVC remote, where one is configured."""
+    from dvc.config import Config
+
+    return Config(".dvc").get("core", {}).get("remote")
+
+
+def push() -> None:
+    """Send what ``dvc.lock`` names to the DVC remote. Raises: PushFailed."""
+    done = subprocess.run(dvc("push", "--quiet"), capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; mend the remote and push")
+
+
+def outs_only_missing() -> bool:
+    """Whether DVC has nothing to run, where outs need not be checked out: ``dvc.lock`` says what they are."""
+    done = subprocess.run(dvc("status", "--json"), capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode or not Path(DVC_LOCK).exists():
+        return False
+    from stages.registry.lineage import read_lock
+
+    outs = {out["path"] for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
+
+    def only_missing(change: object) -> bool:
+        return isinstance(change, dict) and all(
+            isinstance(files, dict) and state == "deleted" and path in outs
+            for files in change.values()
+            for path, state in (files.items() if isinstance(files, dict) else [("", "")])
+        )
+
+    return all(only_missing(change) for changes in json.loads(done.stdout or "{}").values() for change in changes)
+
+
+def fetch_outs(*paths: Path) -> bool:
+    """Bring outs of ``dvc.lock`` from the cache; whether they are there."""
+    command = dvc("checkout", "--quiet", *map(str, paths))
+    return subprocess.run(command, capture_output=True, env=environment(), check=False).returncode == 0
+
+
+def end_children(patience: float = 20) -> None:
+    """Terminate what works below this one, and wait for all of it: a stage keeps its checkpoint, DVC sees it end.
+
+    Never reaped here: who started them waits for their exit code, and would otherwise be told 0.
+    """
+    import psutil
+
+    def lives(process: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            if not process.children():  # a stage; once DVC dies it gets this signal too, and a second ends it at once
+                process.terminate()
+    while (left := [process for process in left if lives(process)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def end_on_interrupt() -> None:
@@ -211,10 +299,8 @@ def end_on_interrupt() -> None:
         import psutil
 
         children = psutil.Process().children(recursive=True)
-        _, left = psutil.wait_procs(children, timeout=10)
-        for process in left:
-            process.terminate()
-        psutil.wait_procs(left, timeout=20)
+        psutil.wait_procs(children, timeout=10)
+        end_children()
         print("interrupted; the next run goes on from here", file=sys.stderr, flush=True)
         os._exit(130)
 

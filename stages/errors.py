@@ -59,6 +59,18 @@ class StageFailed(EraseDiffError):
     """A DVC stage ended with an error."""
 
 
+class WorktreeError(EraseDiffError):
+    """A deployed run's worktree cannot be made, or its result not be kept."""
+
+
+class PushFailed(EraseDiffError):
+    """Results could not be sent to the DVC remote."""
+
+
+class ServerFailed(EraseDiffError):
+    """A server of the pipeline does not start, or is not running."""
+
+
 class WouldUnerase(EraseDiffError):
     """A promotion would bring back what the champion has forgotten."""
 

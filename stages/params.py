@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
+from stages.artifacts import write_bytes
 from stages.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
@@ -16,6 +22,20 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["no", "bf16"]
+Method = Literal[
+    "erasediff",
+    "graddiff",
+    "finetune",
+    "neggrad",
+    "salun",
+    "munba",
+    "sfr_on",
+    "esd",
+    "selective_amnesia",
+    "siss",
+    "retrain",
+]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
@@ -103,19 +123,7 @@ class ForgetSet(Section):
 
 
 class Erase(Section):
-    method: Literal[
-        "erasediff",
-        "graddiff",
-        "finetune",
-        "neggrad",
-        "salun",
-        "munba",
-        "sfr_on",
-        "esd",
-        "selective_amnesia",
-        "siss",
-        "retrain",
-    ]
+    method: Method
     eta: Positive
     multiplier: Literal["paper", "cosine", "fixed"]
     fixed_multiplier: Annotated[float, Field(ge=0)]
@@ -176,7 +184,7 @@ class Register(Section):
 class Params(Section):
     """The whole file."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     curate: Curate
     pretrain: Pretrain
     classifier: Classifier
@@ -190,21 +198,59 @@ class Params(Section):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the whole file.
 
-    YAML 1.2, as DVC reads and writes it: ``dvc exp run -S`` takes the quotes off ``"no"``, which 1.1 calls false.
-
     Raises: ParamsError: all errors of the file in one message, with did-you-mean for misspelt keys.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    return _check(_read(path, YAML(typ="safe", pure=True)), path)
 
+
+def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Params:
+    """Change entries such as ``{"erase.eta": 0.5}``, the file's comments kept.
+
+    Raises: ParamsError: what would come of it is not valid; the file stays as it was.
+    """
+    yaml = YAML(pure=True)
+    yaml.preserve_quotes, yaml.width, yaml.Representer = True, 10_000, _Representer
+    raw = _read(path, yaml)
+    for name, value in changes.items():
+        section, entry = raw, name
+        while "." in entry:
+            first, _, entry = entry.partition(".")
+            if not isinstance(section.setdefault(first, {}), dict):
+                raise ParamsError(f"{path}: {name}: {first} holds no entries, it is {section[first]!r}")
+            section = section[first]
+        section[entry] = value
+    text = io.StringIO()
+    yaml.dump(raw, text)
+    params = _check(YAML(typ="safe", pure=True).load(text.getvalue()), path)  # what will be read
+    if changes:
+        write_bytes(path, text.getvalue().encode())
+    return params
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes ``null``, where ruamel would leave the value out."""
+
+
+_Representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _read(path: Path, yaml: YAML) -> Any:
+    """The file as YAML 1.2, as DVC reads and writes it.
+
+    ``dvc exp run -S`` takes the quotes off ``"no"``, which 1.1 calls false.
+    """
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run this in the project's folder") from None
     except YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no sections: it should be a mapping such as params.yaml of the repository")
+    return raw
+
+
+def _check(raw: Any, path: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:

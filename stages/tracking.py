@@ -22,6 +22,8 @@ from stages.errors import TrackingError
 
 EXPERIMENT = "erasediff"
 PARENT_VARIABLE = "ERASEDIFF_PARENT_RUN_ID"
+#: The checkout whose store and locks a run in another folder (a worktree) uses.
+ROOT_VARIABLE = "ERASEDIFF_ROOT"
 #: Seconds between two sendings of gathered metrics; MLflow's limits of one call.
 FLUSH_SECONDS, METRICS_A_CALL, PARAMS_A_CALL, PARAM_LENGTH = 2.0, 1000, 100, 6000
 #: Seconds after a failure in which the server is left alone; doubled at each further one.
@@ -31,8 +33,8 @@ REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE
 
 
 def project_root() -> Path:
-    """The real checkout, also for an experiment that runs in a temporary copy (DVC sets ``DVC_ROOT``)."""
-    if root := os.environ.get("DVC_ROOT"):
+    """The real checkout, also from a worktree, or an experiment's temporary copy (DVC sets ``DVC_ROOT``)."""
+    if root := os.environ.get(ROOT_VARIABLE) or os.environ.get("DVC_ROOT"):
         return Path(root).resolve()
     here = Path.cwd().resolve()
     return next((p for p in (here, *here.parents) if (p / "dvc.yaml").exists() or (p / ".git").exists()), here)

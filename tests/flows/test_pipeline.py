@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flows.pipeline import only_run, parse_dag, run_stage, stage_order
+from flows.pipeline import end_children, only_run, parse_dag, run_stage, stage_order
 from stages.errors import CheckoutBusy, StageFailed
 
 
@@ -41,3 +43,19 @@ def test_stages_through_dvc(tmp_path, monkeypatch):
     assert run_stage("one", said.append, {}) is False
     with pytest.raises(StageFailed, match="stage two failed: DataError: it is broken"):
         run_stage("two", said.append, {})
+
+
+@pytest.mark.pipeline
+def test_a_stage_that_is_ended_has_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = [sys.executable, "-m", "dvc"]
+    subprocess.run([*run, "init", "-q", "--no-scm"], check=True)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  long:\n    cmd: touch begun && sleep 60\n    outs: [begun]\n")
+    with ThreadPoolExecutor() as threads:
+        future = threads.submit(run_stage, "long", lambda line: None, {})
+        while not (tmp_path / "begun").exists():
+            assert not future.done()
+            time.sleep(0.1)
+        end_children()
+        with pytest.raises(StageFailed, match="stage long failed"):
+            future.result(timeout=20)

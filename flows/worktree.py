@@ -1,0 +1,154 @@
+"""A deployed run's own place: a git worktree that shares the checkout's DVC cache, its remotes and its MLflow store."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from flows import pipeline
+from stages.errors import WorktreeError
+
+WORKTREES = Path(".work/worktrees")
+#: Tags of the commits that hold what deployed runs made.
+RECORDS = "refs/tags/erased/"
+
+
+@contextmanager
+def worktree(changes: Mapping[str, Any], commit: str = "HEAD") -> Iterator[str | None]:
+    """Work in a new worktree of this checkout; it is removed afterwards, also after a failure.
+
+    The changed params are committed there: what MLflow notes of a stage is a commit that holds what was run.
+
+    Args:
+        changes: of params.yaml, such as ``{"erase.eta": 0.5}``.
+        commit: what to run.
+
+    Yields: the commit of an earlier run with these params, whose ``dvc.lock`` the run starts from; ``None``: there is
+        none, it starts from the commit's own.
+    Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses.
+    """
+    from stages.tracking import ROOT_VARIABLE, project_root
+
+    checkout = project_root()
+    if pipeline.git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
+        raise WorktreeError(f"there is no commit {commit!r} in {checkout}: give one of git log, or HEAD")
+    place, before = _add(checkout, commit), Path.cwd()
+    root = os.environ.get(ROOT_VARIABLE)
+    try:
+        pipeline.share_storage(checkout, place)
+        os.chdir(place)
+        os.environ[ROOT_VARIABLE] = str(checkout)
+        earlier = _prepare(changes)
+        with _checkpoints(checkout):
+            yield earlier
+    finally:
+        os.chdir(before)
+        os.environ.pop(ROOT_VARIABLE, None)
+        if root is not None:
+            os.environ[ROOT_VARIABLE] = root
+        _remove(checkout, place)
+
+
+def _name(pid: int, started: str | None) -> str:
+    return f"{socket.gethostname()}-{pid}-{started}"
+
+
+def _add(checkout: Path, commit: str) -> Path:
+    from stages.tracking import exclusive, process_start
+
+    place = checkout / WORKTREES / _name(os.getpid(), process_start(os.getpid()))
+    with exclusive(checkout / ".work" / "worktrees.lock"):
+        _remove_abandoned(checkout)
+        done = pipeline.git("worktree", "add", "--quiet", "--detach", str(place), commit)
+    if done.returncode:
+        raise WorktreeError(f"git worktree add failed: {' '.join(done.stderr.split())[:200]}")
+    return place
+
+
+def _remove_abandoned(checkout: Path) -> None:
+    """Remove what killed processes of this host left."""
+    from stages.tracking import process_start
+
+    for place in (checkout / WORKTREES).glob(f"{socket.gethostname()}-*-*"):
+        pid = place.name.split("-")[-2]
+        if pid.isdigit() and place.name != _name(int(pid), process_start(int(pid))):
+            shutil.rmtree(place, ignore_errors=True)
+    pipeline.git("worktree", "prune", at=checkout)
+
+
+def _remove(checkout: Path, place: Path) -> None:
+    from stages.tracking import exclusive
+
+    with exclusive(checkout / ".work" / "worktrees.lock"):
+        shutil.rmtree(place, ignore_errors=True)
+        pipeline.git("worktree", "prune", at=checkout)
+
+
+def _prepare(changes: Mapping[str, Any]) -> str | None:
+    """Write and commit the params, with the ``dvc.lock`` of an earlier run that had the same ones."""
+    from stages.params import PARAMS_FILE, change_params
+
+    change_params(changes)
+    earlier = _record_of(PARAMS_FILE)
+    if earlier is not None:
+        pipeline.git("checkout", "--quiet", earlier, "--", pipeline.DVC_LOCK)
+    told = "\n".join(f"{key}: {value}" for key, value in changes.items())
+    if complaint := pipeline.commit(f"Parameters of a run\n\n{told}", str(PARAMS_FILE), pipeline.DVC_LOCK):
+        raise WorktreeError(complaint)
+    return earlier
+
+
+@contextmanager
+def _checkpoints(checkout: Path) -> Iterator[None]:
+    """Keep checkpoints beyond this worktree: a later run of the same code and params goes on from a killed one's.
+
+    Of two such at once only one has them.
+    """
+    kept = checkout / ".work" / "checkpoints" / pipeline.git("rev-parse", "HEAD^{tree}").stdout.strip()
+    kept.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield
+            return
+        Path(".work").mkdir(exist_ok=True)
+        Path(".work/checkpoints").symlink_to(kept, target_is_directory=True)
+        yield
+    with suppress(OSError):  # a failed training's checkpoint is in it
+        kept.rmdir()
+
+
+def _record_of(params: Path) -> str | None:
+    """The newest recorded commit with these params."""
+    wanted = pipeline.git("hash-object", str(params)).stdout.strip()
+    refs = pipeline.git("for-each-ref", "--sort=-creatordate", "--format=%(objectname)", RECORDS).stdout.split()
+    for commit in refs:
+        if pipeline.git("rev-parse", f"{commit}:{params}").stdout.strip() == wanted:
+            return commit
+    return None
+
+
+def record(model: str, version: str, earlier: str | None) -> str:
+    """Commit ``dvc.lock`` and keep the commit by a tag; an earlier run's that holds the very same is enough.
+
+    Checking that commit out and ``dvc pull`` bring the version's model back.
+
+    Returns: the commit.
+    Raises: WorktreeError: git refuses.
+    """
+    commit, reason = pipeline.record_lock(f"dvc.lock of {model} version {version}")
+    if commit is None:
+        raise WorktreeError(f"dvc.lock of {model} version {version} is not committed: {reason}")
+    if earlier is not None and pipeline.git("diff", "--quiet", earlier, commit).returncode == 0:
+        return earlier
+    done = pipeline.git("tag", f"{RECORDS.removeprefix('refs/tags/')}{model}-v{version}-{commit[:10]}", commit)
+    if done.returncode and "already exists" not in done.stderr:
+        raise WorktreeError(f"git tag failed: {' '.join(done.stderr.split())[:200]}")
+    return commit

@@ -1,0 +1,135 @@
+"""A deployed run's own worktree, on real git and DVC."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.pipeline import git
+from flows.worktree import WORKTREES, record, worktree
+from stages import tracking
+from stages.errors import ParamsError, WorktreeError
+from stages.params import load_params
+
+REPOSITORY = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from flows.worktree import worktree
+with worktree({}):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A git and DVC repository with the project's params and a remote whose address is relative."""
+    root = tmp_path / "chat noir é"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for name in ("DVC_ROOT", tracking.ROOT_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    (root / ".gitignore").write_text("/.work/\n")
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    git("init", "-q")
+    for command in (["init", "-q"], ["remote", "add", "-d", "store", "../store"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
+    git("add", "-A")
+    git("-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "start")
+    return root
+
+
+def left():
+    return sorted(p.name for p in WORKTREES.glob("*")), git("worktree", "list").stdout.count("\n") - 1
+
+
+@pytest.mark.pipeline
+def test_params_cache_remote_and_store(checkout):
+    from dvc.config import Config
+
+    before = git("rev-parse", "HEAD").stdout
+    with worktree({"erase.eta": 0.5, "forget_set.concepts": ["3", "no"]}) as earlier:
+        place = Path.cwd()
+        assert place != checkout and place.is_relative_to(checkout / WORKTREES) and earlier is None
+        params = load_params()
+        assert params.erase.eta == 0.5 and params.forget_set.concepts == ["3", "no"]
+        assert "# what to forget" in Path("params.yaml").read_text()
+        assert tracking.project_root() == checkout
+        config = Config(str(place / ".dvc"))
+        assert Path(config["cache"]["dir"]) == checkout / ".dvc/cache"
+        assert Path(config["remote"]["store"]["url"]) == checkout.parent / "store"
+        assert tracking.git_state()["git_dirty"] == "false"
+    assert Path.cwd() == checkout and left() == ([], 0)
+    assert git("rev-parse", "HEAD").stdout == before and git("status", "--porcelain").stdout == ""
+    assert tracking.ROOT_VARIABLE not in os.environ
+
+
+@pytest.mark.pipeline
+def test_what_cannot_be_run_leaves_nothing(checkout):
+    with pytest.raises(ParamsError, match="did you mean eta"), worktree({"erase.etaa": 1}):
+        pytest.fail("it must not run")
+    with pytest.raises(WorktreeError, match="there is no commit 'nowhere'"), worktree({}, "nowhere"):
+        pytest.fail("it must not run")
+    with pytest.raises(ZeroDivisionError), worktree({}):
+        raise ZeroDivisionError
+    assert left() == ([], 0)
+
+
+@pytest.mark.pipeline
+def test_a_killed_runs_worktree_is_removed_and_a_living_ones_is_not(checkout):
+    def start():
+        process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "in\n"
+        return process
+
+    killed, living = start(), start()
+    try:
+        assert left()[1] == 2
+        killed.kill()
+        killed.wait()
+        with worktree({}):
+            assert not list((checkout / WORKTREES).glob(f"*-{killed.pid}-*"))
+            assert len(list((checkout / WORKTREES).glob(f"*-{living.pid}-*"))) == 1
+    finally:
+        living.terminate()
+        living.wait()
+
+
+@pytest.mark.pipeline
+def test_a_record_is_kept_once_and_found_again(checkout):
+    with worktree({"erase.eta": 0.5}) as earlier:
+        Path("dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}\n")
+        commit = record("digits", "1", earlier)
+    assert git("tag", "--list").stdout.split() == [f"erased/digits-v1-{commit[:10]}"]
+    assert "eta: 0.5" in git("show", f"{commit}:params.yaml").stdout
+    with worktree({"erase.eta": 0.5}) as earlier:
+        assert earlier == commit and "cmd: x" in Path("dvc.lock").read_text()
+        assert record("digits", "1", earlier) == commit
+    with worktree({"erase.eta": 0.25}) as earlier:
+        assert earlier is None
+    assert len(git("tag", "--list").stdout.split()) == 1
+
+
+@pytest.mark.pipeline
+def test_a_checkpoint_outlives_its_worktree_for_the_same_params(checkout):
+    kept = Path(".work/checkpoints/erase.json")
+    with pytest.raises(ZeroDivisionError), worktree({"erase.eta": 0.5}):
+        kept.write_text("half way")
+        raise ZeroDivisionError
+    with worktree({"erase.eta": 0.25}):
+        assert not kept.exists()
+    with worktree({"erase.eta": 0.5}):
+        assert kept.read_text() == "half way"
+        kept.unlink()
+    with worktree({}):
+        kept.write_text("half way")
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with worktree({}):
+            assert not kept.exists()
+        other.kill()

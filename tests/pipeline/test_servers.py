@@ -1,0 +1,283 @@
+"""The servers of a checkout, and what its deployments do when a schedule fires, a job is cancelled or killed."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.states import Cancelling
+
+from flows.deployed import ACCELERATOR
+from stages.artifacts import sha256_folder
+
+LONG = {"settings": {"erase.outer_steps": 100_000, "erase.checkpoint_every": 5}}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def with_ports(project):
+    """The project on free ports, a DVC remote beside it, no activated environment."""
+    project.environment |= {"PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+    project.environment |= {"OMP_NUM_THREADS": "1", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    del project.environment["VIRTUAL_ENV"]
+    return project
+
+
+def client(project):
+    return SyncPrefectClient(f"http://127.0.0.1:{project.environment['PREFECT_SERVER_API_PORT']}/api")
+
+
+@pytest.fixture(scope="module")
+def served(flow_run, tmp_path_factory):
+    """A project after its first run, with all servers up and a DVC remote whose address is relative."""
+    project = with_ports(flow_run[0].copy(tmp_path_factory.mktemp("served") / "project"))
+    project.run("dvc", "remote", "add", "-d", "store", "../store")
+    project.git("commit", "-qam", "remote")
+    try:
+        assert project.run("flows.servers", "up").count("running, pid") == 3
+        yield project
+    finally:
+        project.run("flows.servers", "down")
+
+
+def scheduled(project, request):
+    """A schedule of the deployment that fires in a moment; its first run."""
+    with client(project) as prefect:
+        deployment = prefect.read_deployment_by_name("erase/erase")
+        soon = datetime.now(UTC) + timedelta(seconds=15)
+        every = IntervalSchedule(interval=timedelta(days=100), anchor_date=soon)
+        before = {run.id for run in prefect.read_flow_runs()}
+        made = prefect._client.post(
+            f"/deployments/{deployment.id}/schedules",
+            json=[{"schedule": every.model_dump(mode="json"), "active": True, "parameters": {"request": request}}],
+        )
+        made.raise_for_status()
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            new = [r for r in prefect.read_flow_runs() if r.id not in before and r.auto_scheduled]
+            new = [r for r in new if r.expected_start_time < soon + timedelta(days=1)]
+            if new:
+                return new[0].id
+            time.sleep(0.5)
+    pytest.fail("the schedule made no run")
+
+
+def submitted(project, request):
+    """A run of the deployment, on demand."""
+    with client(project) as prefect:
+        deployment = prefect.read_deployment_by_name("erase/erase")
+        return prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": request}).id
+
+
+def ended(project, run_id, seconds=240):
+    """A run once it has ended."""
+    until = time.monotonic() + seconds
+    with client(project) as prefect:
+        while not (run := prefect.read_flow_run(run_id)).state.is_final():
+            assert time.monotonic() < until, f"{run.name} is {run.state.name} still"
+            time.sleep(0.5)
+    return run
+
+
+def taken(project):
+    with client(project) as prefect:
+        return prefect.read_global_concurrency_limit_by_name(ACCELERATOR).active_slots
+
+
+def worktrees(project):
+    return sorted(p.name for p in (project.root / ".work/worktrees").glob("*"))
+
+
+def processes_in(folder):
+    """Processes that work below a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def erasing(project):
+    """A long job, once its stage has written a checkpoint: its run, and its worktree."""
+    run_id, until = submitted(project, LONG), time.monotonic() + 120
+    while not (found := list((project.root / ".work/worktrees").glob("*/.work/checkpoints/erase.json"))):
+        assert time.monotonic() < until, "the stage was not started"
+        time.sleep(0.2)
+    return run_id, found[0].parents[2]
+
+
+@pytest.mark.system
+def test_a_schedule_fires_and_there_is_nothing_to_do(served):
+    run = ended(served, scheduled(served, {}))
+    assert (run.state.name, run.state.message) == ("Completed", "nothing to do: everything is up to date")
+    assert run.total_run_time < timedelta(seconds=15)  # 3 s; a busy machine, yet far from nine stages
+    assert worktrees(served) == []
+
+
+@pytest.mark.system
+def test_parameters_are_checked_before_anything_runs(served):
+    run = ended(served, submitted(served, {"settings": {"erase.etaa": 1, "erase.eta": -1}}))
+    assert run.state.name == "ParamsError"
+    assert "erase.etaa: unknown key; did you mean eta?" in run.state.message
+    assert "erase.eta: Input should be greater than 0, not -1" in run.state.message
+    with client(served) as prefect:
+        form = prefect.read_deployment_by_name("erase/erase").parameter_openapi_schema
+    asked = form["definitions"]["EraseRequest"]["properties"]
+    assert asked["concepts"]["description"] and "salun" in json.dumps(asked["method"])
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_scheduled_run_makes_a_model_that_comes_back_byte_for_byte(served, tmp_path):
+    head = served.git("rev-parse", "HEAD")
+    run = ended(served, scheduled(served, {"eta": 0.5, "concepts": ["3"]}))
+    assert run.state.name == "Completed", run.state.message
+    assert served.git("rev-parse", "HEAD") == head and served.git("status", "--porcelain") == ""
+    assert worktrees(served) == []
+    registry = mlflow.MlflowClient(f"sqlite:///{served.root / 'mlflow.db'}")
+    version = registry.get_model_version_by_alias("erasediff-digits", "challenger")
+    assert json.loads(version.tags["forgotten"]) == ["3"] and version.tags["git_dirty"] == "false"
+    commit = version.tags["dvc_lock_commit"]
+    assert commit in served.git("for-each-ref", "--format=%(objectname)", "refs/tags/erased")
+    runs = registry.search_runs([registry.get_experiment_by_name("erasediff").experiment_id])
+    parent = next(r for r in runs if r.data.tags.get("dvc_lock_commit") == commit)
+    attached = {a.path for a in registry.list_artifacts(parent.info.run_id)}
+    assert {"params.yaml", "dvc.lock", "report.html"} <= attached
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "-q", str(served.root), str(other)], check=True)
+    (other / ".venv").symlink_to(sys.prefix)
+    there = type(served)(other)
+    there.git("checkout", "-q", commit)
+    there.run("dvc", "remote", "modify", "store", "url", str(served.root.parent / "store"))
+    there.run("dvc", "pull")
+    assert sha256_folder(other / "models/erased") == version.tags["erased_sha256"]
+    again = ended(served, submitted(served, {"eta": 0.5, "concepts": ["3"]}))
+    assert again.state.message == "nothing to do: everything is up to date"
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_two_at_once_both_finish(served):
+    with client(served) as prefect:
+        prefect.upsert_global_concurrency_limit_by_name(ACCELERATOR, 2)
+    first, second = [ended(served, r) for r in [submitted(served, {"eta": eta}) for eta in (0.2, 0.3)]]
+    with client(served) as prefect:
+        prefect.upsert_global_concurrency_limit_by_name(ACCELERATOR, 1)
+    assert {first.state.name, second.state.name} == {"Completed"}
+    assert first.start_time < second.end_time and second.start_time < first.end_time
+    tags = served.git("tag", "--list", "erased/*").splitlines()
+    etas = {re.search(r"^  eta: (\S+)", served.git("show", f"{tag}:params.yaml"), re.M)[1] for tag in tags}
+    assert {"0.2", "0.3"} <= etas
+    assert worktrees(served) == []
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_cancelled_run_stops_dvc_and_its_stage(served):
+    run_id, place = erasing(served)
+    assert taken(served) == 1 and any("dvc" in p.cmdline() for p in processes_in(place))
+    with client(served) as prefect:
+        prefect.set_flow_run_state(run_id, Cancelling())
+    assert ended(served, run_id, 60).state.name == "Cancelled"
+    until = time.monotonic() + 30
+    while processes_in(place) or worktrees(served) or taken(served):
+        assert time.monotonic() < until, (processes_in(place), worktrees(served), taken(served))
+        time.sleep(0.5)
+    registry = mlflow.MlflowClient(f"sqlite:///{served.root / 'mlflow.db'}")
+    runs = registry.search_runs([registry.get_experiment_by_name("erasediff").experiment_id], max_results=2)
+    assert {r.info.status for r in runs} == {"KILLED"}
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_killed_worker_frees_its_slot_and_its_run_is_crashed(served):
+    run_id, place = erasing(served)
+    worker = json.loads((served.root / ".work/servers/worker.json").read_text())["pid"]
+    for process in [psutil.Process(worker), *psutil.Process(worker).children()]:
+        process.kill()
+    killed = time.monotonic()
+    until = killed + 10
+    while processes_in(place):  # DVC and the stage follow
+        assert time.monotonic() < until, processes_in(place)
+        time.sleep(0.2)
+    assert place.exists()
+    assert "worker   not running" in served.run("flows.servers", "status", code=1)
+    assert ended(served, run_id, 120).state.name == "Crashed"
+    while taken(served):
+        assert time.monotonic() < killed + 120, "the slot is taken still"
+        time.sleep(0.5)
+    assert served.run("flows.servers", "up").count("running, pid") == 3
+    again, log = submitted(served, LONG), served.root / ".work/servers/worker.log"
+    until = time.monotonic() + 120
+    while "going on from step" not in log.read_text():
+        assert time.monotonic() < until, "the next run did not go on from the checkpoint"
+        time.sleep(0.5)
+    with client(served) as prefect:
+        prefect.set_flow_run_state(again, Cancelling())
+    assert ended(served, again).state.name == "Cancelled"
+    assert worktrees(served) == []
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A folder that is a checkout to the servers' command and no more."""
+    from checkout import REPOSITORY, Project
+
+    (tmp_path / "dvc.yaml").touch()
+    project = with_ports(Project(tmp_path))
+    project.environment["PYTHONPATH"] = str(REPOSITORY)
+    return project
+
+
+@pytest.mark.system
+def test_a_taken_port_is_one_line_and_nothing_is_left_running(bare):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(bare.environment["MLFLOW_PORT"])))
+        other.listen()
+        said = bare.run("flows.servers", "up", code=1)
+    port = bare.environment["MLFLOW_PORT"]
+    assert said == f"ServerFailed: port {port} for mlflow is taken by another program: free it, or set MLFLOW_PORT\n"
+    assert bare.run("flows.servers", "status", code=1).count("not running") == 3
+    assert processes_in(bare.root) == []
+
+
+@pytest.mark.system
+def test_a_server_that_does_not_start_is_named_with_its_last_words(bare):
+    said = bare.run("flows.servers", "up", code=1, MLFLOW_BACKEND_STORE_URI="nonsense://store")
+    assert re.fullmatch(r"ServerFailed: mlflow ended with code \d+: .*nonsense.* \(log: .*mlflow\.log\)\n", said), said
+    assert processes_in(bare.root) == []
+
+
+@pytest.mark.system
+def test_down_leaves_alone_what_it_did_not_start(bare):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        file = bare.root / ".work/servers/worker.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"pid": other.pid, "process_start": "1", "since": "", "url": ""}))
+        assert bare.run("flows.servers", "down").count("was not running") == 3
+        assert other.poll() is None and not file.exists()
+        os.kill(other.pid, signal.SIGKILL)
+
+
+@pytest.mark.unit
+def test_a_port_that_is_none_is_a_usage_error(bare):
+    said = bare.run("flows.servers", "up", code=2, PREFECT_SERVER_API_PORT="http")
+    assert said == "ParamsError: PREFECT_SERVER_API_PORT is 'http': give a number from 1 to 65535\n"
