@@ -1,5 +1,6 @@
 """The servers of docker/compose.yaml, started natively: its commands and settings, on free ports of 127.0.0.1."""
 
+import json
 import os
 import re
 import secrets
@@ -141,7 +142,7 @@ class Stack:
         published = {"MLFLOW_PORT": self.port("mlflow:5000"), "PREFECT_PORT": self.port("prefect:4200")}
         self.services = compose(self.values | published)["services"]
         self.client = self.settings("worker")
-        del self.client["PREFECT_HOME"]  # the flow's own
+        self.client["PREFECT_HOME"] = str(folder / "client")
         self.postgres, self.store = self._postgres(), self._store()
         self.mlflow = self._python("mlflow", "mlflow:5000", "/health", MLFLOW_AUTH_CONFIG_PATH=str(self._users()))
         home = {"PREFECT_HOME": str(folder / "prefect")}
@@ -175,6 +176,22 @@ class Stack:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "USER", "TMPDIR")}
         path = f"{self.bin}{os.pathsep}{kept['PATH']}"
         return kept | TELEMETRY_OFF | self.settings(service) | {"PATH": path}
+
+    def url(self, database: str) -> str:
+        """A database's address with its password, for a program of PostgreSQL."""
+        settings = self.settings("postgres")
+        user, password = settings["POSTGRES_USER"], settings["POSTGRES_PASSWORD"]
+        return f"postgresql://{user}:{password}@{self.addresses['postgres:5432']}/{database}"
+
+    def worker(self) -> Server:
+        """A worker with the image's own command."""
+        words = re.search(r"^CMD (\[.*\])$", (DOCKER / "Dockerfile").read_text(), re.M)
+        assert words
+        port = str(free_port())
+        here = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": port}
+        environment = self.environment("worker") | here | {"PREFECT_HOME": str(self.folder / "worker")}
+        ready = answers(f"http://127.0.0.1:{port}/health")
+        return Server(json.loads(words[1]), environment, self.folder / "worker.log", ready)
 
     def _python(self, service: str, address: str, path: str, **more: str) -> Server:
         command = [self.here(word) for word in self.services[service]["command"]]
@@ -226,17 +243,8 @@ class Stack:
         """A connection to PostgreSQL. Raises: OSError: it is not ready."""
         import psycopg
 
-        host, port = self.addresses["postgres:5432"].split(":")
-        settings = self.settings("postgres")
         try:
-            return psycopg.connect(
-                host=host,
-                port=port,
-                dbname=database,
-                user=settings["POSTGRES_USER"],
-                password=settings["POSTGRES_PASSWORD"],
-                autocommit=True,
-            )
+            return psycopg.connect(self.url(database), autocommit=True)
         except psycopg.OperationalError as error:
             raise OSError(error) from None
 
