@@ -102,6 +102,15 @@ class Server:
         self.process.wait(60)
         self.process = None
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Not running, for a block."""
+        self.stop(signal.SIGINT)
+        try:
+            yield
+        finally:
+            self.start()
+
     def __enter__(self) -> "Server":
         self.start()
         return self
@@ -182,6 +191,13 @@ class Stack:
         settings = self.settings("postgres")
         user, password = settings["POSTGRES_USER"], settings["POSTGRES_PASSWORD"]
         return f"postgresql://{user}:{password}@{self.addresses['postgres:5432']}/{database}"
+
+    def bucket(self, name: str) -> Any:
+        """A bucket of the store."""
+        import boto3
+
+        keys = {k.lower(): v for k, v in self.client.items() if k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        return boto3.resource("s3", endpoint_url=self.client["AWS_ENDPOINT_URL"], **keys).Bucket(name)
 
     def worker(self) -> Server:
         """A worker with the image's own command."""

@@ -12,7 +12,7 @@ import pytest
 from servers import postgres_binary
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def ask(url, user="", content=None):
@@ -23,13 +23,6 @@ def ask(url, user="", content=None):
     return json.loads(urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=20).read())
 
 
-def bucket(stack, name):
-    import boto3
-
-    keys = {k.lower(): v for k, v in stack.client.items() if k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    return boto3.resource("s3", endpoint_url=stack.client["AWS_ENDPOINT_URL"], **keys).Bucket(name)
-
-
 def test_the_flow_runs_on_the_servers(stack, flow_run):
     project, said = flow_run
     assert "model    erasediff-digits version 1, alias challenger, champion" in said
@@ -37,7 +30,7 @@ def test_the_flow_runs_on_the_servers(stack, flow_run):
     runs = ask(f"{api}/flow_runs/filter", stack.client["PREFECT_API_AUTH_STRING"], {})
     assert [run["state"]["type"] for run in runs] == ["COMPLETED"]
     assert not (project.root / "mlflow.db").exists()
-    stored = [item.key for item in bucket(stack, "mlflow").objects.all()]
+    stored = [item.key for item in stack.bucket("mlflow").objects.all()]
     assert any(key.startswith("artifacts/") and key.endswith(WEIGHTS) for key in stored)
     with stack.connect("mlflow") as database:
         statuses = database.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall()
@@ -110,6 +103,6 @@ def test_no_secret_is_shown(stack, flow_run):
             [postgres_binary("pg_dump"), stack.url(database)], capture_output=True, text=True, check=True
         ).stdout
         assert "COPY public." in dump and not [s for s in hidden if s in dump], database
-    for item in bucket(stack, "mlflow").objects.all():
+    for item in stack.bucket("mlflow").objects.all():
         content = item.get()["Body"].read()
         assert not [s for s in hidden if s.encode() in content], item.key
