@@ -22,11 +22,12 @@ PREFIX = "compare"
 
 @dataclass(frozen=True)
 class Search:
-    """Values tried for every variant, on concepts and seeds of their own."""
+    """Values tried for every variant, on concepts and seeds of their own; ``common``: further params of its cells."""
 
     concepts: list[str]
     seeds: list[int]
     over: dict[str, list[Any]]
+    common: dict[str, Any] = field(default_factory=dict)
 
     def choices(self) -> list[dict[str, Any]]:
         """Every combination of the values."""
@@ -60,7 +61,8 @@ class Comparison:
 
         try:
             raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-            search = Search(**raw.pop("search")) if raw.get("search") else None
+            tried = raw.pop("search", None)
+            search = Search(common=tried.pop("set", {}), **tried) if tried else None
             result = cls(title=path.stem, common=raw.pop("set", {}), search=search, **raw)
         except OSError as error:
             raise ParamsError(
@@ -103,7 +105,8 @@ class Experiment:
 def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], search: bool) -> list[Experiment]:
     """The cells of a variant with a choice of searched values, of the search or of the comparison itself."""
     where: Any = plan.search if search else plan
-    settings = tuple({**plan.common, **plan.variants[variant], **choice}.items())
+    more = plan.search.common if search and plan.search else {}
+    settings = tuple({**plan.common, **more, **plan.variants[variant], **choice}.items())
     return [Experiment(variant, c, s, settings) for s in where.seeds for c in where.concepts]
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stages.door import cannot_write
 from stages.errors import CheckoutBusy, PushFailed, StageFailed
 
 LOCK = Path(".work/flow.lock")
@@ -309,9 +310,16 @@ def end_on_interrupt() -> None:
 
 @contextmanager
 def only_run(path: Path = LOCK) -> Iterator[None]:
-    """Hold this checkout. Raises: CheckoutBusy: another run has it; the message says who."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    """Hold this checkout.
+
+    Raises: CheckoutBusy: another run has it; the message says who. CannotWrite: it is read-only, or the disk full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise cannot_write("the flow", error) or error from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from stages.errors import EraseDiffError, OutOfMemory
+from stages.errors import CannotWrite, EraseDiffError, OutOfMemory
 
 
 def run_door(
@@ -38,7 +39,9 @@ def run_door(
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing half-written counts, run it again to go on", file=sys.stderr)
         sys.exit(130)
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if (unwritable := cannot_write(name, error)) is not None:
+            sys.exit(fail(unwritable))
         if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:120]
@@ -52,8 +55,23 @@ def fail(error: EraseDiffError) -> int:
     return error.exit_code
 
 
+def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
+    """The stated failure that an error of the disk is, and ``None`` for any other error."""
+    text = str(error)
+    full = getattr(error, "errno", None) in DISK_FULL or any(reason in text for reason in map(os.strerror, DISK_FULL))
+    if full:  # safetensors and pyarrow raise errors of their own with the system's words
+        cannot, advice = "cannot write", "free some space and run it again to go on"
+    elif isinstance(error, OSError) and error.errno in READ_ONLY:
+        cannot, advice = "may not read or write", "change the rights of that, or work in a copy of the checkout"
+    else:
+        return None
+    return CannotWrite(f"{name} {cannot} ({' '.join(text.split())[:200]}): {advice}")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that host or device memory ran out."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
@@ -70,6 +88,9 @@ def quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+#: What the system says of a disk, a quota or a file's limit that is used up; and of a place that may not be written.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

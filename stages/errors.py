@@ -47,6 +47,10 @@ class OutOfMemory(EraseDiffError):
     """The device has too little memory for the batch asked for."""
 
 
+class CannotWrite(EraseDiffError):
+    """A file cannot be written: the disk is full, or the checkout read-only."""
+
+
 class TrackingError(EraseDiffError):
     """The MLflow server or registry cannot be reached, or refuses."""
 

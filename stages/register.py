@@ -26,12 +26,13 @@ def main() -> None:
     evaluation, lock, root = read_json(EVALUATION), lineage.read_lock(), Path()
     sets = read_json(root / "data/forget_set/summary.json")
     facts = lineage.collect(root, lock)
-    tags = version_tags(evaluation, sets, facts) | lineage.stage_runs(root)
+    tags = version_tags(evaluation, sets, facts)
     evidence = [Path("params.yaml"), Path("dvc.lock"), EVALUATION, REPORT]
     tags["example_concept"] = example = next(iter(sets["retain"]), "")
     try:
         with tracking.stage_run("register", {"model_name": name}, required=True) as run:
             assert run.run_id is not None  # required
+            tags |= lineage.stage_runs(root)  # now that what waited has been sent
             text = card(evaluation, sets, facts, lock)
             version = register_version(name, run.run_id, FOLDER, tags, evidence, text, example)
             run.result |= {"model_name": name, "version": version, "lineage_digest": facts["lineage_digest"]}

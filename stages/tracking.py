@@ -1,4 +1,4 @@
-"""One MLflow run a stage. No result needs it: with the server down a stage finishes and says what was not logged."""
+"""One MLflow run a stage. No result needs it: with the server down a stage finishes, and what was not logged waits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.artifacts import read_json, sha256_text, write_json
 from stages.errors import TrackingError
@@ -24,6 +25,8 @@ EXPERIMENT = "erasediff"
 PARENT_VARIABLE = "ERASEDIFF_PARENT_RUN_ID"
 #: The checkout whose store and locks a run in another folder (a worktree) uses.
 ROOT_VARIABLE = "ERASEDIFF_ROOT"
+#: Tag by which a run is found again, also one whose number is not known: the answer was lost, or it was made later.
+KEY_TAG = "run_key"
 #: Seconds between two sendings of gathered metrics; MLflow's limits of one call.
 FLUSH_SECONDS, METRICS_A_CALL, PARAMS_A_CALL, PARAM_LENGTH = 2.0, 1000, 100, 6000
 #: Seconds after a failure in which the server is left alone; doubled at each further one.
@@ -172,13 +175,106 @@ def process_start(pid: int) -> str | None:
     return "unknown"
 
 
+class Call(NamedTuple):
+    """Something to log as plain data, so that it can wait on disk too. ``n``: how many of its kind."""
+
+    kind: str
+    content: Any
+    n: int = 1
+
+
+#: What a person is told is missing.
+WORDS = {"params": "params", "metrics": "metric values", "artifact": "artifacts", "artifacts": "artifacts"}
+
+
+def run_with_key(mlflow_client: Any, key: str | None) -> str | None:
+    """The run that has this key, if it was made."""
+    experiment = mlflow_client.get_experiment_by_name(EXPERIMENT)
+    if key is None or experiment is None:
+        return None
+    found = mlflow_client.search_runs([experiment.experiment_id], f"tags.{KEY_TAG} = '{key}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def find_run(key: str | None) -> str | None:
+    """:func:`run_with_key` on :func:`tracking_uri`. Raises: TrackingError: the server cannot be used."""
+    if not key:
+        return None
+    try:
+        with patience(5, 1):
+            return run_with_key(client(), key)
+    except Exception as error:  # MLflow raises whatever its store's driver does
+        where = without_credentials(tracking_uri())
+        raise TrackingError(f"MLflow at {where} cannot be used: {short_reason(error)}") from None
+
+
+def made_run(mlflow_client: Any, about: Mapping[str, Any]) -> str:
+    """The run of ``about`` (``key``, ``started``, ``tags``, ``continues``), made where it is not there yet."""
+    if (there := run_with_key(mlflow_client, about["key"])) is not None:
+        return there
+    if (before := about["continues"]) and _is_run_of(mlflow_client, before, about["tags"]["stage"]):
+        return before
+    experiment = mlflow_client.get_experiment_by_name(EXPERIMENT)
+    made = mlflow_client.create_run(experiment.experiment_id, start_time=about["started"], tags=about["tags"])
+    return made.info.run_id
+
+
+def _is_run_of(mlflow_client: Any, run_id: str, stage: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = mlflow_client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return run.info.lifecycle_stage == "active" and run.data.tags.get("stage") == stage
+
+
+def not_logged_yet(mlflow_client: Any, run_id: str, values: list[Any]) -> list[Any]:
+    """Of metric values those whose step the run does not have: a resumed training measures some steps again."""
+    steps = {k: {m.step for m in mlflow_client.get_metric_history(run_id, k)} for k in {value[0] for value in values}}
+    return [value for value in values if value[3] == 0 or value[3] not in steps[value[0]]]
+
+
+def send(mlflow_client: Any, run_id: str, call: Call) -> None:
+    """Make a call; made twice it has the effect of one."""
+    from mlflow.entities import Metric, Param
+
+    if call.kind == "params":
+        mlflow_client.log_batch(run_id, params=[Param(k, v) for k, v in call.content])
+    elif call.kind == "metrics":
+        mlflow_client.log_batch(run_id, metrics=[Metric(*value) for value in call.content])
+    elif call.kind == "artifact":
+        mlflow_client.log_artifact(run_id, *call.content)
+    elif call.kind == "artifacts":
+        mlflow_client.log_artifacts(run_id, *call.content)
+    elif call.kind == "tag":
+        mlflow_client.set_tag(run_id, *call.content)
+    elif call.kind == "link":
+        _send_link(mlflow_client, run_id, **call.content)
+    else:
+        status, ended = call.content
+        mlflow_client.set_terminated(run_id, status, ended)
+
+
+def _send_link(mlflow_client: Any, run_id: str, stage: str, child: str | None, key: str | None, executed: bool) -> None:
+    child = child or run_with_key(mlflow_client, key)
+    mlflow_client.set_tag(run_id, f"stage.{stage}.run_id", child or "not logged")
+    mlflow_client.set_tag(run_id, f"stage.{stage}.origin", "executed" if executed else "cached")
+    if child and executed:  # it may have been made before this run was
+        mlflow_client.set_tag(child, "mlflow.parentRunId", run_id)
+
+
 class StageRun:
     """The MLflow run of a stage; every call is safe with the server down.
 
     What is logged waits in a queue. While the server cannot be reached it stays there and is tried again a minute
-    later and at the end, so that a restart of the server during a long training loses nothing.
+    later and at the end, so that a restart of the server during a long training loses nothing; what is left then
+    goes to ``stages.outbox``.
 
     Attributes:
+        key: by which the run is found, whenever it is made.
         run_id: ``None`` where the server could not be reached.
         experiment_id: likewise.
         result: further entries for ``runs/STAGE.json``.
@@ -189,14 +285,16 @@ class StageRun:
     """
 
     def __init__(self, name: str, continues: str | None = None):
-        self.name, self._continues = name, continues
+        self.name, self.key, self._continues = name, uuid.uuid4().hex, continues
         self._logged_until = 0
         self.run_id: str | None = None
         self.experiment_id: str | None = None
         self.result: dict[str, Any] = {}
         self.missed: dict[str, int] = {}
         self._client: Any = None
-        self._queue: deque[tuple[str, int, Callable[[], None]]] = deque()
+        self._about: dict[str, Any] = {}
+        self._queue: deque[Call] = deque()
+        self._kept = False
         self._rows: list[tuple[int, int, dict[str, float]]] = []
         self._flushed = time.monotonic()
         self._failed_at: float | None = None
@@ -208,12 +306,12 @@ class StageRun:
         from stages.door import quiet_environment
 
         quiet_environment()
-        started = int(time.time() * 1000)
-        self._queue.append(("run", 1, lambda: self._create(started)))
+        self._about = {"key": self.key, "started": _now(), "tags": self._tags(), "continues": self._continues}
+        self._queue.append(Call("run", None))
         items = list(flat(params).items())
         for i in range(0, len(items), PARAMS_A_CALL):
             part = items[i : i + PARAMS_A_CALL]
-            self._queue.append(("params", len(part), lambda part=part: self._send_params(part)))  # type: ignore[misc]
+            self._queue.append(Call("params", part, len(part)))
         self._drain(warn=not required)
         if required and self.run_id is None:
             raise TrackingError(f"MLflow at {without_credentials(tracking_uri())} unreachable ({self._reason})")
@@ -224,7 +322,7 @@ class StageRun:
 
     def log_steps(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Gather numbers of several steps; what is no number, or NaN (not measured at this step), is left out."""
-        now = int(time.time() * 1000)
+        now = _now()
         for step, metrics in rows:
             numbers = {
                 metric_name(k): float(v) for k, v in metrics.items() if isinstance(v, Real) and float(v) == float(v)
@@ -240,32 +338,48 @@ class StageRun:
         values = [(k, v, at, step) for step, at, numbers in rows for k, v in numbers.items()]
         for i in range(0, len(values), METRICS_A_CALL):
             part = values[i : i + METRICS_A_CALL]
-            self._queue.append(("metric values", len(part), lambda part=part: self._send_metrics(part)))  # type: ignore[misc]
+            self._queue.append(Call("metrics", part, len(part)))
         self._drain()
 
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Attach a file."""
-        self._put("artifacts", 1, lambda: self._client.log_artifact(self.run_id, str(path), folder))
+        self._put(Call("artifact", [str(path), folder]))
 
     def log_artifacts(self, directory: Path | str, folder: str | None = None) -> None:
         """Attach all files of a folder."""
         n = sum(p.is_file() for p in Path(directory).rglob("*"))
-        self._put("artifacts", n, lambda: self._client.log_artifacts(self.run_id, str(directory), folder))
+        self._put(Call("artifacts", [str(directory), folder], n))
 
     def set_tag(self, key: str, value: str) -> None:
         """Tag the run."""
-        self._put("tags", 1, lambda: self._client.set_tag(self.run_id, key, value))
+        self._put(Call("tag", [key, value]))
 
     def end(self, status: str) -> None:
-        """Send all that waits, close the run, and say in one line what could not be logged."""
+        """Send all that waits, close the run, put by the rest, and say in one line what could not be logged."""
+        ended = _now()
         self.flush()
-        self._queue.append(("end", 1, lambda: self._client.set_terminated(self.run_id, status)))
+        self._queue.append(Call("end", [status, ended]))
         self._drain(last=True)
-        for what, n, _ in self._queue:
-            self.missed[what] = self.missed.get(what, 0) + n
-        self._queue.clear()
+        for call in self._queue:
+            self._miss(call)
+        if self._queue:
+            self._keep(ended)
         if self.missed:
             print(f"warning: {self._what_is_missing()}", file=sys.stderr)
+
+    def _miss(self, call: Call) -> None:
+        word = WORDS.get(call.kind, call.kind if call.kind in ("run", "end") else "tags")
+        self.missed[word] = self.missed.get(word, 0) + call.n
+
+    def _keep(self, ended: int) -> None:
+        from stages import outbox
+
+        try:
+            outbox.keep(self._about, self.run_id, [call for call in self._queue if call.kind != "run"], ended)
+            self._kept = True
+        except OSError as error:
+            print(f"warning: nothing was put by for MLflow ({error.strerror or error})", file=sys.stderr)
+        self._queue.clear()
 
     def _what_is_missing(self) -> str:
         lost = [f"run {self.name}"] if "run" in self.missed else []
@@ -278,10 +392,11 @@ class StageRun:
         state = "unreachable" if self._failed_at is not None else "refused a part"
         where = without_credentials(tracking_uri())
         was = "was" if len(lost) == 1 and not lost[0][0].isdigit() else "were"
-        return f"MLflow at {where} {state}: {', '.join(lost)} {was} not logged; results are on disk"
+        then = "the next run sends it, or: python -m stages.outbox" if self._kept else "results are on disk"
+        return f"MLflow at {where} {state}: {', '.join(lost)} {was} not logged; {then}"
 
-    def _put(self, what: str, n: int, call: Callable[[], None]) -> None:
-        self._queue.append((what, n, call))
+    def _put(self, call: Call) -> None:
+        self._queue.append(call)
         self._drain()
 
     def _drain(self, *, last: bool = False, warn: bool = True) -> None:
@@ -290,16 +405,16 @@ class StageRun:
             return
         with patience(5, 1):
             while self._queue:
-                what, n, call = self._queue[0]
+                call = self._queue[0]
                 try:
-                    call()
+                    self._send(call)
                 except Exception as error:  # MLflow raises whatever its store's driver does
                     self._warn(error, warn)
-                    if what == "run" or not _is_refusal(error):
+                    if call.kind == "run" or not is_refusal(error):
                         self._pause = FIRST_PAUSE if self._failed_at is None else min(2 * self._pause, LONGEST_PAUSE)
                         self._failed_at = time.monotonic()
                         return
-                    self.missed[what] = self.missed.get(what, 0) + n
+                    self._miss(call)
                 self._queue.popleft()
         self._failed_at = None
 
@@ -309,11 +424,33 @@ class StageRun:
             where = without_credentials(tracking_uri())
             print(f"warning: MLflow at {where}: {self._reason}; {self.name} goes on without it", file=sys.stderr)
 
-    def _create(self, started: int) -> None:
-        self._client = client()
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        self._close_abandoned(experiment.experiment_id)
+    def _send(self, call: Call) -> None:
+        if call.kind == "run":
+            self._client = client()
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            self._close_abandoned(experiment.experiment_id)
+            self.run_id, self.experiment_id = made_run(self._client, self._about), experiment.experiment_id
+            if self.run_id == self._continues:
+                self._reopen()
+            self._deliver()
+            return
+        if call.kind == "link":
+            self._deliver()  # the stage's run may be waiting
+        assert self.run_id is not None  # "run" came first
+        send(self._client, self.run_id, call)
+
+    def _deliver(self) -> None:
+        """Send what earlier runs left."""
+        from stages import outbox
+
+        try:
+            outbox.deliver()
+        except Exception as error:  # MLflow raises whatever its store's driver does
+            print(f"warning: earlier runs still wait in {outbox.box()}: {short_reason(error)}", file=sys.stderr)
+
+    def _tags(self) -> dict[str, str]:
         tags = {
+            KEY_TAG: self.key,
             "stage": self.name,
             "mlflow.runName": self.name,
             "host": socket.gethostname(),
@@ -327,30 +464,18 @@ class StageRun:
             tags["mlflow.parentRunId"] = parent
         if name := os.environ.get("DVC_EXP_NAME"):
             tags["dvc_exp_name"] = name
-        self.experiment_id = experiment.experiment_id
-        if not (self._continues and self._reopen(self._continues, tags)):
-            self.run_id = self._client.create_run(self.experiment_id, start_time=started, tags=tags).info.run_id
+        return tags
 
-    def _reopen(self, run_id: str, tags: Mapping[str, str]) -> bool:
-        """Go on with a run, whose steps are not logged twice; whether it is there."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        if run.info.lifecycle_stage != "active" or run.data.tags.get("stage") != self.name:
-            return False
-        self._client.update_run(run_id, status="RUNNING")
+    def _reopen(self) -> None:
+        """Go on with a run, whose steps are not logged twice."""
+        run = self._client.get_run(self.run_id)
+        self.key = run.data.tags.get(KEY_TAG, self.key)
+        self._client.update_run(self.run_id, status="RUNNING")
         for key in ("host", "pid", "process_start"):
-            self._client.set_tag(run_id, key, tags[key])
+            self._client.set_tag(self.run_id, key, self._about["tags"][key])
         for name in run.data.metrics:
-            steps = [m.step for m in self._client.get_metric_history(run_id, name)]
+            steps = [m.step for m in self._client.get_metric_history(self.run_id, name)]
             self._logged_until = max([self._logged_until, *steps])
-        self.run_id = run_id
-        return True
 
     def _close_abandoned(self, experiment_id: str) -> None:
         """Runs of this checkout that a killed process of this host left RUNNING are KILLED."""
@@ -362,15 +487,9 @@ class StageRun:
             if process_start(int(tags.get("pid", "0"))) != tags.get("process_start"):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _send_params(self, items: list[tuple[str, str]]) -> None:
-        from mlflow.entities import Param
 
-        self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in items])
-
-    def _send_metrics(self, values: list[tuple[str, float, int, int]]) -> None:
-        from mlflow.entities import Metric
-
-        self._client.log_batch(self.run_id, metrics=[Metric(*value) for value in values])
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def short_reason(error: BaseException) -> str:
@@ -383,7 +502,8 @@ def short_reason(error: BaseException) -> str:
     return without_credentials(text)[:160]
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
+    """Whether the next try would get the same answer."""
     return getattr(error, "error_code", None) in REFUSALS or isinstance(error, FileNotFoundError)
 
 
@@ -441,6 +561,7 @@ def stage_run(
     facts = {
         "stage": name,
         "run_id": run.run_id,
+        "run_key": run.key,
         "experiment_id": run.experiment_id,
         "tracking_uri": without_credentials(tracking_uri()),
         "logged": not run.missed,
@@ -457,8 +578,7 @@ class ParentRun(StageRun):
 
         Raises: IntegrityError: the stage left no ``runs/STAGE.json``.
         """
-        for key, value in _link_tags(stage, Path("runs") / f"{stage}.json", executed).items():
-            self.set_tag(key, value)
+        self._put(Call("link", _link(stage, Path("runs") / f"{stage}.json", executed)))
 
 
 def link_stage(parent_run_id: str, stage: str, run_json: Path, executed: bool = False) -> None:
@@ -466,20 +586,18 @@ def link_stage(parent_run_id: str, stage: str, run_json: Path, executed: bool = 
 
     Raises: TrackingError: the server cannot be used. IntegrityError: ``run_json`` is missing or broken.
     """
-    tags = _link_tags(stage, run_json, executed)
+    link = _link(stage, run_json, executed)
     try:
         with patience(5, 1):
-            mlflow_client = client()
-            for key, value in tags.items():
-                mlflow_client.set_tag(parent_run_id, key, value)
+            send(client(), parent_run_id, Call("link", link))
     except Exception as error:  # MLflow raises whatever its store's driver does
         where = without_credentials(tracking_uri())
         raise TrackingError(f"MLflow at {where}: {stage} is not linked ({short_reason(error)})") from None
 
 
-def _link_tags(stage: str, run_json: Path, executed: bool) -> dict[str, str]:
-    run_id = read_json(run_json).get("run_id") or "not logged"
-    return {f"stage.{stage}.run_id": run_id, f"stage.{stage}.origin": "executed" if executed else "cached"}
+def _link(stage: str, run_json: Path, executed: bool) -> dict[str, Any]:
+    record = read_json(run_json)
+    return {"stage": stage, "child": record.get("run_id"), "key": record.get("run_key"), "executed": executed}
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from stages import tracking
+from stages import outbox, tracking
 from stages.artifacts import read_json
 from stages.errors import TrackingError
+from stages.registry.lineage import stage_runs
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_a_stage_finishes_with_the_server_down(closed_port, capsys):
     assert len(told) == 2 and "connection refused; erase goes on without it" in told[0]
     assert told[1] == (
         f"warning: MLflow at http://127.0.0.1:{closed_port} unreachable: run erase, 2 params, 840 metric values, "
-        "3 artifacts were not logged; results are on disk"
+        "3 artifacts were not logged; the next run sends it, or: python -m stages.outbox"
     )
     assert "cr@t" not in json.dumps(record) + "".join(told)
 
@@ -220,23 +221,35 @@ def test_required_is_one_stated_error(closed_port, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.pipeline
-def test_a_server_that_comes_back_gets_everything(store, monkeypatch, capsys):
-    real, down = tracking.client, True
+class Switch:
+    """Whether the store can be reached."""
+
+    down = True
+
+
+@pytest.fixture
+def switch(store, monkeypatch):
+    real = tracking.client
 
     def client():
-        if down:
+        if Switch.down:
             raise ConnectionError("Connection refused")
         return real()
 
     monkeypatch.setattr(tracking, "client", client)
     monkeypatch.setattr(tracking, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(tracking, "LAST_TRY_AFTER", 0.0)
+    monkeypatch.setattr(Switch, "down", True)
+    return Switch
+
+
+@pytest.mark.pipeline
+def test_a_server_that_comes_back_gets_everything(switch, capsys):
     with tracking.stage_run("erase", {"a": 1}) as run:
         run.log_metrics({"x": 1.0}, 1)
         run.flush()
         assert run.run_id is None
-        down = False
+        switch.down = False
     assert read_json(Path("runs/erase.json"))["logged"] is True
     assert run_of("erase").data.params == {"a": "1"} and run_of("erase").data.metrics == {"x": 1.0}
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -250,3 +263,125 @@ def test_what_mlflow_refuses_costs_only_itself(store, capsys):
         run.log_artifact("missing.png")
     assert run_of("erase").data.metrics == {"x": 1.0}
     assert "refused a part: 1 artifact, 1 tag were not logged" in capsys.readouterr().err
+
+
+def logged_while_down(name="erase"):
+    """A run that could not be told to MLflow, with one of everything."""
+    Path("a.txt").write_text("as it was")
+    Path("more").mkdir(exist_ok=True)
+    Path("more/b.txt").write_text("b")
+    with tracking.stage_run(name, {"a": 1}) as run:
+        run.log_steps([(i, {"x": float(i % 2), "y": 2.0}) for i in range(1200)])
+        run.log_artifact("a.txt")
+        run.log_artifacts("more", "folder")
+        run.set_tag("k", "v")
+    Path("a.txt").write_text("changed since")
+    return run
+
+
+def all_runs(name):
+    experiment = tracking.client().get_experiment_by_name(tracking.EXPERIMENT)
+    return tracking.client().search_runs([experiment.experiment_id], f"tags.stage = '{name}'")
+
+
+def is_whole(run):
+    """Whether MLflow has everything of :func:`logged_while_down`, once."""
+    (there,) = all_runs("erase")
+    client = tracking.client()
+    artifacts = {a.path for a in client.list_artifacts(there.info.run_id)}
+    assert there.data.tags[tracking.KEY_TAG] == run.key and there.info.status == "FINISHED"
+    assert there.data.params == {"a": "1"} and there.data.tags["k"] == "v" and artifacts == {"a.txt", "folder"}
+    steps = [m.step for m in client.get_metric_history(there.info.run_id, "x")]
+    assert sorted(steps) == list(range(1200))
+    stored = Path(client.download_artifacts(there.info.run_id, "a.txt")).read_text()
+    assert stored == "as it was"
+    return there
+
+
+@pytest.mark.pipeline
+def test_the_next_run_delivers_what_waits(switch, capsys):
+    run = logged_while_down()
+    ended = time.time() * 1000
+    assert run.run_id is None and len(list(outbox.box().iterdir())) == 1
+    switch.down = False
+    with tracking.stage_run("verdict", {}):
+        there = is_whole(run)
+    assert there.info.start_time < there.info.end_time <= ended
+    assert not list(outbox.box().glob("[0-9]*")) and len(all_runs("verdict")) == 1
+    assert read_json(Path("runs/erase.json"))["run_key"] == run.key
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("calls", range(1, 8))
+def test_a_delivery_that_is_killed_makes_no_second_run(switch, monkeypatch, calls):
+    run = logged_while_down()
+    switch.down = False
+    real, made = tracking.send, []
+
+    def send(client, run_id, call):
+        real(client, run_id, call)
+        made.append(call.kind)
+        if len(made) == calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "send", send)
+    with pytest.raises(KeyboardInterrupt):
+        outbox.deliver()
+    assert len(all_runs("erase")) == 1
+    assert outbox.deliver() == 1 and outbox.deliver() == 0
+    is_whole(run)
+
+
+@pytest.mark.pipeline
+def test_a_flow_finds_the_runs_of_stages_that_had_to_wait(switch, monkeypatch):
+    with tracking.parent_run("erase-flow") as parent:
+        child = logged_while_down()
+        switch.down = False
+        parent.link("erase", executed=True)
+    there = is_whole(child)
+    flow = tracking.client().get_run(parent.run_id)
+    assert flow.data.tags["stage.erase.run_id"] == there.info.run_id
+    assert there.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert stage_runs(Path()) == {"run.erase": there.info.run_id}
+
+
+@pytest.mark.pipeline
+def test_the_command_says_what_it_sent(switch, capsys):
+    run = logged_while_down()
+    capsys.readouterr()
+    with pytest.raises(TrackingError, match="connection refused; what is in .*mlflow-outbox.* goes on waiting"):
+        outbox.main()
+    switch.down = False
+    outbox.main()
+    outbox.main()
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" sent")[0] for line in said] == ["1 run", "0 runs"]
+    is_whole(run)
+
+
+@pytest.mark.pipeline
+def test_what_was_harmed_while_it_waited_is_not_sent(switch, capsys):
+    logged_while_down()
+    (content,) = outbox.box().glob("*/run.json")
+    content.write_text(content.read_text()[:-9])
+    switch.down = False
+    with tracking.stage_run("verdict", {}):
+        pass
+    assert "truncated or was altered" in capsys.readouterr().err
+    assert not all_runs("erase") and len(list(outbox.box().glob(".broken-*"))) == 1
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("down", [False, True])
+def test_a_resumed_training_goes_on_in_its_run(switch, down):
+    switch.down = False
+    with tracking.stage_run("erase", {}) as first:
+        first.log_steps([(i, {"x": 1.0}) for i in range(1, 8)])
+    switch.down = down
+    with tracking.stage_run("erase", {}, continues=first.run_id) as second:
+        second.log_steps([(i, {"x": 1.0}) for i in range(5, 12)])
+    switch.down = False
+    outbox.deliver()
+    (there,) = all_runs("erase")
+    assert there.info.run_id == first.run_id and there.info.status == "FINISHED"
+    assert [m.step for m in tracking.client().get_metric_history(first.run_id, "x")] == list(range(1, 12))

@@ -69,11 +69,16 @@ def collect(root: Path, lock: dict[str, Any]) -> dict[str, str]:
 
 
 def stage_runs(root: Path) -> dict[str, str]:
-    """``{"run.STAGE": MLflow run id}`` of the stages whose run was logged; ``register`` is not there yet.
+    """``{"run.STAGE": MLflow run id}`` of the stages whose run is in MLflow by now; ``register`` is not there yet.
 
-    A recheck leaves a record too, of another version.
+    A recheck leaves a record too, of another version. Raises: TrackingError.
     """
-    records = {path.stem: read_json(path).get("run_id") for path in sorted((root / "runs").glob("*.json"))}
-    return {
-        f"run.{stage}": run_id for stage, run_id in records.items() if run_id and stage not in ("register", "recheck")
+    from stages.tracking import find_run
+
+    records = {path.stem: read_json(path) for path in sorted((root / "runs").glob("*.json"))}
+    found = {
+        stage: r.get("run_id") or find_run(r.get("run_key"))
+        for stage, r in records.items()
+        if stage not in ("register", "recheck", "comparison")
     }
+    return {f"run.{stage}": run_id for stage, run_id in found.items() if run_id}

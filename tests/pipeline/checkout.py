@@ -112,3 +112,9 @@ def new_project(root: Path, **values: object) -> Project:
     project.git("add", "-A")
     project.git("commit", "-qm", "start")
     return project
+
+
+def stated(output: str, error: str) -> str:
+    """The one line of a stated failure."""
+    assert "Traceback" not in output, output
+    return next(line for line in output.splitlines() if line.startswith(f"{error}: "))

@@ -5,15 +5,10 @@ import signal
 
 import pandas as pd
 import pytest
+from checkout import stated
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 LONG = {"erase__outer_steps": 150, "erase__checkpoint_every": 5}
-
-
-def stated(output, error):
-    """The one line of a stated failure."""
-    assert "Traceback" not in output, output
-    return next(line for line in output.splitlines() if line.startswith(f"{error}: "))
 
 
 @pytest.mark.pipeline
