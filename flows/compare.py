@@ -110,74 +110,6 @@ def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], se
     return [Experiment(variant, c, s, settings) for s in where.seeds for c in where.concepts]
 
 
-def build_flow(jobs: int) -> Any:
-    """The Prefect flow; Prefect is imported here, so that ``--help`` is quick."""
-    from prefect import flow, get_run_logger, task
-    from prefect.artifacts import create_markdown_artifact, create_table_artifact
-    from prefect.futures import wait
-    from prefect.states import Failed
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    from flows import pipeline
-    from stages.comparison import summary, table_rows
-    from stages.errors import StageFailed
-
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-
-    @task(task_run_name="{label}")
-    def experiment(label: str, name: str, overrides: dict[str, Any], targets: list[str], parent: str | None) -> Any:
-        logger = get_run_logger()
-        extra = {"OMP_NUM_THREADS": str(threads)} | pipeline.parent_variable(parent)
-        try:
-            pipeline.run_experiment(name, overrides, targets, lambda line: logger.info("%s", line), extra)
-        except StageFailed as error:
-            return Failed(name=StageFailed.__name__, message=str(error))
-        return name
-
-    @flow(name="compare", task_runner=ThreadPoolTaskRunner(max_workers=jobs), validate_parameters=True)
-    def compare_flow(file: str) -> Any:
-        """A file of comparisons → reports/comparison.html. Moves no alias, registers nothing."""
-        from stages import tracking
-
-        plan = Comparison.read(Path(file))
-        with tracking.parent_run("compare", {"file": file}) as parent:
-
-            def measured(wanted: Sequence[Experiment]) -> list[Cell]:
-                """The cells, run where their experiment is not there yet."""
-                found = pipeline.experiment_metrics()
-                left = list({e.name: e for e in wanted if e.name not in found}.values())
-                get_run_logger().info("%d cells, %d to run", len(wanted), len(left))
-                # First what cells share, so that two at once do not both train the same base.
-                bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
-                run([(f"base, seed {b.seed}", b, ["pretrain", "classifier"]) for b in bases.values()])
-                # Neighbours differ in concept or seed, and share nothing that is still to be made.
-                run([(f"{e.variant}, {e.concept}, seed {e.seed}", e, ["verdict"]) for e in left])
-                found = pipeline.experiment_metrics()
-                return [e.cell(found) for e in wanted]
-
-            def run(wanted: list[tuple[str, Experiment, list[str]]]) -> None:
-                wait([experiment.submit(label, e.name, e.overrides, on, parent.run_id) for label, e, on in wanted])
-
-            chosen = searched(plan, measured)
-            cells = measured(
-                [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
-            )
-            said = {variant: text(choice) for variant, choice in chosen.items()}
-            write_cells(plan, cells, said, file)
-            pipeline.run_door("comparison", say=get_run_logger().info, extra=pipeline.parent_variable(parent.run_id))
-            rows = table_rows(summary(cells), said, plan.gold)
-            create_table_artifact(key="comparison", table=rows, description=f"{plan.title}: mean ± sd over cells")
-            links = f"- [Page]({PAGE.resolve().as_uri()})\n- [Plot]({PLOT.resolve().as_uri()})"
-            create_markdown_artifact(key="comparison-page", markdown=links, description="Page and plot")
-            failed = [f"{c.variant}, {c.concept}, seed {c.seed}" for c in cells if c.evaluation is None]
-            if failed:
-                message = f"{len(failed)} of {len(cells)} cells failed: {'; '.join(failed[:5])}; the page is {PAGE}"
-                return Failed(name=StageFailed.__name__, message=message)
-            return said
-
-    return compare_flow
-
-
 def base_of(experiment: Experiment, concept: str) -> Experiment:
     """The experiment that makes what all cells of a seed share, under whatever concept."""
     shared = {k: v for k, v in experiment.settings if not k.startswith(("erase.", "evaluate.", "verdict."))}
@@ -234,11 +166,17 @@ def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str],
     write_json(CELLS, {**content, "cells": [asdict(cell) for cell in cells]})
 
 
+def threads(jobs: int) -> int:
+    """Threads for each of so many cells at once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
 def main() -> None:
     """The command ``python -m flows.compare``."""
     parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
     parser.add_argument("file", nargs="?", default="comparisons/methods.yaml", help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once (default: one a core)")
+    parser.add_argument("--on", choices=["threads", "ray"], default="threads", help="what runs the cells")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs {arguments.jobs}: at least 1")
@@ -251,7 +189,10 @@ def main() -> None:
         plan = Comparison.read(Path(arguments.file))
         pipeline.temporary_server()
         with pipeline.only_run(Path(".work/compare.lock")):
-            state = build_flow(arguments.jobs)(arguments.file, return_state=True)
+            from flows.compare_tasks import compare_flow, runner  # now that Prefect's settings stand
+
+            flow = compare_flow.with_options(task_runner=runner(arguments.jobs, arguments.on))
+            state = flow(arguments.file, threads=threads(arguments.jobs), return_state=True)
             if state.name == StageFailed.__name__:
                 raise StageFailed(state.message)
             state.result()

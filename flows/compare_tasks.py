@@ -1,0 +1,103 @@
+"""A comparison's cells as Prefect tasks. Imports Prefect: the command imports this late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import wait
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows import pipeline
+from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, experiments, searched, text, write_cells
+from flows.tasks import failed
+from stages import tracking
+from stages.comparison import Cell, summary, table_rows
+from stages.errors import EraseDiffError, StageFailed
+
+#: What each cell runs, and what cells of one seed share.
+CELL, BASE = ["verdict"], ["pretrain", "classifier"]
+
+
+def runner(jobs: int, on: Literal["threads", "ray"] = "threads") -> TaskRunner[Any]:
+    """What runs so many cells at once. Raises: ParamsError: ray without its extra."""
+    if on == "threads":
+        return ThreadPoolTaskRunner(max_workers=jobs)
+    try:
+        from prefect_ray import RayTaskRunner
+    except ImportError:
+        from stages.errors import ParamsError
+
+        raise ParamsError("--on ray needs prefect-ray: uv pip install -c constraints.txt -e '.[ray]'") from None
+    return RayTaskRunner(init_kwargs={"num_cpus": jobs, "include_dashboard": False})
+
+
+@task(task_run_name="{label}")
+def experiment(label: str, cell: Experiment, targets: list[str], threads: int, parent: str | None) -> Any:
+    """Run one cell through DVC, its output in the run's log."""
+    logger = get_run_logger()
+    extra = {"OMP_NUM_THREADS": str(threads)} | pipeline.parent_variable(parent)
+    try:
+        pipeline.run_experiment(cell.name, cell.overrides, targets, lambda line: logger.info("%s", line), extra)
+    except StageFailed as error:
+        return failed(error)
+    return cell.name
+
+
+@flow(name="compare", task_runner=ThreadPoolTaskRunner(max_workers=1))
+def compare_flow(file: str = "comparisons/methods.yaml", threads: int = 1) -> Any:
+    """A file of comparisons → reports/comparison.html. Moves no alias, registers nothing.
+
+    Args:
+        file: path in the checkout.
+        threads: of each cell; they are in its result's last digits.
+    """
+    try:
+        plan = Comparison.read(Path(file))
+        with tracking.parent_run("compare", {"file": file}) as parent:
+            cells, chosen = measured_cells(plan, threads, parent.run_id)
+            write_cells(plan, cells, chosen, file)
+            pipeline.run_door("comparison", say=get_run_logger().info, extra=pipeline.parent_variable(parent.run_id))
+            publish(plan, cells, chosen)
+            missing = [f"{c.variant}, {c.concept}, seed {c.seed}" for c in cells if c.evaluation is None]
+            if missing:
+                what = f"{len(missing)} of {len(cells)} cells failed: {'; '.join(missing[:5])}"
+                raise StageFailed(f"{what}; the page is {PAGE}")
+    except EraseDiffError as error:
+        return failed(error)
+    return chosen
+
+
+def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[list[Cell], dict[str, str]]:
+    """All cells of a comparison, and what was chosen for each variant; what is there already is not run."""
+
+    def run(wanted: list[tuple[str, Experiment, list[str]]]) -> None:
+        wait([experiment.submit(label, cell, targets, threads, parent) for label, cell, targets in wanted])
+
+    def measured(wanted: Sequence[Experiment]) -> list[Cell]:
+        found = pipeline.experiment_metrics()
+        left = list({e.name: e for e in wanted if e.name not in found}.values())
+        get_run_logger().info("%d cells, %d to run", len(wanted), len(left))
+        # First what cells share, so that two at once do not both train the same base.
+        bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
+        run([(f"base, seed {base.seed}", base, BASE) for base in bases.values()])
+        # Neighbours differ in concept or seed, and share nothing that is still to be made.
+        run([(f"{e.variant}, {e.concept}, seed {e.seed}", e, CELL) for e in left])
+        found = pipeline.experiment_metrics()
+        return [e.cell(found) for e in wanted]
+
+    chosen = searched(plan, measured)
+    every = [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
+    return measured(every), {variant: text(choice) for variant, choice in chosen.items()}
+
+
+def publish(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str]) -> None:
+    """The table and where the page is, as Prefect artifacts."""
+    rows = table_rows(summary(cells), chosen, plan.gold)
+    create_table_artifact(key="comparison", table=rows, description=f"{plan.title}: mean ± sd over cells")
+    files = {"Page": PAGE, "Plot": PLOT, "Numbers": CELLS}
+    links = "\n".join(f"- [{name}: {path}]({path.resolve().as_uri()})" for name, path in files.items())
+    create_markdown_artifact(key="comparison-page", markdown=links, description="Page, plot and numbers")

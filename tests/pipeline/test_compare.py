@@ -1,0 +1,56 @@
+"""A comparison through real experiments: run, interrupted, run again."""
+
+import json
+import signal
+import sqlite3
+
+import pytest
+from checkout import new_project
+
+FILE = """
+concepts: ["8"]
+seeds: [0]
+set: {erase.passes: 2000}
+gold: retrain
+search:
+  concepts: ["1"]
+  seeds: [1]
+  over: {erase.learning_rate: [0.0002, 0.002]}
+variants:
+  siss: {erase.method: siss}
+  broken: {erase.method: neggrad, erase.trainable: nothing_at_all}
+  retrain: {erase.method: retrain}
+"""
+
+
+@pytest.mark.pipeline
+@pytest.mark.slow
+def test_a_comparison_goes_on_where_it_was_and_moves_no_alias(tmp_path):
+    project = new_project(tmp_path)
+    (tmp_path / "c.yaml").write_text(FILE)
+    project.git("add", "-A"), project.git("commit", "-qm", "comparison")
+    first = project.start("flows.compare", "c.yaml")
+    for line in first.stdout:
+        if "Ran experiment(s)" in line:
+            break
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = set(project.run("dvc", "exp", "list", "--name-only").split())
+    assert len(done) >= 1
+    output = project.run("flows.compare", "c.yaml", code=1)
+    assert "3 of 3 cells" not in output and "1 of 3 cells failed: broken, 8, seed 0" in output
+    assert not any(f"--name {name}" in output or f"experiment '{name}'" in output for name in done)
+    found = json.loads((tmp_path / "reports/comparison.json").read_text())
+    assert {c["variant"]: c["evaluation"] is not None for c in found["cells"]} == {
+        "siss": True,
+        "broken": False,
+        "retrain": True,
+    }
+    siss, _, retrain = found["cells"]
+    assert siss["erase"]["passes"] <= 2000 < retrain["erase"]["passes"]
+    assert found["chosen"]["siss"] in ("erase.learning_rate 0.002", "erase.learning_rate 0.0002")
+    assert "gold standard" in (tmp_path / "reports/comparison.html").read_text()
+    names = project.run("dvc", "exp", "list", "--name-only").split()
+    assert len(names) == len(set(names))
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    assert database.execute("select count(*) from registered_models").fetchone() == (0,)
