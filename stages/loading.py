@@ -55,7 +55,7 @@ class FileCheckpoint:
         rows: what was measured so far, a row a step; kept with the state and put back with it.
 
     Attributes:
-        run_id: the MLflow run of this training, kept with the state; before a load, of the state that is there.
+        run_id: the MLflow run of this training; at first that of the process which was killed in it, if one was.
     """
 
     def __init__(self, name: str, key: Any, every: int, rows: list[dict[str, float]]):
@@ -74,6 +74,14 @@ class FileCheckpoint:
         about = read_json(self.facts) if self.facts.exists() else {}
         return about if about.get("key") == self.key else None
 
+    def begin(self, run_id: str | None) -> None:
+        """Note the MLflow run before there is a state, so that a training killed before its first goes on in it too."""
+        from stages.artifacts import write_json
+
+        self.run_id = run_id
+        if self._about() is None:
+            write_json(self.facts, {"key": self.key, "file": None, "run_id": run_id, "rows": []})
+
     def load(self) -> dict[str, Tensor] | None:
         """The state, verified by its SHA-256. Raises: IntegrityError: truncated or altered."""
         from safetensors.torch import load
@@ -82,7 +90,7 @@ class FileCheckpoint:
         from stages.errors import IntegrityError
 
         about = self._about()
-        if about is None:
+        if about is None or about["file"] is None:
             return None
         path = self.facts.with_name(about["file"])
         if not path.exists() or sha256_file(path) != about["sha256"]:

@@ -1,7 +1,10 @@
 """Bad input and sudden ends: one clear line, and nothing half-written counts."""
 
 import json
+import random
 import signal
+import sqlite3
+import time
 
 import pandas as pd
 import pytest
@@ -70,6 +73,49 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     assert (erased / WEIGHTS).read_bytes() == whole
     assert pd.read_csv(project.root / "plots/erase.csv")["step"].tolist() == list(range(1, 151))
     assert not checkpoint.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_killed_at_ten_points_it_is_bitwise_the_uninterrupted_one_in_one_mlflow_run(project):
+    steps = 600
+    project.set_params(erase__outer_steps=steps, erase__checkpoint_every=3)
+    project.environment["OMP_NUM_THREADS"] = "1"
+    erased = project.root / "models/erased" / WEIGHTS
+    project.run("stages.erase")
+    whole, trace = erased.read_bytes(), pd.read_csv(project.root / "plots/erase.csv")
+    erased.unlink()
+    database = sqlite3.connect(project.root / "mlflow.db")
+    count = "select count(*) from runs where name = 'erase'"
+    runs = database.execute(count).fetchone()[0]
+    facts = project.root / ".work/checkpoints/erase.json"
+    moment, reached = random.Random(0), []
+    for kill in range(10):
+        process = project.start("stages.erase")
+        if kill % 2:  # at any time, while it starts too
+            time.sleep(moment.uniform(0, 12))
+        else:  # once it has gone further than before
+            done = len(json.loads(facts.read_text())["rows"]) if facts.exists() else 0
+            while not facts.exists() or len(json.loads(facts.read_text())["rows"]) <= done:
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.01)
+            time.sleep(moment.uniform(0, 0.3))
+        process.kill()
+        said = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, said
+        reached.append(len(json.loads(facts.read_text())["rows"]) if facts.exists() else 0)
+    assert reached == sorted(reached) and len(set(reached)) > 5 and not erased.exists()
+    assert "going on from step " in project.run("stages.erase")
+    assert erased.read_bytes() == whole
+    timing = ["images_per_second", "peak_memory_bytes"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(project.root / "plots/erase.csv").drop(columns=timing), trace.drop(columns=timing)
+    )
+    assert database.execute(count).fetchone()[0] == runs + 1
+    run = json.loads((project.root / "runs/erase.json").read_text())["run_id"]
+    logged = "select count(*), count(distinct step) from metrics where run_uuid = ? and key = 'retain_loss'"
+    assert database.execute(logged, [run]).fetchone() == (steps, steps)
+    assert database.execute("select status from runs where run_uuid = ?", [run]).fetchone() == ("FINISHED",)
 
 
 @pytest.mark.slow
