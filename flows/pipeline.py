@@ -26,13 +26,16 @@ LOCK = Path(".work/flow.lock")
 DVC_LOCK = "dvc.lock"
 RUNS, EVALUATION, REPORT = Path("runs"), Path("metrics/evaluation.json"), Path("reports/report.html")
 REGISTERED = RUNS / "register.json"
-#: DVC's advice for a run by hand; the flow does it.
+#: DVC's advice for a run by hand, which the flow does or does not need.
 HINTS = (
     "To track the changes with git",
     "git add",
     "To enable auto staging",
     "dvc config core.autostage",
     "Use `dvc push`",
+    "WARNING: No file hash info found",  # of outs that an experiment is yet to make
+    "To apply the results of an experiment",
+    "dvc exp apply",
 )
 IDENTITY = ["-c", "user.name=EraseDiff Pipeline", "-c", "user.email=erasediff-pipeline@localhost"]
 #: Loaded before a fork: the child may not import.
@@ -90,9 +93,7 @@ def run_experiment(
         overrides: params by their dotted names.
     """
     settings = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
-    _follow(
-        dvc("exp", "run", "--temp", "--force", "--name", name, *settings, *targets), f"experiment {name}", say, extra
-    )
+    _follow(dvc("exp", "run", "--temp", "--name", name, *settings, *targets), f"experiment {name}", say, extra)
 
 
 def experiment_metrics() -> dict[str, dict[str, Any]]:
