@@ -144,6 +144,20 @@ def test_parameters_are_checked_before_anything_runs(served):
     assert asked["concepts"]["description"] and "salun" in json.dumps(asked["method"])
 
 
+@pytest.mark.system
+def test_what_is_deployed(served):
+    with client(served) as prefect:
+        found = {d.name: d for d in prefect.read_deployments()}
+        assert set(found) == {"erase", "promote", "rollback", "recheck-champion"}
+        assert [s.schedule.cron for s in found["recheck-champion"].schedules] == ["0 3 * * 1"]
+        why = {"why": "request 17"}
+        first = prefect.create_flow_run_from_deployment(found["promote"].id, parameters=why).id
+        second = prefect.create_flow_run_from_deployment(found["rollback"].id, parameters=why).id
+    run = ended(served, first)
+    assert (run.state.name, run.state.message) == ("ModelError", "version 1 of erasediff-digits is champion already")
+    assert ended(served, second).state.name == "ModelError"  # there is no previous champion
+
+
 @pytest.mark.slow
 @pytest.mark.system
 def test_a_scheduled_run_makes_a_model_that_comes_back_byte_for_byte(served, tmp_path):
