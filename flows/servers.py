@@ -253,6 +253,20 @@ def up() -> None:
             raise
 
 
+def register_elsewhere() -> None:
+    """Register the deployments on a server that is not of this checkout. Raises: ParamsError, ServerFailed."""
+    api, jobs = os.environ.get("PREFECT_API_URL"), number("ERASEDIFF_JOBS", 1, 1000)
+    if not api:
+        raise ParamsError("PREFECT_API_URL is not set: name the server, such as http://127.0.0.1:4200/api")
+    if not answers(f"{api.rstrip('/')}/health"):
+        raise ServerFailed(f"no Prefect server answers at {api}: start it, or mend PREFECT_API_URL")
+    from flows.registration import register
+
+    folder().mkdir(parents=True, exist_ok=True)
+    register(log_of("deploy"), jobs)
+    print(f"registered on {api}")
+
+
 def down() -> None:
     """Stop what :func:`up` started, the worker and its jobs first."""
     with exclusive(folder().with_suffix(".lock")):
@@ -283,7 +297,11 @@ def main() -> None:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL (postgresql+asyncpg://…), MLFLOW_BACKEND_STORE_URI "
         "(postgresql+psycopg://…); ERASEDIFF_JOBS (1): how many jobs may compute at once.",
     )
-    parser.add_argument("command", choices=["up", "down", "status"], help="status exits 1 unless all are well")
+    parser.add_argument(
+        "command",
+        choices=["up", "down", "status", "register"],
+        help="status exits 1 unless all are well; register: only the deployments, on the server of PREFECT_API_URL",
+    )
     command = parser.parse_args().command
     from stages.door import fail, quiet_environment
     from stages.errors import EraseDiffError
@@ -292,6 +310,9 @@ def main() -> None:
     try:
         if command == "down":
             down()
+            return
+        if command == "register":
+            register_elsewhere()
             return
         if command == "up":
             up()

@@ -156,6 +156,8 @@ def test_what_is_deployed(served):
     run = ended(served, first)
     assert (run.state.name, run.state.message) == ("ModelError", "version 1 of erasediff-digits is champion already")
     assert ended(served, second).state.name == "ModelError"  # there is no previous champion
+    api = f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"
+    assert served.run("flows.servers", "register", PREFECT_API_URL=api) == f"registered on {api}\n"
 
 
 @pytest.mark.slow
@@ -295,3 +297,6 @@ def test_down_leaves_alone_what_it_did_not_start(bare):
 def test_a_port_that_is_none_is_a_usage_error(bare):
     said = bare.run("flows.servers", "up", code=2, PREFECT_SERVER_API_PORT="http")
     assert said == "ParamsError: PREFECT_SERVER_API_PORT is 'http': give a number from 1 to 65535\n"
+    assert "PREFECT_API_URL is not set" in bare.run("flows.servers", "register", code=2)
+    said = bare.run("flows.servers", "register", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert said.startswith("ServerFailed: no Prefect server answers at http://127.0.0.1:9/api")
