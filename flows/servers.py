@@ -212,7 +212,10 @@ def stop(name: str) -> bool:
     if noted is not None:
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(noted["pid"])
-            family = [parent, *parent.children(recursive=True)]
+            jobs, family = parent.children(), [parent, *parent.children(recursive=True)]
+            for process in jobs:  # a worker that ends kills its jobs: before, they can stop their stages and tidy up
+                process.terminate()
+            psutil.wait_procs(jobs, timeout=END)
             parent.terminate()
             _, left = psutil.wait_procs(family, timeout=END)
             for process in left:

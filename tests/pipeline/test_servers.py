@@ -252,6 +252,16 @@ def test_a_killed_worker_frees_its_slot_and_its_run_is_crashed(served):
     assert worktrees(served) == []
 
 
+@pytest.mark.slow
+@pytest.mark.system
+def test_down_ends_the_jobs_and_they_tidy_up(served):
+    run_id, place = erasing(served)
+    assert served.run("flows.servers", "down").count(" stopped") == 3
+    assert processes_in(place) == [] and worktrees(served) == []
+    served.run("flows.servers", "up")
+    assert ended(served, run_id, 120).state.name == "Crashed" and taken(served) == 0
+
+
 @pytest.fixture
 def bare(tmp_path):
     """A folder that is a checkout to the servers' command and no more."""
