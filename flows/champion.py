@@ -13,11 +13,12 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed
 from pydantic import Field
 
 from flows import pipeline
 from flows.promote import DAY, draws
+from flows.tasks import failed
 from stages import errors
 from stages.errors import ApprovalTimeout, EraseDiffError, GateFailed, ParamsError, PromotionRefused
 from stages.evaluation.table import table_rows
@@ -164,11 +165,6 @@ def _model(name: str | None) -> str:
     from stages.params import load_params
 
     return name or load_params().register_.model_name
-
-
-def failed(error: EraseDiffError) -> Any:
-    """A stated failure as a state: of an exception Prefect logs a traceback."""
-    return Failed(name=type(error).__name__, message=str(error))
 
 
 def finished(state: Any) -> str:

@@ -10,7 +10,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import pipeline
+from flows import champion, pipeline
 from flows.tasks import failed, stages_to_aliases
 from stages.errors import EraseDiffError
 from stages.params import Method, Positive, Seed
@@ -21,14 +21,10 @@ ACCELERATOR = "accelerator"
 LEASE = 60
 
 
-class Request(BaseModel):
-    """A form of the Prefect UI; nothing but its fields is taken."""
+class EraseRequest(BaseModel):
+    """What to forget, and how. What is left empty is as in params.yaml of the commit."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class EraseRequest(Request):
-    """What to forget, and how. What is left empty is as in params.yaml of the commit."""
 
     concepts: list[str] | None = Field(default=None, min_length=1, description="What to forget: concepts of the data")
     method: Method | None = Field(default=None, description="How to forget: an entry of erase.method")
@@ -52,17 +48,9 @@ class EraseRequest(Request):
         return {**self.settings, **{key: value for key, value in named.items() if value is not None}}
 
 
-class Promotion(Request):
-    """Which version becomes champion, and why."""
-
-    why: str = Field(min_length=1, description="Kept in the history of the aliases")
-    version: str | None = Field(default=None, description="A version instead of the usual one")
-    brings_back: list[str] = Field(
-        default=[], description="Concepts that the champion has forgotten and that may be lost"
-    )
-    model_name: str | None = Field(
-        default=None, description="Registered model; empty: register.model_name of params.yaml"
-    )
+def computing() -> Any:
+    """Wait for one of the places of jobs that compute, and hold it."""
+    return concurrency(ACCELERATOR, strict=True, lease_duration=LEASE)
 
 
 @flow(name="erase", task_runner=ThreadPoolTaskRunner(max_workers=2))
@@ -81,32 +69,19 @@ def erase_flow(request: EraseRequest = EraseRequest()) -> Any:  # noqa: B008  (f
         with worktree(request.changes(), request.commit) as earlier:
             if pipeline.outs_only_missing() and pipeline.fetch_outs(pipeline.REGISTERED) and is_registered():
                 return Completed(message="nothing to do: everything is up to date")
-            with concurrency(ACCELERATOR, strict=True, lease_duration=LEASE):
+            with computing():
                 return stages_to_aliases(keep)
     except EraseDiffError as error:
         return failed(error)
 
 
-@flow(name="promote")
-def promote_flow(promotion: Promotion) -> Any:
-    """Make the challenger, or another version that passed its gates, the champion."""
-    return _promoted(promotion, promotion.version)
+@flow(name="recheck")
+def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
+    """Measure the champion again, once no other job computes; a failed gate is an alert.
 
-
-@flow(name="rollback")
-def rollback_flow(promotion: Promotion) -> Any:
-    """Make the previous champion the champion again; refused where it would draw what the champion has forgotten."""
-    return _promoted(promotion, promotion.version or "previous_champion")
-
-
-def _promoted(asked: Promotion, version: str | None) -> Any:
-    from flows.promote import draws
-    from stages.params import load_params
-    from stages.registry.promotion import promote
-
-    try:
-        name = asked.model_name or load_params().register_.model_name
-        champion = promote(name, version, why=asked.why, brings_back=asked.brings_back, check=draws)
-    except EraseDiffError as error:
-        return failed(error)
-    return Completed(message=f"champion of {name} is version {champion}")
+    Args:
+        model_name: registered model; register.model_name of params.yaml by default.
+        withdraw: take the alias from a champion that fails.
+    """
+    with computing():
+        return champion.recheck_flow.fn(model_name, withdraw)

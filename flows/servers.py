@@ -212,7 +212,10 @@ def stop(name: str) -> bool:
     if noted is not None:
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(noted["pid"])
-            family = [parent, *parent.children(recursive=True)]
+            jobs, family = parent.children(), [parent, *parent.children(recursive=True)]
+            for process in jobs:  # a worker that ends kills its jobs: before, they can stop their stages and tidy up
+                process.terminate()
+            psutil.wait_procs(jobs, timeout=END)
             parent.terminate()
             _, left = psutil.wait_procs(family, timeout=END)
             for process in left:
@@ -253,6 +256,20 @@ def up() -> None:
             raise
 
 
+def register_elsewhere() -> None:
+    """Register the deployments on a server that is not of this checkout. Raises: ParamsError, ServerFailed."""
+    api, jobs = os.environ.get("PREFECT_API_URL"), number("ERASEDIFF_JOBS", 1, 1000)
+    if not api:
+        raise ParamsError("PREFECT_API_URL is not set: name the server, such as http://127.0.0.1:4200/api")
+    if not answers(f"{api.rstrip('/')}/health"):
+        raise ServerFailed(f"no Prefect server answers at {api}: start it, or mend PREFECT_API_URL")
+    from flows.registration import register
+
+    folder().mkdir(parents=True, exist_ok=True)
+    register(log_of("deploy"), jobs)
+    print(f"registered on {api}")
+
+
 def down() -> None:
     """Stop what :func:`up` started, the worker and its jobs first."""
     with exclusive(folder().with_suffix(".lock")):
@@ -283,7 +300,11 @@ def main() -> None:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL (postgresql+asyncpg://…), MLFLOW_BACKEND_STORE_URI "
         "(postgresql+psycopg://…); ERASEDIFF_JOBS (1): how many jobs may compute at once.",
     )
-    parser.add_argument("command", choices=["up", "down", "status"], help="status exits 1 unless all are well")
+    parser.add_argument(
+        "command",
+        choices=["up", "down", "status", "register"],
+        help="status exits 1 unless all are well; register: only the deployments, on the server of PREFECT_API_URL",
+    )
     command = parser.parse_args().command
     from stages.door import fail, quiet_environment
     from stages.errors import EraseDiffError
@@ -292,6 +313,9 @@ def main() -> None:
     try:
         if command == "down":
             down()
+            return
+        if command == "register":
+            register_elsewhere()
             return
         if command == "up":
             up()

@@ -144,6 +144,22 @@ def test_parameters_are_checked_before_anything_runs(served):
     assert asked["concepts"]["description"] and "salun" in json.dumps(asked["method"])
 
 
+@pytest.mark.system
+def test_what_is_deployed(served):
+    with client(served) as prefect:
+        found = {d.name: d for d in prefect.read_deployments()}
+        assert set(found) == {"erase", "promote", "rollback", "recheck-champion"}
+        assert [s.schedule.cron for s in found["recheck-champion"].schedules] == ["0 3 * * 1"]
+        why = {"why": "request 17"}
+        first = prefect.create_flow_run_from_deployment(found["promote"].id, parameters=why).id
+        second = prefect.create_flow_run_from_deployment(found["rollback"].id, parameters=why).id
+    run = ended(served, first)
+    assert (run.state.name, run.state.message) == ("ModelError", "version 1 of erasediff-digits is champion already")
+    assert ended(served, second).state.name == "ModelError"  # there is no previous champion
+    api = f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"
+    assert served.run("flows.servers", "register", PREFECT_API_URL=api) == f"registered on {api}\n"
+
+
 @pytest.mark.slow
 @pytest.mark.system
 def test_a_scheduled_run_makes_a_model_that_comes_back_byte_for_byte(served, tmp_path):
@@ -236,6 +252,16 @@ def test_a_killed_worker_frees_its_slot_and_its_run_is_crashed(served):
     assert worktrees(served) == []
 
 
+@pytest.mark.slow
+@pytest.mark.system
+def test_down_ends_the_jobs_and_they_tidy_up(served):
+    run_id, place = erasing(served)
+    assert served.run("flows.servers", "down").count(" stopped") == 3
+    assert processes_in(place) == [] and worktrees(served) == []
+    served.run("flows.servers", "up")
+    assert ended(served, run_id, 120).state.name == "Crashed" and taken(served) == 0
+
+
 @pytest.fixture
 def bare(tmp_path):
     """A folder that is a checkout to the servers' command and no more."""
@@ -281,3 +307,6 @@ def test_down_leaves_alone_what_it_did_not_start(bare):
 def test_a_port_that_is_none_is_a_usage_error(bare):
     said = bare.run("flows.servers", "up", code=2, PREFECT_SERVER_API_PORT="http")
     assert said == "ParamsError: PREFECT_SERVER_API_PORT is 'http': give a number from 1 to 65535\n"
+    assert "PREFECT_API_URL is not set" in bare.run("flows.servers", "register", code=2)
+    said = bare.run("flows.servers", "register", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert said.startswith("ServerFailed: no Prefect server answers at http://127.0.0.1:9/api")
