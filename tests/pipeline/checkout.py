@@ -58,10 +58,13 @@ class Project:
             preexec_fn=limits,
         )
 
-    def run(self, *arguments: str, code: int = 0, **more: Any) -> str:
+    def run(self, *arguments: str, code: int = 0, timeout: int = 280, **more: Any) -> str:
         """Run ``python -m …`` here; its output. A surprising exit code fails the test."""
         process = self.start(*arguments, **more)
-        output = process.communicate(timeout=280)[0]
+        try:
+            output = process.communicate(timeout=timeout)[0]
+        finally:
+            process.kill()  # where it did not end in time
         assert process.returncode == code, output
         return output
 

@@ -36,7 +36,7 @@ def flow_run(stack, tmp_path_factory):
     project.environment |= stack.client
     project.run("dvc", "remote", "add", "-d", "store", "s3://dvc/cache")
     project.git("commit", "-qam", "remote")
-    return project, project.run("flows.erase", "--no-commit")
+    return project, project.run("flows.erase", "--no-commit", timeout=800)
 
 
 @pytest.fixture

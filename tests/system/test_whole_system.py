@@ -12,7 +12,7 @@ import pytest
 from servers import postgres_binary
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def ask(url, user="", content=None):
