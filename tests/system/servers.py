@@ -205,6 +205,7 @@ class Stack:
         assert words
         port = str(free_port())
         here = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": port}
+        here["VIRTUAL_ENV"] = sys.prefix
         environment = self.environment("worker") | here | {"PREFECT_HOME": str(self.folder / "worker")}
         ready = answers(f"http://127.0.0.1:{port}/health")
         return Server(json.loads(words[1]), environment, self.folder / "worker.log", ready)

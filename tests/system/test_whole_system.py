@@ -3,10 +3,9 @@
 import base64
 import json
 import subprocess
-import time
+import sys
 import urllib.error
 import urllib.request
-from contextlib import suppress
 
 import pytest
 from servers import postgres_binary
@@ -75,17 +74,20 @@ def test_a_version_is_loaded_without_keys_of_the_store(project, tmp_path):
     assert cached.read_bytes() == (project.root / "models/erased" / WEIGHTS).read_bytes()
 
 
-def test_a_worker_is_healthy_and_makes_its_pool(stack):
+def test_a_healthy_worker_runs_what_is_deployed(stack, project, tmp_path):
+    project.git("add", "dvc.lock")
+    project.git("commit", "-qm", "model line")
+    command = [word.replace("/tmp/", f"{tmp_path}/") for word in stack.services["deployments"]["command"]]
+    subprocess.run([sys.executable, *command[1:]], cwd=project.root, env=project.environment, check=True)
     api, user = stack.client["PREFECT_API_URL"], stack.client["PREFECT_API_AUTH_STRING"]
     with stack.worker():
-        until, workers = time.monotonic() + 60, []
-        while not workers:
-            assert time.monotonic() < until
-            time.sleep(1)
-            with suppress(urllib.error.HTTPError):  # 404: the pool is not there yet
-                workers = ask(f"{api}/work_pools/erasediff/workers/filter", user, {})
-        assert workers[0]["status"] == "ONLINE"
-        assert ask(f"{api}/work_pools/erasediff", user)["type"] == "process"
+        project.run("prefect", "deployment", "run", "erase/erase", "--watch")
+        (worker,) = ask(f"{api}/work_pools/erasediff/workers/filter", user, {})
+        assert worker["status"] == "ONLINE"
+    runs = ask(f"{api}/flow_runs/filter", user, {"flow_runs": {"deployment_id": {"is_null_": False}}})
+    assert [(run["state"]["type"], run["state"]["message"]) for run in runs] == [
+        ("COMPLETED", "nothing to do: everything is up to date")
+    ]
 
 
 def test_no_secret_is_shown(stack, flow_run):
