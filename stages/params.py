@@ -142,6 +142,7 @@ class Erase(Section):
     forget_batch_size: Count
     retain_batch_size: Count
     accumulate: Count
+    repeat: Count
     learning_rate: Positive
     ema_decay: Fraction
     condition_dropout: Fraction

@@ -20,16 +20,24 @@ from stages.unlearning.timesteps import part_of
 TIMESTEP_PARTS = 20
 
 
-def gradient(loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
-    """Gradient of ``loss``, flat float32 ``(P,)``; zero for unused parameters.
+def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
+    """Add the gradient of ``loss`` to ``total``, flat float32 ``(P,)``; nothing for unused parameters.
 
     Args:
         again: another gradient of the same forward pass is to follow.
     """
     grads = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=again)
-    return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).float().flatten() for p, g in zip(parameters, grads, strict=True)]
-    )
+    offset = 0
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if grad is not None:
+            total[offset : offset + parameter.numel()] += grad.flatten()
+        offset += parameter.numel()
+    return total
+
+
+def gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Gradient of ``loss``, flat float32 ``(P,)``."""
+    return add_gradient(torch.zeros(sum(p.numel() for p in parameters), device=loss.device), loss, parameters)
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:

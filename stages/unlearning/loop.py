@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import resource
 import sys
 import time
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from stages.diffusion.family import ConceptImages, Family
 from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
-from stages.unlearning.importance import Importance, gradient, timestep_density
+from stages.unlearning.importance import Importance, add_gradient, timestep_density
 from stages.unlearning.losses import Losses
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.settings import Settings
@@ -63,19 +64,19 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def update_direction(retain_grad: Tensor, gap_grad: Tensor, settings: Settings) -> tuple[Tensor, dict[str, float]]:
-    """δ = ∇L_r + λ∇g, with what the trace records of the two gradients."""
+    """δ = ∇L_r + λ∇g, in the place of ``retain_grad``, with what the trace records of the two gradients."""
     norms = {"retain_grad_norm": float(retain_grad.norm()), "forget_grad_norm": float(gap_grad.norm())}
     if settings.unit_gradients:
-        retain_grad, gap_grad = (
-            g / n if n else g for g, n in zip((retain_grad, gap_grad), norms.values(), strict=True)
-        )
+        for grad, norm in zip((retain_grad, gap_grad), norms.values(), strict=True):
+            grad /= norm or 1.0
     multiplier = MULTIPLIERS[settings.multiplier](retain_grad, gap_grad, eta=settings.eta)
+    lengths = 1.0 if settings.unit_gradients else math.prod(norms.values())
     measured = {
         **norms,
-        "gradient_cosine": float(torch.cosine_similarity(retain_grad, gap_grad, dim=0)),
+        "gradient_cosine": float(torch.dot(retain_grad, gap_grad)) / max(lengths, 1e-30),
         "multiplier": float(multiplier),
     }
-    return retain_grad + multiplier * gap_grad, measured
+    return retain_grad.add_(gap_grad, alpha=measured["multiplier"]), measured
 
 
 @contextmanager
@@ -174,7 +175,8 @@ class JoinedGradients:
     def __init__(self, losses: Losses, trainable: dict[str, Tensor]):
         self.losses, self.settings, self.accelerator = losses, losses.settings, losses.accelerator
         self.parameters = list(trainable.values())
-        self.size = sum(p.numel() for p in self.parameters)
+        size = sum(p.numel() for p in self.parameters)
+        self.grads = {name: torch.zeros(size, device=losses.device) for name in ("retain", "forget")}
         self.importance = Importance(losses, self.parameters)
         self.base = self._flat() if self.importance.fisher is not None else None
         if self.settings.timestep_sampling == "importance":
@@ -202,14 +204,14 @@ class JoinedGradients:
         """Values, and float32 gradients of the whole global batch; NaN and zero for a loss that has no weight."""
         weights = self.settings.weights(step)
         sums = {name: torch.zeros((), device=self.losses.device) for name in weights}
-        grads = {name: torch.zeros(self.size, device=self.losses.device) for name in ("retain", "forget")}
+        grads = {name: grad.zero_() for name, grad in self.grads.items()}
         for losses_of in self.losses.of_step(step):
             for part in range(self.settings.accumulate):
                 with self.accelerator.autocast():
                     found = losses_of(step, part)
                 for left, (name, loss) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
                     sums[name] += loss.detach()
-                    grads[name] += gradient(weights[name] * loss, self.parameters, again=left > 0)
+                    add_gradient(grads[name], weights[name] * loss, self.parameters, again=left > 0)
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
             whole = self.accelerator.reduce(total, "sum")

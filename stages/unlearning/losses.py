@@ -46,6 +46,17 @@ class Losses:
         self.wrong_concepts = sorted(set(retain_set.concepts))
         self.asked_concepts = sorted(set(forget_set.concepts))
         self.timestep_density: Tensor | None = None
+        self._targets: dict[tuple[str, int, int], Tensor] = {}
+
+    def _taught(self, loss: str, step: int, part: int, target: Callable[[], Tensor]) -> Tensor:
+        """What the teacher says of a batch; of the frozen one asked once, however often the batch is used."""
+        if self.settings.repeat == 1 or self.settings.teacher == "moving":
+            return target()
+        key = (loss, step, part)
+        if key not in self._targets:
+            self._targets = {k: v for k, v in self._targets.items() if k[1] == step}
+            self._targets[key] = target()
+        return self._targets[key]
 
     def of_step(self, step: int) -> list[Callable[[int, int], Named]]:
         """What computes the losses that have a weight at a step."""
@@ -72,7 +83,7 @@ class Losses:
 
     def retain(self, step: int, part: int = 0) -> Named:
         r"""L_r: denoising of retained images under their own concept, against noise or the teacher."""
-        s = self.settings
+        s, step = self.settings, step // self.settings.repeat
         n = s.retain_batch_size
         index, concepts = self.draw("retain", step, n, self.retain_set)
         mine = self.share(n, part)
@@ -84,7 +95,10 @@ class Losses:
         dropped = (torch.rand(n, generator=draw) < (s.condition_dropout if self.family.has_null else 0.0))[mine]
         if s.retain_target == "teacher":
             with torch.no_grad():
-                taught = self.family.predict(self.teacher, noisy, timesteps, self.family.condition(concepts))
+                own = self.family.condition(concepts)
+                taught = self._taught(
+                    "retain", step, part, lambda: self.family.predict(self.teacher, noisy, timesteps, own)
+                )
             # Without a condition the teacher still draws what is to be forgotten: there, the noise is the target.
             keep = dropped.to(self.device).view(-1, *[1] * (clean.ndim - 1))
             target = torch.where(keep, target, taught)
@@ -120,6 +134,7 @@ class Losses:
 
     def forget(self, step: int, part: int = 0, denoiser: nn.Module | None = None) -> Named:
         r"""L_f: prediction under the forgotten concept against a wrong target; own timesteps and noise."""
+        step //= self.settings.repeat
         draw = generator(self.seed, "forget-noise", step)
         batch = self.forget_batch(step, draw, part)
         n = self.settings.forget_batch_size
@@ -127,7 +142,8 @@ class Losses:
         noise = torch.randn(shape, generator=draw)[mine].to(batch.clean)
         timesteps = self._timesteps(n, draw, self.timestep_density)[mine].to(self.device)
         noisy, truth = self.family.noised(batch.clean, noise, timesteps)
-        target = self.target_of(noisy, timesteps, truth, batch, lambda: torch.rand(shape, generator=draw)[mine])
+        uniform = lambda: torch.rand(shape, generator=draw)[mine]  # noqa: E731
+        target = self._taught("forget", step, part, lambda: self.target_of(noisy, timesteps, truth, batch, uniform))
         condition = self.family.condition(batch.asked)
         prediction = self.family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
         weights = None
@@ -158,7 +174,7 @@ class Losses:
 
         Source: SISS, arXiv 2503.01034, with λ = ½.
         """
-        n = self.settings.forget_batch_size
+        n, step = self.settings.forget_batch_size, step // self.settings.repeat
         mine = self.share(n, part)
         draw = generator(self.seed, "forget-noise", step)
         index, asked = self.draw("forget", step, n, self.forget_set)

@@ -36,12 +36,13 @@ def paper_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Te
     _check(retain_grad, gap_grad)
     if eta <= 0:
         raise ValueError(f"eta must be positive, not {eta}")
-    # Scaled by the largest entry, so that squares neither vanish nor overflow.
     scale = gap_grad.abs().max()
     if scale == 0:
         return torch.zeros((), device=gap_grad.device)
-    unit = gap_grad.float() / scale
-    projection = torch.dot(unit, retain_grad.float() / scale) / torch.dot(unit, unit)
+    retain, gap = retain_grad.float(), gap_grad.float()
+    if not 1e-15 < scale < 1e15:  # squares would vanish or overflow
+        retain, gap = retain / scale, gap / scale
+    projection = torch.dot(gap, retain) / torch.dot(gap, gap)
     return (eta - projection).clamp(min=0)
 
 

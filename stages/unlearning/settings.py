@@ -35,6 +35,7 @@ class Settings:
         gap_tolerance: stop once the gap measured is at most this; ``None`` never.
         forget_batch_size, retain_batch_size: of all processes together.
         accumulate: compute each batch in so many parts.
+        repeat: make so many updates from each batch: a frozen teacher is asked once.
         mask: which weights may change. ``saliency``: those that matter most for the forget set, whichever loss
             (SalUn); ``fisher_ratio``: for the forget loss only those that matter as much for it as for the retain set.
         mask_fraction: share of the weights that ``saliency`` leaves trainable.
@@ -66,6 +67,7 @@ class Settings:
     forget_batch_size: int = 64
     retain_batch_size: int = 64
     accumulate: int = 1
+    repeat: int = 1
     learning_rate: float = 7e-4
     ema_decay: float = 0.95
     condition_dropout: float = 0.1
@@ -181,8 +183,9 @@ def passes_of_update(settings: Settings, step: int) -> int:
     weights = settings.weights(step)
     if settings.mixture:
         return settings.forget_batch_size * (1 + 2 * len(weights))
-    retain = settings.retain_batch_size * (_TRAINED + (settings.retain_target == "teacher"))
-    forget = settings.forget_batch_size * (_TRAINED + _TAUGHT.get(settings.forget_target, 0))
+    asked = settings.teacher == "moving" or step % settings.repeat == 0
+    retain = settings.retain_batch_size * (_TRAINED + asked * (settings.retain_target == "teacher"))
+    forget = settings.forget_batch_size * (_TRAINED + asked * _TAUGHT.get(settings.forget_target, 0))
     return retain * ("retain" in weights) + forget * ("forget" in weights)
 
 
@@ -217,9 +220,10 @@ def planned(
     if method == "retrain":
         return recipe["steps"], recipe["steps"] * recipe["batch_size"] * _TRAINED
     chosen = settings_for(method, **settings)
-    before = passes_before(chosen, forget_images, retain_images)
-    even, odd = passes_of_update(chosen, 0), passes_of_update(chosen, 1)
-    updates = chosen.outer_steps
-    if budget is not None:
-        updates = max(1, 2 * (budget - before) // (even + odd)) if even + odd else 1
-    return updates, before + (updates + 1) // 2 * even + updates // 2 * odd
+    passes, updates = passes_before(chosen, forget_images, retain_images), 0
+    while updates < chosen.outer_steps if budget is None else True:
+        more = passes_of_update(chosen, updates)
+        if budget is not None and updates and (passes + more > budget or not more):
+            break
+        passes, updates = passes + more, updates + 1
+    return updates, passes

@@ -38,13 +38,19 @@ def losses_of(family, data, method="erasediff", **settings):
     return Losses(family, copy.deepcopy(family.denoiser), *data.values(), chosen, 0, Accelerator())
 
 
+#: Settings that cost something, for methods that neither fix them nor lack what they are for.
+COSTLY = [{"timestep_sampling": "importance"}, {"mask": "saliency"}, {"repeat": 3}, {"repeat": 2, "teacher": "moving"}]
+TAUGHT = ["erasediff", "graddiff", "munba", "esd"]
+
+
 @pytest.mark.unit
-@pytest.mark.parametrize("settings", [{}, {"timestep_sampling": "importance"}, {"mask": "saliency"}], ids=str)
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"retrain"}))
+@pytest.mark.parametrize(
+    "method, settings",
+    [(m, {}) for m in sorted(set(METHODS) - {"retrain"})] + [(m, c) for m in TAUGHT for c in COSTLY],
+    ids=str,
+)
 def test_the_passes_are_those_that_are_made(method, settings, family, data):
     """Counted at the network: a forward pass with a graph is followed by a backward pass a loss, of twice the cost."""
-    if settings and method in ("salun", "sfr_on", "neggrad", "finetune", "siss"):
-        pytest.skip("fixes it, or has no forget target to sample by")
     forward, backward = [], []
 
     def predict(denoiser, noisy, *arguments, plain=family.predict):
@@ -84,6 +90,15 @@ def test_a_batch_in_parts_is_the_batch(family, data):
             assert three[name] == pytest.approx(one[name], abs=1e-5, nan_ok=True)
     with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 parts"):
         run_loop(family, *data.values(), settings_for("erasediff", forget_batch_size=2, accumulate=3))
+
+
+@pytest.mark.unit
+def test_a_batch_may_be_used_for_several_updates(family, data):
+    losses = losses_of(family, data, repeat=2, forget_target="uniform_noise", forget_source="forget")
+    values = [losses.forget(step)["forget"].item() for step in range(4)]
+    assert values[0] == values[1] != values[2] == values[3]
+    fresh = losses_of(family, data, forget_target="uniform_noise", forget_source="forget")
+    assert [fresh.forget(step)["forget"].item() for step in range(2)] == [values[0], values[2]]
 
 
 @pytest.mark.unit
