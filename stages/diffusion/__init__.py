@@ -14,7 +14,7 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Any:
     """Load a diffusers folder, verified against its manifest where it has one.
 
     Args:
-        folder: with ``model_index.json``; or with ``unet/`` and ``scheduler/`` of a class-conditional ``UNet2DModel``.
+        folder: with ``model_index.json``; or with ``unet/`` and ``scheduler/`` of a ``UNet2DModel``.
         concepts: names of the class embeddings, for a folder that does not name them itself.
 
     Returns: the diffusers pipeline, in eval mode, on the CPU.
@@ -33,7 +33,7 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Any:
     try:
         kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"] if index.exists() else "UNet2DModel"
         if kind in ("ClassConditionalPipeline", "UNet2DModel", "DDPMPipeline", "DDIMPipeline"):
-            return _open_class_conditional(folder, kind, concepts)
+            return _open_unet(folder, kind, concepts)
         from diffusers import DiffusionPipeline
 
         return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
@@ -43,7 +43,7 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Any:
         ) from None
 
 
-def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None) -> Any:
+def _open_unet(folder: Path, kind: str, concepts: list[str] | None) -> Any:
     import json
 
     from diffusers import DDIMScheduler, UNet2DModel
@@ -55,18 +55,20 @@ def _open_class_conditional(folder: Path, kind: str, concepts: list[str] | None)
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     if kind == "ClassConditionalPipeline":
         concepts = json.loads(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["concepts"])
+    if unet.config.num_class_embeds is None:
+        from diffusers import DDPMPipeline
+
+        return DDPMPipeline(unet, scheduler)
     if concepts is None:
         raise ModelError(f"{folder} does not name its classes: give the concepts in the order of its class embeddings")
-    if unet.config.num_class_embeds is None:
-        raise ModelError(
-            f"{folder} is an unconditional UNet (num_class_embeds is null): a class-conditional one is needed"
-        )
     return ClassConditionalPipeline(unet, scheduler, concepts)
 
 
 #: Module and class of the family by the pipeline's class, as names: importing what is not used takes seconds.
 FAMILIES = {
     "ClassConditionalPipeline": ("class_conditional", "ClassConditionalFamily"),
+    "DDPMPipeline": ("unconditional", "UnconditionalFamily"),
+    "DDIMPipeline": ("unconditional", "UnconditionalFamily"),
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionFamily"),
 }
 

@@ -36,6 +36,7 @@ class Family(Protocol):
         pipeline: the diffusers pipeline that is wrapped.
         denoiser: the network that erasing trains.
         concepts: names the model knows, or ``None`` where any prompt is a concept.
+        conditional: whether it can be asked for anything at all.
         has_null: whether the null concept ``""`` can be asked for (needed for guidance).
         image_shape: ``(channels, height, width)`` of the images it takes and draws.
         num_timesteps: T; timesteps are in ``[0, T)``.
@@ -44,6 +45,7 @@ class Family(Protocol):
     pipeline: Any
     denoiser: nn.Module
     concepts: tuple[str, ...] | None
+    conditional: bool
     has_null: bool
     image_shape: tuple[int, int, int]
 
@@ -85,6 +87,7 @@ class NoiseSchedule:
     """
 
     scheduler: DDPMScheduler
+    conditional = True
 
     @property
     def num_timesteps(self) -> int:

@@ -57,9 +57,11 @@ def erase(
         recipe: arguments of ``stages.diffusion.training.train_denoiser`` for ``method="retrain"``.
         settings: fields of ``Settings``, such as ``eta`` and ``outer_steps``.
 
-    Raises: UnknownConcept; ValueError: nothing to keep, or an unknown method or setting; NonFiniteLoss.
+    Raises: UnknownConcept; ValueError: nothing to keep, or an unknown method or setting; NonFiniteLoss; ModelError:
+        the model cannot be asked for what the forget target needs.
     """
     from stages.diffusion import family_of
+    from stages.errors import ModelError
     from stages.unlearning.loop import run_loop
 
     chosen = settings_for(method, **settings, **({"forget_target": "anchor", "anchor": anchor} if anchor else {}))
@@ -68,6 +70,11 @@ def erase(
     preserve = preserve or [c for c in family.concepts or () if c not in targets]
     if not preserve and retain is None:
         raise ValueError("nothing to keep: give retain images by concept, or name concepts to preserve")
+    if not family.conditional and chosen.forget_weight and chosen.forget_target not in ("uniform_noise", "truth"):
+        raise ModelError(
+            f"forget_target {chosen.forget_target} asks the model for a concept, which an unconditional one cannot be: "
+            "use uniform_noise from forget images, or method siss, neggrad, sfr_on or selective_amnesia"
+        )
     family.condition([*targets, *preserve])  # an unknown concept fails here, before anything is drawn
     forget_set = _concept_images(family, targets, forget, generate, seed)
     retain_set = _concept_images(family, list(preserve), retain, generate, seed + 1)
