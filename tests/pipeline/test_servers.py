@@ -2,13 +2,16 @@
 
 import json
 import os
+import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -162,6 +165,35 @@ def test_what_is_deployed(served):
         assert all(f.get("description") or "$ref" in json.dumps(f) for f in fields.values()), deployment.name
     api = f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"
     assert served.run("flows.servers", "register", PREFECT_API_URL=api) == f"registered on {api}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_failed_run_is_told(served):
+    heard = queue.Queue()
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802 (the library's name)
+            heard.put((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as hook, client(served) as prefect:
+        threading.Thread(target=hook.serve_forever, daemon=True).start()
+        where = {"PREFECT_API_URL": f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"}
+        for _ in range(2):  # the second renews it
+            served.run(
+                "flows.servers", "register", ERASEDIFF_ALERT_URL=f"http://127.0.0.1:{hook.server_port}/s3cret", **where
+            )
+        deployment = prefect.read_deployment_by_name("promote/rollback")
+        asked = {"why": "it looks worse", "model_name": "no-such-model"}
+        run = ended(served, prefect.create_flow_run_from_deployment(deployment.id, parameters=asked).id)
+        path, told = heard.get(timeout=60)
+        hook.shutdown()
+        assert "s3cret" not in str(prefect.read_block_document_by_name("erasediff-alert", "custom-webhook"))
+    assert run.name == "previous_champion: it looks worse" and path == "/s3cret" and heard.empty()
+    assert told["text"].startswith(f"promote, {run.name}: ModelError\nthe registry has no model 'no-such-model'")
+    assert str(run.id) in told["text"]
 
 
 @pytest.mark.slow
