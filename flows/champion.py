@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -18,9 +18,9 @@ from pydantic import Field
 
 from flows import pipeline
 from flows.promote import DAY, draws
-from flows.tasks import failed
+from flows.tasks import failed, show_picture
 from stages import errors
-from stages.errors import ApprovalTimeout, EraseDiffError, GateFailed, ParamsError, PromotionRefused
+from stages.errors import ApprovalTimeout, EraseDiffError, GateFailed, IntegrityError, ParamsError, PromotionRefused
 from stages.evaluation.table import table_rows
 
 RECHECK = Path("metrics/recheck.json")
@@ -34,7 +34,15 @@ class Decision(RunInput):
     why: str = Field(min_length=1, max_length=2000, description="Kept in the history of the aliases")
 
 
-@flow(name="promote")
+def _promotion_name() -> str:
+    """Of a run, in Prefect's lists."""
+    from prefect.runtime import flow_run
+
+    asked = flow_run.parameters
+    return f"{asked.get('version') or 'challenger'}: {asked.get('why', '')}"[:80]
+
+
+@flow(name="promote", flow_run_name=_promotion_name)
 def promote_flow(
     why: str,
     version: str | None = None,
@@ -46,12 +54,12 @@ def promote_flow(
     """Make a version champion, once its gates, hash and a picture are checked, and somebody approved.
 
     Args:
-        why: kept in the history of the aliases.
-        version: the challenger by default; ``previous_champion`` for a rollback.
-        model_name: registered model; register.model_name of params.yaml by default.
-        brings_back: what the champion has forgotten and may be lost.
-        approve: pause until somebody decides.
-        wait_seconds: then at most so long.
+        why: Kept in the history of the aliases.
+        version: A number, or an alias such as previous_champion. None: the challenger.
+        model_name: Registered model. None: register.model_name of params.yaml.
+        brings_back: What the champion has forgotten and may be drawn again. None: nothing may.
+        approve: Pause until somebody decides: the run then has a form, numbers and pictures.
+        wait_seconds: With approve: nobody has decided after so many seconds, the run fails.
     """
     from stages.registry.promotion import promote
 
@@ -74,19 +82,20 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
     """Measure the champion again, under today's classifier and protocol; a failed gate is an alert.
 
     Args:
-        model_name: registered model; register.model_name of params.yaml by default.
-        withdraw: take the alias from a champion that fails.
+        model_name: Registered model. None: register.model_name of params.yaml.
+        withdraw: Take the alias from a champion that fails. There is no champion then until one is promoted.
     """
     from stages.registry.versions import get
 
     try:
         name = _model(model_name)
         found = get(name, "champion")
+        _require_sound_files(found, withdraw)
         with pipeline.only_run():  # nobody replaces the classifier or the data meanwhile
             pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
             result = json.loads(RECHECK.read_text())
         if not result["passed"]:
-            raise GateFailed(_alert(result, withdraw))
+            raise GateFailed(_gates_alert(found, result["gates"], withdraw))
     except EraseDiffError as error:
         return failed(error)
     return Completed(message=f"version {found.version} of {name} is sound: every gate passed again")
@@ -97,7 +106,7 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
 
     Raises: PromotionRefused, ApprovalTimeout.
     """
-    from stages.registry.versions import set_tag
+    from stages.registry.promotion import refuse
 
     label = f"version {found.version} of {found.name}"
     text = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}\n\n{_numbers(found)}"
@@ -112,7 +121,7 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
         raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
     said = f"by {decision.by}: {decision.why}"
     if not decision.approve:
-        set_tag(found.name, found.version, "promotion_refused", said)
+        refuse(found, champion, by=decision.by, why=decision.why)
         raise PromotionRefused(f"{label} was refused {said}; nothing was moved")
     return f"approved {said}"
 
@@ -138,26 +147,45 @@ def _pictures(found: Any) -> None:
         run_id = found.tags.get(f"run.evaluate-{model}")
         png = attached(run_id, f"samples_{model}.png") if run_id else None
         if png is not None:
-            url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            create_image_artifact(image_url=url, key=f"approval-{model}", description=f"Drawn by the {model} model")
+            show_picture(png, f"approval-{model}", f"Drawn by the {model} model")
 
 
-def _alert(result: dict[str, Any], withdraw: bool) -> str:
+def _require_sound_files(found: Any, withdraw: bool) -> None:
+    """Raises: IntegrityError: the champion's files were altered or are gone, which is an alert too."""
+    from stages.registry.versions import set_tag, verify_stored
+
+    try:
+        verify_stored(found)
+    except IntegrityError as error:
+        tags = {"recheck_at": datetime.now(UTC).isoformat(timespec="seconds"), "recheck_passed": "false"}
+        for key, value in tags.items():
+            set_tag(found.name, found.version, key, value)
+        raise IntegrityError(_alert(found, f"cannot be loaded: {error}", withdraw)) from None
+
+
+def _gates_alert(found: Any, gates: dict[str, Any], withdraw: bool) -> str:
+    missed = [f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in gates.items() if not g["passed"]]
+    lines = [
+        f"| {k} | {g['value']:.3f} | {g['limit']:g} | {'passed' if g['passed'] else '**FAILED**'} |"
+        for k, g in gates.items()
+    ]
+    table = "\n".join(["| gate | value | limit | |", "| --- | --- | --- | --- |", *lines])
+    return _alert(found, f"failed its recheck: {'; '.join(missed)}", withdraw, table)
+
+
+def _alert(found: Any, failure: str, withdraw: bool, table: str = "") -> str:
     """Say what failed, in the log and as an artifact, and take the alias away where that is wanted."""
     from stages.registry.promotion import withdraw as take_away
 
-    name, version = result["model_name"], result["version"]
-    missed = [f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in result["gates"].items() if not g["passed"]]
-    message = f"champion of {name}, version {version}, failed its recheck: {'; '.join(missed)}"
+    message = f"champion of {found.name}, version {found.version}, {failure}"
     if withdraw:
-        take_away(name, version, why=f"recheck failed: {'; '.join(missed)}")
+        take_away(found.name, found.version, why=failure)
         message += "; the alias is withdrawn, there is no champion now: promote another version"
     else:
         message += "; it is champion still: roll back, or recheck with --withdraw"
     get_run_logger().error("%s", message)
-    lines = [f"| {k} | {g['value']:.3f} | {g['limit']:g} | {g['passed']} |" for k, g in result["gates"].items()]
-    table = "\n".join(["| gate | value | limit | passed |", "| --- | --- | --- | --- |", *lines])
-    create_markdown_artifact(key="recheck-alert", markdown=f"**{message}**\n\n{table}", description="A recheck failed")
+    markdown = f"**{message}**\n\n{table}".strip()
+    create_markdown_artifact(key="recheck-alert", markdown=markdown, description="The champion failed its recheck")
     return message
 
 

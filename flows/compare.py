@@ -16,6 +16,8 @@ from typing import Any
 from stages.comparison import Cell, best
 
 CELLS, PAGE, PLOT = Path("reports/comparison.json"), Path("reports/comparison.html"), Path("reports/pareto.png")
+#: Held while a comparison runs: what it writes is one page.
+LOCK = Path(".work/compare.lock")
 #: Prefix of the experiments' names.
 PREFIX = "compare"
 
@@ -188,7 +190,7 @@ def main() -> None:
     try:
         plan = Comparison.read(Path(arguments.file))
         pipeline.temporary_server()
-        with pipeline.only_run(Path(".work/compare.lock")):
+        with pipeline.only_run(LOCK):
             from flows.compare_tasks import compare_flow, runner  # now that Prefect's settings stand
 
             flow = compare_flow.with_options(task_runner=runner(arguments.jobs, arguments.on))

@@ -13,7 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import pipeline
 from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, experiments, searched, text, write_cells
-from flows.tasks import failed
+from flows.tasks import failed, show_picture
 from stages import tracking
 from stages.comparison import Cell, summary, table_rows
 from stages.errors import EraseDiffError, StageFailed
@@ -99,5 +99,7 @@ def publish(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str]) -> 
     rows = table_rows(summary(cells), chosen, plan.gold)
     create_table_artifact(key="comparison", table=rows, description=f"{plan.title}: mean ± sd over cells")
     files = {"Page": PAGE, "Plot": PLOT, "Numbers": CELLS}
-    links = "\n".join(f"- [{name}: {path}]({path.resolve().as_uri()})" for name, path in files.items())
-    create_markdown_artifact(key="comparison-page", markdown=links, description="Page, plot and numbers")
+    lines = [f"- {name}: `{path.resolve()}`" for name, path in files.items()]  # a browser follows no link to a file
+    lines.append("\nMLflow has them too, in the run of the stage `comparison`.")
+    create_markdown_artifact(key="comparison-page", markdown="\n".join(lines), description="Page, plot and numbers")
+    show_picture(PLOT.read_bytes(), "comparison-plot", "Unlearning accuracy against distance")

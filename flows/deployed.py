@@ -10,9 +10,10 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import champion, pipeline
+from flows import champion, compare_tasks, pipeline
+from flows.compare import LOCK
 from flows.tasks import failed, stages_to_aliases
-from stages.errors import EraseDiffError
+from stages.errors import CheckoutBusy, EraseDiffError
 from stages.params import Method, Positive, Seed
 
 #: Global concurrency limit of the jobs that compute; made by ``flows.servers up``.
@@ -22,19 +23,19 @@ LEASE = 60
 
 
 class EraseRequest(BaseModel):
-    """What to forget, and how. What is left empty is as in params.yaml of the commit."""
+    """What to forget, and how. What is left at None is as in params.yaml of the commit."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    concepts: list[str] | None = Field(default=None, min_length=1, description="What to forget: concepts of the data")
-    method: Method | None = Field(default=None, description="How to forget: an entry of erase.method")
+    concepts: list[str] | None = Field(default=None, min_length=1, description='What to forget, such as ["8"]')
+    method: Method | None = Field(default=None, description="How to forget; README says what they are")
     eta: Positive | None = Field(default=None, description="Required rate at which the forget loss shrinks")
     seed: Seed | None = Field(default=None, description="Seed of training and drawing")
     model_name: str | None = Field(default=None, description="Registered model that gets the version")
     settings: dict[str, Any] = Field(
         default={}, description='Other entries of params.yaml by their full name, such as {"erase.outer_steps": 300}'
     )
-    commit: str = Field(default="HEAD", description="Commit of the checkout to run")
+    commit: str = Field(default="HEAD", description="Commit, branch or tag of the checkout to run")
 
     def changes(self) -> dict[str, Any]:
         """Entries of params.yaml that differ from the commit's."""
@@ -53,7 +54,16 @@ def computing() -> Any:
     return concurrency(ACCELERATOR, strict=True, lease_duration=LEASE)
 
 
-@flow(name="erase", task_runner=ThreadPoolTaskRunner(max_workers=2))
+def _request_name() -> str:
+    """Of a run, in Prefect's lists."""
+    from prefect.runtime import flow_run
+
+    changes = EraseRequest.model_validate(flow_run.parameters.get("request") or {}).changes()
+    what = ", ".join(map(str, changes.pop("forget_set.concepts", None) or ["as in params.yaml"]))
+    return f"forget {what}{''.join(f', {key} {value}' for key, value in changes.items())}"[:80]
+
+
+@flow(name="erase", flow_run_name=_request_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
 def erase_flow(request: EraseRequest = EraseRequest()) -> Any:  # noqa: B008  (frozen into the deployment's schema)
     """Request to forget → verified, registered model with aliases, made in a git worktree of its own."""
     from flows.erase import is_registered
@@ -70,7 +80,8 @@ def erase_flow(request: EraseRequest = EraseRequest()) -> Any:  # noqa: B008  (f
             if pipeline.outs_only_missing() and pipeline.fetch_outs(pipeline.REGISTERED) and is_registered():
                 return Completed(message="nothing to do: everything is up to date")
             with computing():
-                return stages_to_aliases(keep)
+                held = stages_to_aliases(keep)
+                return Completed(message="gates passed; " + ", ".join(f"{a} is version {v}" for a, v in held.items()))
     except EraseDiffError as error:
         return failed(error)
 
@@ -80,8 +91,26 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
     """Measure the champion again, once no other job computes; a failed gate is an alert.
 
     Args:
-        model_name: registered model; register.model_name of params.yaml by default.
-        withdraw: take the alias from a champion that fails.
+        model_name: Registered model. None: register.model_name of params.yaml.
+        withdraw: Take the alias from a champion that fails. There is no champion then until one is promoted.
     """
     with computing():
         return champion.recheck_flow.fn(model_name, withdraw)
+
+
+@flow(name="compare", flow_run_name="{file}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+def compare_flow(file: str = "comparisons/methods.yaml", threads: int = 1) -> Any:
+    """Compare methods, cell by cell as DVC experiments, once no other job computes. Moves no alias.
+
+    Args:
+        file: What to compare: a path in the checkout.
+        threads: Processor threads of each cell. Another number may change the last digits.
+    """
+    try:
+        with pipeline.only_run(LOCK), computing():
+            return compare_tasks.compare_flow.fn(file, threads)
+    except CheckoutBusy as error:
+        return failed(error)
+    except BaseException:
+        pipeline.end_children()  # cancelled: DVC would go on
+        raise

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.events import ResourceSpecification
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
@@ -21,6 +23,9 @@ from stages.errors import ServerFailed
 
 WORK_POOL = "erasediff"
 CRASHED = "A flow run without a sign of life has crashed"
+TOLD = "A flow run that failed is told"
+#: Where it is told, and the block that keeps this address encrypted.
+ALERT_VARIABLE, ALERT = "ERASEDIFF_ALERT_URL", "erasediff-alert"
 #: Seconds without a heartbeat after which a run is Crashed. A job beats every 30: one may be lost.
 SILENCE = 75
 
@@ -38,16 +43,52 @@ def register(log: Path, jobs: int) -> None:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
         client.upsert_global_concurrency_limit_by_name(ACCELERATOR, jobs)
-        there = client.read_automations_by_name(CRASHED)
-        if there:
-            client.update_automation(there[0].id, silent_runs_crash())
-        else:
-            client.create_automation(silent_runs_crash())
+        _renew(client, silent_runs_crash())
+        if address := os.environ.get(ALERT_VARIABLE):
+            _renew(client, failed_runs_are_told(address))
     with open(log, "wb") as file:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise ServerFailed(f"the deployments of prefect.yaml are not registered: see {log}")
+
+
+def _renew(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    there = client.read_automations_by_name(automation.name)
+    if there:
+        client.update_automation(there[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def failed_runs_are_told(address: str) -> AutomationCore:
+    """The automation that posts ``{"text": …}`` to an address for each run that failed or crashed.
+
+    Prefect's template "flow run enters Failed" would see none of them: it goes by the state's name, which is here that
+    of the failure.
+    """
+    block = CustomWebhookNotificationBlock(
+        name=ALERT, url="{{address}}", json_data={"text": "{{subject}}\n{{body}}"}, secrets={"address": address}
+    )
+    number = block.save(ALERT, overwrite=True, _sync=True)
+    return AutomationCore(
+        name=TOLD,
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.*"},
+            match=ResourceSpecification(
+                {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]}
+            ),
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=number,
+                subject="{{ flow.name }}, {{ flow_run.name }}: {{ flow_run.state.name }}",
+                body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+            )
+        ],
+    )
 
 
 def silent_runs_crash() -> AutomationCore:

@@ -298,7 +298,8 @@ def main() -> None:
         description=__doc__,
         epilog="Environment: PREFECT_SERVER_API_PORT (4200), MLFLOW_PORT (5000); databases other than SQLite by "
         "PREFECT_SERVER_DATABASE_CONNECTION_URL (postgresql+asyncpg://…), MLFLOW_BACKEND_STORE_URI "
-        "(postgresql+psycopg://…); ERASEDIFF_JOBS (1): how many jobs may compute at once.",
+        "(postgresql+psycopg://…); ERASEDIFF_JOBS (1): how many jobs may compute at once; "
+        "ERASEDIFF_ALERT_URL: where runs that failed are posted.",
     )
     parser.add_argument(
         "command",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.futures import wait
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -110,7 +111,10 @@ def _ran(state: Any) -> bool:
 
 
 def _show(evaluation: dict[str, Any], version: dict[str, Any], parent: tracking.ParentRun, *, here: bool) -> None:
-    """Artifacts of the Prefect run; ``here``: the files stay where they are and can be linked to."""
+    """Artifacts of the Prefect run; ``here``: the files stay where they are and can be linked to.
+
+    The pictures are drawn ones: none of the data leaves the checkout.
+    """
     create_table_artifact(
         key="verdict",
         table=[dict(zip(("metric", "base", "erased", "gate"), row, strict=True)) for row in table_rows(evaluation)],
@@ -119,6 +123,14 @@ def _show(evaluation: dict[str, Any], version: dict[str, Any], parent: tracking.
     create_markdown_artifact(
         key="report", markdown=_links(version, parent, here), description="Report, pictures and MLflow run"
     )
+    for name, path in PICTURES.items():
+        show_picture(path.read_bytes(), f"pictures-{name.lower()}", f"{name} forgetting")
+
+
+def show_picture(png: bytes, key: str, description: str) -> None:
+    """A picture as an artifact of the Prefect run, which holds it itself."""
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    create_image_artifact(image_url=url, key=key, description=description)
 
 
 def _links(version: dict[str, Any], parent: tracking.ParentRun, here: bool) -> str:
@@ -126,8 +138,11 @@ def _links(version: dict[str, Any], parent: tracking.ParentRun, here: bool) -> s
     uri = tracking.without_credentials(tracking.tracking_uri())
     server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     run = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
-    files = {"Report": REPORT, **PICTURES} if here else {}
-    lines = [f"- [{name}: {path}]({path.resolve().as_uri()})" for name, path in files.items()]
-    started = "" if uri.startswith("http") else f", once `mlflow ui --backend-store-uri {uri}` runs"
-    lines += [f"- [MLflow run]({run}){started}", f"- model {version['model_name']} version {version['version']}"]
+    label, number = version["model_name"], version["version"]
+    lines = [f"- [Report]({run}/artifacts/{REPORT.name})", f"- [MLflow run]({run})"]
+    lines.append(f"- [Model {label}, version {number}]({server}/#/models/{label}/versions/{number})")
+    if here:  # a browser follows no link from a server's page to a file
+        lines += [f"- {name}: `{path.resolve()}`" for name, path in {"Report": REPORT, **PICTURES}.items()]
+    if not uri.startswith("http"):
+        lines.append(f"\nThe links work once `mlflow ui --backend-store-uri {uri}` runs.")
     return "\n".join(lines)

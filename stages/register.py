@@ -47,11 +47,13 @@ def version_tags(evaluation: dict[str, Any], sets: dict[str, Any], facts: dict[s
     """Tags of a version: lineage, hashes, what this run forgot, what is forgotten by now, each gate."""
     from stages.registry.model_card import gate_text
 
-    tags = {**facts, "gates_passed": str(evaluation["passed"]).lower()}
     erasures = sorted({*sets["concepts"], *sets["sample_ids"], *sets["earlier"]})
-    tags["forgotten"] = json.dumps(sets["concepts"], ensure_ascii=False)
-    tags["erasures"] = json.dumps(erasures, ensure_ascii=False)
-    return tags | {f"gate.{name}": gate_text(gate) for name, gate in evaluation["gates"].items()}
+    tags = {  # in the order in which MLflow shows them
+        "forgotten": json.dumps(sets["concepts"], ensure_ascii=False),
+        "gates_passed": str(evaluation["passed"]).lower(),
+        "erasures": json.dumps(erasures, ensure_ascii=False),
+    }
+    return tags | {f"gate.{name}": gate_text(gate) for name, gate in evaluation["gates"].items()} | facts
 
 
 def card(evaluation: dict[str, Any], sets: dict[str, Any], facts: dict[str, str], lock: dict[str, Any]) -> str:

@@ -11,15 +11,20 @@ from typing import Any
 
 from stages import tracking
 from stages.errors import GateFailed, ModelError, WouldUnerase
-from stages.registry.versions import Version, aliases, checked, get, reached, resolve
+from stages.registry.versions import Version, aliases, checked, get, reached, set_tag, verify_stored
 
 #: MLflow experiment with a run for each alias that was moved. Nothing here changes or deletes a finished one.
 EXPERIMENT = "erasediff-aliases"
+#: Stands in the history in an alias's place, where somebody did not approve a version: nothing was moved.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
 class Move:
-    """One alias that went from a version to another; ``before`` or ``after`` is empty where there was none."""
+    """One alias that went from a version to another; ``before`` or ``after`` is empty where there was none.
+
+    The alias ``refused`` is none: ``after`` was to become champion and somebody did not approve it.
+    """
 
     at: datetime
     alias: str
@@ -86,7 +91,7 @@ def promote(
     if found.tags.get("recheck_passed") == "false":
         raise GateFailed(f"version {found.version} of {name} failed its recheck: mend it, or recheck it first")
     _refuse_unerasing(found, champion or _withdrawn(name), brings_back)
-    resolve(found.uri)  # its hash
+    verify_stored(found)
     added = check(found, champion) if check is not None else None
     by, note = by or getpass.getuser(), why + (f"; brings back {', '.join(brings_back)}" if brings_back else "")
     note += f"; {added}" if added else ""
@@ -125,6 +130,14 @@ def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> Non
         _move(name, "champion", version, "", by or getpass.getuser(), why, _evidence(tags))
 
 
+def refuse(found: Version, champion: str, *, by: str, why: str) -> None:
+    """Note that somebody did not approve a version, in its tags and in the history. Raises: TrackingError."""
+    set_tag(found.name, found.version, "promotion_refused", f"by {by}: {why}")
+    with _one_at_a_time(found.name), reached() as client:
+        run = _note(client, found.name, REFUSED, champion, found.version, by, why, _evidence(found.tags))
+        client.set_terminated(run, "FINISHED")
+
+
 def _withdrawn(name: str) -> str:
     """The version that was champion last, where it was withdrawn and none has followed; else empty."""
     champions = [move for move in history(name) if move.alias == "champion"]
@@ -132,7 +145,10 @@ def _withdrawn(name: str) -> str:
 
 
 def history(name: str) -> list[Move]:
-    """Every alias that was moved, oldest first. Raises: ModelError: no name of a model. TrackingError."""
+    """Every alias that was moved and every refusal, oldest first.
+
+    Raises: ModelError: no name of a model. TrackingError.
+    """
     checked(name)
     with reached() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -178,17 +194,23 @@ def _one_at_a_time(name: str) -> Any:
 def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> None:
     """Note the move, make it, and finish the note: a kill in between leaves a note that the next move settles."""
     with reached() as client:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-        _settle(client, number, name)
-        tags = {"model": name, "alias": alias, "from": before, "to": after, "by": by, "why": why, "evidence": evidence}
-        label = f"{name} {alias} {before or 'none'} → {after}"
-        run = client.create_run(number, tags=tags, run_name=label).info.run_id
+        run = _note(client, name, alias, before, after, by, why, evidence)
         if after:
             client.set_registered_model_alias(name, alias, after)
         else:
             client.delete_registered_model_alias(name, alias)
         client.set_terminated(run, "FINISHED")
+
+
+def _note(client: Any, name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> str:
+    """The run of a note that is not finished yet."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    made = experiment or client.get_experiment(client.create_experiment(EXPERIMENT, tags=tracking.EXPERIMENT_TAGS))
+    number = made.experiment_id
+    _settle(client, number, name)
+    tags = {"model": name, "alias": alias, "from": before, "to": after, "by": by, "why": why, "evidence": evidence}
+    label = f"{name} {alias} {before or 'none'} → {after or 'none'}"
+    return str(client.create_run(number, tags=tags, run_name=label).info.run_id)
 
 
 def _settle(client: Any, experiment: str, name: str) -> None:

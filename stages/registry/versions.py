@@ -23,6 +23,11 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
+#: Of a registered model.
+DESCRIPTION = (
+    "Each version has forgotten what its tag `erasures` lists. `champion` is the one to use, `challenger` the newest "
+    "that passed its gates. Aliases are moved by `python -m flows.promote`, which keeps their history: not by hand."
+)
 #: Seconds and retries of a look-up, and of sending a model.
 LOOK_UP, UPLOAD = (10, 1), (120, 2)
 
@@ -134,7 +139,7 @@ def _create_registered_model(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -302,18 +307,38 @@ def resolve(uri: str) -> Path:
     Raises: ModelError: no such model, version or alias. IntegrityError: the stored model was altered. TrackingError.
     """
     found = at(uri)
-    name = found.name
-    expected = found.tags.get("erased_sha256")
-    if expected is None:
+    return _fetched(found.name, found.version, _expected(found))
+
+
+def verify_stored(version: Version) -> None:
+    """Fetch what the store holds of a version, past the local cache, and check it against its hash.
+
+    Raises: IntegrityError: it was altered, or is gone. ModelError, TrackingError.
+    """
+    expected, parent = _expected(version), tracking.project_root() / ".work" / "models"
+    parent.mkdir(parents=True, exist_ok=True)
+    quiet = tracking.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
+    with quiet, tempfile.TemporaryDirectory(dir=parent, prefix=".") as temporary:
+        _downloaded(version.name, version.version, expected, None if _is_local() else temporary)
+
+
+def _is_local() -> bool:
+    """Whether the store's own files can be read where they are."""
+    return tracking.tracking_uri().startswith("sqlite:")
+
+
+def _expected(version: Version) -> str:
+    """The hash that a version was registered with."""
+    if (expected := version.tags.get("erased_sha256")) is None:
         raise ModelError(
-            f"version {found.version} of {name} was not registered by this pipeline (no erased_sha256 tag)"
+            f"version {version.version} of {version.name} was not registered by this pipeline (no erased_sha256 tag)"
         )
-    return _fetched(name, found.version, expected)
+    return expected
 
 
 def _fetched(name: str, version: str, expected: str) -> Path:
     """The pipeline's folder: in the store itself where that is local, else in a cache that is filled whole."""
-    if tracking.tracking_uri().startswith("sqlite:"):
+    if _is_local():
         return _downloaded(name, version, expected, None)
     # No tag may lead out of the cache: it is the server's word.
     cached = tracking.project_root() / ".work" / "models" / re.sub(r"[^0-9a-f]", "", expected)
@@ -330,9 +355,12 @@ def _fetched(name: str, version: str, expected: str) -> Path:
 def _downloaded(name: str, version: str, expected: str, to: str | None) -> Path:
     import mlflow
 
+    # Not the whole model: into the root of a local one MLflow would write a file.
+    stored = f"models:/{name}/{version}/artifacts"
     with reached(UPLOAD):
-        # Not the whole model: into the root of a local one MLflow would write a file.
-        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/artifacts", dst_path=to))
+        if not mlflow.artifacts.list_artifacts(stored):  # the registry answers: it is no outage
+            raise IntegrityError(f"the files of version {version} of {name} are gone from the store")
+        local = Path(mlflow.artifacts.download_artifacts(stored, dst_path=to))
     folders = [p for p in local.iterdir() if p.is_dir()]
     if len(folders) != 1 or sha256_folder(folders[0]) != expected:
         raise IntegrityError(f"version {version} of {name} is not what was registered (SHA-256 differs): do not use it")

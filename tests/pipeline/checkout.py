@@ -4,9 +4,11 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,21 @@ class Project:
     def copy(self, root: Path) -> "Project":
         """A copy with its results, so that a test can spoil it."""
         shutil.copytree(self.root, root, symlinks=True)
+        if (root / "mlflow.db").exists():
+            self._lead_to(root)
         return Project(root)
+
+    def _lead_to(self, root: Path) -> None:
+        """Have the copy's MLflow database name the copy's artifacts: it holds absolute paths."""
+        with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                for _, column, kind, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
+                    if kind.startswith(("VARCHAR", "TEXT")):
+                        change = (
+                            f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)'
+                        )
+                        here = f"{self.root}/"
+                        database.execute(change, (here, f"{root}/", here))
 
 
 def new_project(root: Path, **values: object) -> Project:

@@ -1,6 +1,7 @@
 """The champion measured again: a sound one gets tags, one that fails is an alert."""
 
 import json
+import shutil
 
 import mlflow
 import pytest
@@ -59,9 +60,38 @@ def test_a_champion_that_fails_is_an_alert_and_withdrawn_on_demand(project):
     assert "the alias is withdrawn, there is no champion now" in project.run("flows.recheck", "--withdraw", code=1)
     assert "champion" not in registry(project).get_registered_model(MODEL).aliases
     last = project.run("flows.promote", "history").splitlines()[-1]
-    assert "1 → -" in last and "recheck failed: fd_classifier_ratio" in last
+    assert "1 → -" in last and "failed its recheck: fd_classifier_ratio" in last
     assert "failed its recheck" in project.run("flows.promote", "challenger", "--why", "again", code=1)
     assert f"ModelError: {MODEL} has no alias 'champion'" in project.run("flows.recheck", code=1)
     project.set_params(verdict__max_distance_ratio=1e9)
     project.run("stages.recheck", f"models:/{MODEL}/1")
     project.run("flows.promote", "challenger", "--why", "mended")
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+@pytest.mark.timeout(900)
+def test_a_champion_whose_files_were_altered_or_are_gone_is_an_alert_and_withdrawn(project):
+    (weights,) = (project.root / "mlartifacts").rglob("unet/*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = project.run("flows.recheck", code=1)
+    cannot = f"IntegrityError: champion of {MODEL}, version 1, cannot be loaded: version 1 of {MODEL} is not what was"
+    assert cannot in said and "it is champion still" in said and "Traceback" not in said
+    assert registry(project).get_model_version(MODEL, "1").tags["recheck_passed"] == "false"
+    shutil.rmtree(weights.parents[2])
+    said = project.run("flows.recheck", "--withdraw", code=1)
+    assert (
+        f"cannot be loaded: the files of version 1 of {MODEL} are gone from the store; the alias is withdrawn" in said
+    )
+    assert "champion" not in registry(project).get_registered_model(MODEL).aliases
+    assert "cannot be loaded: the files" in project.run("flows.promote", "history").splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+@pytest.mark.timeout(600)
+def test_a_classifier_that_was_altered_is_no_fault_of_the_champion(project):
+    (project.root / "models/classifier/model.safetensors").write_bytes(b"")
+    said = project.run("flows.recheck", "--withdraw", code=1)
+    assert "StageFailed: stage recheck failed: IntegrityError: models/classifier" in said
+    assert registry(project).get_registered_model(MODEL).aliases["champion"]

@@ -2,13 +2,16 @@
 
 import json
 import os
+import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -148,7 +151,7 @@ def test_parameters_are_checked_before_anything_runs(served):
 def test_what_is_deployed(served):
     with client(served) as prefect:
         found = {d.name: d for d in prefect.read_deployments()}
-        assert set(found) == {"erase", "promote", "rollback", "recheck-champion"}
+        assert set(found) == {"erase", "promote", "rollback", "recheck-champion", "compare"}
         assert [s.schedule.cron for s in found["recheck-champion"].schedules] == ["0 3 * * 1"]
         why = {"why": "request 17"}
         first = prefect.create_flow_run_from_deployment(found["promote"].id, parameters=why).id
@@ -156,8 +159,41 @@ def test_what_is_deployed(served):
     run = ended(served, first)
     assert (run.state.name, run.state.message) == ("ModelError", "version 1 of erasediff-digits is champion already")
     assert ended(served, second).state.name == "ModelError"  # there is no previous champion
+    assert found["compare"].parameters == {"file": "comparisons/methods.yaml"}
+    for deployment in found.values():  # the form in the UI explains every field
+        fields = deployment.parameter_openapi_schema["properties"]
+        assert all(f.get("description") or "$ref" in json.dumps(f) for f in fields.values()), deployment.name
     api = f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"
     assert served.run("flows.servers", "register", PREFECT_API_URL=api) == f"registered on {api}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_failed_run_is_told(served):
+    heard = queue.Queue()
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802 (the library's name)
+            heard.put((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as hook, client(served) as prefect:
+        threading.Thread(target=hook.serve_forever, daemon=True).start()
+        where = {"PREFECT_API_URL": f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/api"}
+        for _ in range(2):  # the second renews it
+            served.run(
+                "flows.servers", "register", ERASEDIFF_ALERT_URL=f"http://127.0.0.1:{hook.server_port}/s3cret", **where
+            )
+        deployment = prefect.read_deployment_by_name("promote/rollback")
+        asked = {"why": "it looks worse", "model_name": "no-such-model"}
+        run = ended(served, prefect.create_flow_run_from_deployment(deployment.id, parameters=asked).id)
+        path, told = heard.get(timeout=60)
+        hook.shutdown()
+        assert "s3cret" not in str(prefect.read_block_document_by_name("erasediff-alert", "custom-webhook"))
+    assert run.name == "previous_champion: it looks worse" and path == "/s3cret" and heard.empty()
+    assert told["text"].startswith(f"promote, {run.name}: ModelError\nthe registry has no model 'no-such-model'")
+    assert str(run.id) in told["text"]
 
 
 @pytest.mark.slow
@@ -203,6 +239,27 @@ def test_two_at_once_both_finish(served):
     etas = {re.search(r"^  eta: (\S+)", served.git("show", f"{tag}:params.yaml"), re.M)[1] for tag in tags}
     assert {"0.2", "0.3"} <= etas
     assert worktrees(served) == []
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_comparison_runs_one_cell_after_the_other_and_moves_no_alias(served):
+    before = mlflow.MlflowClient(f"sqlite:///{served.root / 'mlflow.db'}").search_model_versions("")
+    (served.root / ".work/c.yaml").write_text(
+        "concepts: ['3', '8']\nseeds: [0]\nvariants: {short: {erase.outer_steps: 2}}\n"
+    )
+    with client(served) as prefect:
+        deployment = prefect.read_deployment_by_name("compare/compare").id
+        asked = [{"file": file} for file in (".work/c.yaml", "comparisons/none.yaml")]
+        runs = [prefect.create_flow_run_from_deployment(deployment, parameters=file).id for file in asked]
+    done, refused = (ended(served, run) for run in runs)
+    assert done.state.name == "Completed", done.state.message
+    assert refused.state.name == "ParamsError" and "comparisons/none.yaml cannot be read" in refused.state.message
+    cells = json.loads((served.root / "reports/comparison.json").read_text())["cells"]
+    assert [c["concept"] for c in cells if c["evaluation"]] == ["3", "8"]
+    assert served.git("status", "--porcelain") == "" and taken(served) == 0
+    after = mlflow.MlflowClient(f"sqlite:///{served.root / 'mlflow.db'}").search_model_versions("")
+    assert [v.version for v in after] == [v.version for v in before]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from stages import tracking
 from stages.artifacts import sha256_folder, write_json
-from stages.registry.promotion import history, promote_initial
+from stages.registry.promotion import champion_at, history, promote_initial
 from stages.registry.versions import aliases, get, register_version
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -91,13 +91,16 @@ def asked(store, prefect_server, tmp_path, monkeypatch):
     environment["PREFECT_API_URL"] = prefect_server
     started = []
 
-    def start(*arguments):
+    def start(*arguments, paused=True):
+        """``paused``: wait until it asks."""
         command = ["-m", "flows.promote", "--model", "m", "challenger", "--why", "request 17", "--approve", *arguments]
         process = subprocess.Popen([sys.executable, *command], env=environment, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         started.append(process)
-        paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
-        run = until(120, lambda: process.poll() is None and api(prefect_server, "/flow_runs/filter", paused))
+        if not paused:
+            return process
+        asking = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        run = until(120, lambda: process.poll() is None and api(prefect_server, "/flow_runs/filter", asking))
         return process, run[0]["id"], environment
 
     yield start
@@ -144,15 +147,20 @@ def test_refused_nothing_moves_and_it_is_said(asked, prefect_server):
     assert f"PromotionRefused: {stated}" in said
     state = api(prefect_server, f"/flow_runs/{run_id}")["state"]
     assert (state["type"], state["name"], state["message"]) == ("CANCELLED", "PromotionRefused", stated)
-    assert aliases("m") == {"challenger": "2", "champion": "1"} and len(history("m")) == 3
+    assert aliases("m") == {"challenger": "2", "champion": "1"}
+    last = history("m")[-1]
+    assert (last.alias, last.before, last.after) == ("refused", "1", "2")
+    assert (last.by, last.why) == ("ann", "I looked at the pictures")
+    assert champion_at("m", last.at) == "1"
     assert get("m", "2").tags["promotion_refused"] == "by ann: I looked at the pictures"
 
 
 def test_nobody_decides(asked, prefect_server):
-    process, run_id, _ = asked("--wait", "6")
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 1 and "ApprovalTimeout: nobody decided on version 2 of m within 6 s" in said, said
-    assert api(prefect_server, f"/flow_runs/{run_id}")["state"]["type"] == "FAILED"
+    said = asked("--wait", "2", paused=False).communicate(timeout=400)[0]
+    assert "ApprovalTimeout: nobody decided on version 2 of m within 2 s: nothing was moved" in said, said
+    ended = {"flow_runs": {"state": {"name": {"any_": ["ApprovalTimeout"]}}}}
+    (run,) = api(prefect_server, "/flow_runs/filter", ended)
+    assert run["state"]["type"] == "FAILED"
     assert aliases("m") == {"challenger": "2", "champion": "1"}
 
 
