@@ -166,9 +166,18 @@ def _follow(command: list[str], what: str, say: Callable[[str], None], extra: di
             process.terminate()
             process.wait()
     if code:
-        stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
-        raise StageFailed(f"{what} failed: {(stated or lines or ['no output'])[-1]}")
+        raise StageFailed(f"{what} failed: {reason(lines)}")
     return lines
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Why a command failed, from what it printed: the signal that ended the stage, or the last stated error."""
+    codes = [int(found[1]) for line in lines if (found := re.search(r"failed to run: .*, exited with (-?\d+)$", line))]
+    number = -codes[-1] if codes and codes[-1] < 0 else codes[-1] - 128 if codes else 0  # of DVC's shell: 128 more
+    if number in set(signal.Signals) - {signal.SIGINT}:
+        return f"it was ended by {signal.Signals(number).name}, as where memory runs out: run it again to go on"
+    stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]
+    return (stated or list(lines) or ["no output"])[-1]
 
 
 def git(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:

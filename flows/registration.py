@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -55,10 +56,14 @@ def register(log: Path, jobs: int) -> None:
 
 def _renew(client: SyncPrefectClient, automation: AutomationCore) -> None:
     there = client.read_automations_by_name(automation.name)
-    if there:
-        client.update_automation(there[0].id, automation)
-    else:
+    if not there:
         client.create_automation(automation)
+    elif _meaning(there[0]) != _meaning(automation):  # an update forgets the runs that it was about to find silent
+        client.update_automation(there[0].id, automation)
+
+
+def _meaning(automation: AutomationCore) -> tuple[Any, Any]:
+    return automation.trigger.model_dump(mode="json", exclude={"id"}), automation.actions
 
 
 def failed_runs_are_told(address: str) -> AutomationCore:

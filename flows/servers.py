@@ -138,21 +138,41 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def alive(name: str) -> dict[str, Any] | None:
-    """What is noted of a server's process, where that still runs: a number that went to another is not taken for it."""
+def noted_of(name: str) -> dict[str, Any] | None:
+    """What is noted of a server's process, whether or not that still runs."""
     from stages.artifacts import read_json
 
     file = folder() / f"{name}.json"
-    if not file.exists():
-        return None
-    noted = read_json(file)
-    return noted if process_start(noted["pid"]) == noted["process_start"] else None
+    return read_json(file) if file.exists() else None
+
+
+def alive(name: str) -> dict[str, Any] | None:
+    """What is noted of a server's process, where that still runs: a number that went to another is not taken for it."""
+    noted = noted_of(name)
+    return noted if noted and process_start(noted["pid"]) == noted["process_start"] else None
+
+
+def family(name: str) -> list[Any]:
+    """A server's processes, itself first where it lives. Of one that was killed those that it left: its session."""
+    import psutil
+
+    noted = noted_of(name)
+    if noted is None or process_start(noted["pid"]) not in (None, noted["process_start"]):
+        return []
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == noted["pid"] and Path(process.cwd()).is_relative_to(project_root()):
+                found += [process, *process.children(recursive=True)]
+    return sorted(set(found), key=lambda process: process.pid != noted["pid"])
 
 
 def start(server: Server) -> subprocess.Popen[bytes]:
     """Start a server and note its process. Raises: ServerFailed: its port is taken."""
     from stages.artifacts import write_json
 
+    if server.port is not None:
+        stop(server.name)  # what a killed one left would hold its port; a killed worker's jobs go on
     if server.port is not None and not is_free(server.port):
         variable = {"prefect": "PREFECT_SERVER_API_PORT", "mlflow": "MLFLOW_PORT"}[server.name]
         raise ServerFailed(
@@ -205,25 +225,27 @@ def wait_for(started: list[tuple[Server, subprocess.Popen[bytes]]]) -> None:
 
 
 def stop(name: str) -> bool:
-    """End a server and the processes below it; whether it was running."""
+    """End a server and the processes below it; whether any was running."""
     import psutil
 
-    noted = alive(name)
-    if noted is not None:
-        with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(noted["pid"])
-            jobs, family = parent.children(), [parent, *parent.children(recursive=True)]
-            for process in jobs:  # a worker that ends kills its jobs: before, they can stop their stages and tidy up
+    processes, noted = family(name), alive(name)
+    parents = [process for process in processes if noted and process.pid == noted["pid"]]
+    jobs = [] if parents else processes
+    with suppress(psutil.NoSuchProcess):
+        # A worker that ends kills its jobs: before, they can stop their stages and tidy up.
+        jobs += [child for parent in parents for child in parent.children()]
+    for some in (jobs, parents):
+        for process in some:
+            with suppress(psutil.NoSuchProcess):
                 process.terminate()
-            psutil.wait_procs(jobs, timeout=END)
-            parent.terminate()
-            _, left = psutil.wait_procs(family, timeout=END)
-            for process in left:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(left, timeout=END)
+        psutil.wait_procs(some, timeout=END)
+    _, left = psutil.wait_procs(processes, timeout=END)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=END)
     (folder() / f"{name}.json").unlink(missing_ok=True)
-    return noted is not None
+    return bool(processes)
 
 
 def up() -> None:

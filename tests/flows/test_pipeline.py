@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flows.pipeline import end_children, only_run, parse_dag, run_stage, stage_order
+from flows.pipeline import end_children, only_run, parse_dag, reason, run_stage, stage_order
 from stages.errors import CheckoutBusy, StageFailed
 
 
@@ -13,6 +13,16 @@ from stages.errors import CheckoutBusy, StageFailed
 def test_order_and_dependencies_from_dot():
     order = parse_dag('strict digraph {\n"a";\n"b";\n"a" -> "b";\n"b" -> "c@base";\n"a" -> "c@base";\n}')
     assert list(order) == ["a", "b", "c@base"] and order["c@base"] == ["a", "b"]
+
+
+@pytest.mark.unit
+def test_why_a_command_failed():
+    bar, dvc = "erase:   0%|          | 0/400 [00:00<?, ?it/s]", "ERROR: failed to reproduce 'erase': failed to run: x"
+    assert reason([f"{bar}{dvc}, exited with -9"]).startswith("it was ended by SIGKILL")
+    assert reason(["UserWarning: old", f"{dvc}, exited with 143"]).startswith("it was ended by SIGTERM")
+    assert reason(["DataError: no picture", f"{dvc}, exited with 1"]) == "DataError: no picture"
+    assert reason(["erase: interrupted", f"{dvc}, exited with 130"]) == f"{dvc}, exited with 130"
+    assert reason([]) == "no output"
 
 
 @pytest.mark.unit

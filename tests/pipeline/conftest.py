@@ -2,6 +2,7 @@
 
 import pytest
 from checkout import new_project
+from deployments import with_ports
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,16 @@ def flow_run(tmp_path_factory):
 def project(flow_run, tmp_path):
     """A copy of the project after its run."""
     return flow_run[0].copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def served(flow_run, tmp_path_factory):
+    """A project after its first run, with all servers up and a DVC remote whose address is relative."""
+    project = with_ports(flow_run[0].copy(tmp_path_factory.mktemp("served") / "project"))
+    project.run("dvc", "remote", "add", "-d", "store", "../store")
+    project.git("commit", "-qam", "remote")
+    try:
+        assert project.run("flows.servers", "up").count("running, pid") == 3
+        yield project
+    finally:
+        project.run("flows.servers", "down")

@@ -10,121 +10,31 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.schedules import IntervalSchedule
+from deployments import (
+    LONG,
+    client,
+    ended,
+    erasing,
+    processes_in,
+    scheduled,
+    submitted,
+    taken,
+    versions,
+    with_ports,
+    worktrees,
+)
 from prefect.states import Cancelling
 
 from flows.deployed import ACCELERATOR
 from stages.artifacts import sha256_folder
 
-LONG = {"settings": {"erase.outer_steps": 100_000, "erase.checkpoint_every": 5}}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def with_ports(project):
-    """The project on free ports, a DVC remote beside it, no activated environment."""
-    project.environment |= {"PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
-    project.environment |= {"OMP_NUM_THREADS": "1", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
-    del project.environment["VIRTUAL_ENV"]
-    return project
-
-
-def client(project):
-    return SyncPrefectClient(f"http://127.0.0.1:{project.environment['PREFECT_SERVER_API_PORT']}/api")
-
-
-@pytest.fixture(scope="module")
-def served(flow_run, tmp_path_factory):
-    """A project after its first run, with all servers up and a DVC remote whose address is relative."""
-    project = with_ports(flow_run[0].copy(tmp_path_factory.mktemp("served") / "project"))
-    project.run("dvc", "remote", "add", "-d", "store", "../store")
-    project.git("commit", "-qam", "remote")
-    try:
-        assert project.run("flows.servers", "up").count("running, pid") == 3
-        yield project
-    finally:
-        project.run("flows.servers", "down")
-
-
-def scheduled(project, request):
-    """A schedule of the deployment that fires in a moment; its first run."""
-    with client(project) as prefect:
-        deployment = prefect.read_deployment_by_name("erase/erase")
-        soon = datetime.now(UTC) + timedelta(seconds=15)
-        every = IntervalSchedule(interval=timedelta(days=100), anchor_date=soon)
-        before = {run.id for run in prefect.read_flow_runs()}
-        made = prefect._client.post(
-            f"/deployments/{deployment.id}/schedules",
-            json=[{"schedule": every.model_dump(mode="json"), "active": True, "parameters": {"request": request}}],
-        )
-        made.raise_for_status()
-        until = time.monotonic() + 90
-        while time.monotonic() < until:
-            new = [r for r in prefect.read_flow_runs() if r.id not in before and r.auto_scheduled]
-            new = [r for r in new if r.expected_start_time < soon + timedelta(days=1)]
-            if new:
-                return new[0].id
-            time.sleep(0.5)
-    pytest.fail("the schedule made no run")
-
-
-def submitted(project, request):
-    """A run of the deployment, on demand."""
-    with client(project) as prefect:
-        deployment = prefect.read_deployment_by_name("erase/erase")
-        return prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": request}).id
-
-
-def ended(project, run_id, seconds=240):
-    """A run once it has ended."""
-    until = time.monotonic() + seconds
-    with client(project) as prefect:
-        while not (run := prefect.read_flow_run(run_id)).state.is_final():
-            assert time.monotonic() < until, f"{run.name} is {run.state.name} still"
-            time.sleep(0.5)
-    return run
-
-
-def taken(project):
-    with client(project) as prefect:
-        return prefect.read_global_concurrency_limit_by_name(ACCELERATOR).active_slots
-
-
-def worktrees(project):
-    return sorted(p.name for p in (project.root / ".work/worktrees").glob("*"))
-
-
-def processes_in(folder):
-    """Processes that work below a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder):
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def erasing(project):
-    """A long job, once its stage has written a checkpoint: its run, and its worktree."""
-    run_id, until = submitted(project, LONG), time.monotonic() + 120
-    while not (found := list((project.root / ".work/worktrees").glob("*/.work/checkpoints/erase.json"))):
-        assert time.monotonic() < until, "the stage was not started"
-        time.sleep(0.2)
-    return run_id, found[0].parents[2]
+pytestmark = pytest.mark.timeout(900)  # starting all servers is part of the first test
 
 
 @pytest.mark.system
@@ -307,6 +217,37 @@ def test_a_killed_worker_frees_its_slot_and_its_run_is_crashed(served):
         prefect.set_flow_run_state(again, Cancelling())
     assert ended(served, again).state.name == "Cancelled"
     assert worktrees(served) == []
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_killed_stage_is_one_line_and_the_next_run_goes_on(served):
+    request = {"eta": 0.35, "settings": {"erase.outer_steps": 150, "erase.checkpoint_every": 5}}
+    run_id, place = erasing(served, request)
+    (stage,) = [p for p in processes_in(place) if "stages.erase" in p.cmdline()]
+    stage.kill()
+    run = ended(served, run_id, 60)
+    why = "stage erase failed: it was ended by SIGKILL, as where memory runs out: run it again to go on"
+    assert (run.state.name, run.state.message) == ("StageFailed", why)
+    assert processes_in(place) == [] and worktrees(served) == [] and taken(served) == 0
+    log = served.root / ".work/servers/worker.log"
+    before = log.read_text().count("going on from step")
+    run = ended(served, submitted(served, request))
+    assert run.state.name == "Completed", run.state.message
+    assert log.read_text().count("going on from step") == before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_run_outlives_a_restart_of_the_prefect_server(served):
+    before = len(versions(served))
+    run_id, place = erasing(served, {"eta": 0.45, "settings": {"erase.outer_steps": 600, "erase.checkpoint_every": 5}})
+    psutil.Process(json.loads((served.root / ".work/servers/prefect.json").read_text())["pid"]).kill()
+    assert served.run("flows.servers", "up").count("running, pid") == 3
+    run = ended(served, run_id)
+    assert run.state.name == "Completed", run.state.message
+    assert len(versions(served)) == before + 1
+    assert processes_in(place) == [] and worktrees(served) == [] and taken(served) == 0
 
 
 @pytest.mark.slow
