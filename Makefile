@@ -1,4 +1,4 @@
-# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
+# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -34,6 +34,9 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow
 
+soak: .venv/.installed
+	$(BIN)/python -m pytest -m soak
+
 check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +50,4 @@ clean:
 	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help demo compare bench up down status test test-slow check clean
+.PHONY: help demo compare bench up down status test test-slow soak check clean
