@@ -70,12 +70,12 @@ class Project:
         assert process.returncode == code, output
         return output
 
-    def start_until(self, path: Path, *arguments: str) -> subprocess.Popen[str]:
-        """Start ``python -m …`` and return once it has written ``path``; an earlier end fails the test."""
+    def start_until(self, pattern: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start ``python -m …`` and return once a file of this pattern is here; an earlier end fails the test."""
         process = self.start(*arguments)
         until = time.monotonic() + 60
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < until, f"{path} was not written"
+        while not any(self.root.glob(pattern)):
+            assert process.poll() is None and time.monotonic() < until, f"{pattern} was not written"
             time.sleep(0.01)
         return process
 
