@@ -66,6 +66,7 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     (erased / WEIGHTS).unlink()
     checkpoint = project.root / ".work/checkpoints/erase.json"
     process = project.start_until(STATE, "stages.erase")
+    time.sleep(0.2)  # the state is written before the file that names it
     process.send_signal(sign)
     said = process.communicate()[0]
     assert process.returncode == (130 if sign == signal.SIGINT else -sign), said
