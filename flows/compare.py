@@ -56,22 +56,14 @@ class Comparison:
     @classmethod
     def read(cls, path: Path) -> Comparison:
         """Raises: ParamsError: no such file, no YAML, an unknown or a missing key, or a setting that is none."""
-        from ruamel.yaml import YAML
-        from ruamel.yaml.error import YAMLError
-
         from stages.errors import ParamsError
+        from stages.params import read_yaml
 
+        raw = read_yaml(path)
         try:
-            raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
             tried = raw.pop("search", None)
             search = Search(common=tried.pop("set", {}), **tried) if tried else None
             result = cls(title=path.stem, common=raw.pop("set", {}), search=search, **raw)
-        except OSError as error:
-            raise ParamsError(
-                f"{path} cannot be read ({error.strerror}): name a file such as comparisons/methods.yaml"
-            ) from None
-        except YAMLError as error:
-            raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except (TypeError, AttributeError) as error:
             raise ParamsError(f"{path} is no comparison: {str(error).replace('__init__()', '')}") from None
         if result.gold is not None and result.gold not in result.variants:

@@ -201,7 +201,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
     Raises: ParamsError: all errors of the file in one message, with did-you-mean for misspelt keys.
     """
-    return _check(_read(path, YAML(typ="safe", pure=True)), path)
+    return _check(read_yaml(path), path)
 
 
 def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Params:
@@ -211,7 +211,7 @@ def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Param
     """
     yaml = YAML(pure=True)
     yaml.preserve_quotes, yaml.width, yaml.Representer = True, 10_000, _Representer
-    raw = _read(path, yaml)
+    raw = read_yaml(path, yaml)
     for name, value in changes.items():
         section, entry = raw, name
         while "." in entry:
@@ -235,13 +235,17 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def _read(path: Path, yaml: YAML) -> Any:
-    """The file as YAML 1.2, as DVC reads and writes it.
+def read_yaml(path: Path, reader: YAML | None = None) -> Any:
+    """A file of sections as YAML 1.2, as DVC reads and writes it.
 
     ``dvc exp run -S`` takes the quotes off ``"no"``, which 1.1 calls false.
+
+    Args:
+        reader: one that keeps comments, where the file is to be written again.
+    Raises: ParamsError: no such file, no YAML, or no mapping.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"))
+        raw = (reader or YAML(typ="safe", pure=True)).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run this in the project's folder") from None
     except YAMLError as error:

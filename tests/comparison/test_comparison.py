@@ -180,7 +180,7 @@ def test_a_bad_file_is_told(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ParamsError, match=message):
         Comparison.read(tmp_path / "c.yaml")
-    with pytest.raises(ParamsError, match="cannot be read"):
+    with pytest.raises(ParamsError, match="is missing"):
         Comparison.read(tmp_path / "none.yaml")
 
 
