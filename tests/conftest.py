@@ -11,6 +11,8 @@ from sklearn.datasets import load_digits
 from stages.diffusion import family_of
 from stages.diffusion.class_conditional import build_pipeline
 
+torch.set_num_threads(1)  # for models as small as these, a second thread only waits for the first
+
 
 @pytest.fixture
 def pipeline():
