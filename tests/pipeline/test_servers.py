@@ -169,6 +169,23 @@ def test_what_is_deployed(served):
 
 @pytest.mark.slow
 @pytest.mark.system
+def test_a_recheck_brings_what_it_measures_with_and_leaves_the_checkout_alone(served, tmp_path):
+    judge = served.root / "models/classifier"
+    judge.rename(tmp_path / "classifier")  # of a checkout in which only deployed jobs ever ran
+    try:
+        with client(served) as prefect:
+            deployment = prefect.read_deployment_by_name("recheck/recheck-champion")
+            run = ended(served, prefect.create_flow_run_from_deployment(deployment.id).id)
+        assert (run.name, run.state.name) == ("champion", "Completed"), run.state.message
+        assert "is sound: every gate passed again" in run.state.message
+        assert not judge.exists() and not (served.root / "metrics/recheck.json").exists()
+        assert served.git("status", "--porcelain") == "" and worktrees(served) == [] and taken(served) == 0
+    finally:
+        (tmp_path / "classifier").rename(judge)
+
+
+@pytest.mark.slow
+@pytest.mark.system
 def test_a_failed_run_is_told(served):
     heard = queue.Queue()
 
