@@ -125,7 +125,8 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
     whole = f"{question}\n\n{numbers}\n\n{report}"
     artifact = create_markdown_artifact(key="approval", markdown=whole, description=f"To be decided: {label}")
     _pictures(found)
-    link = f"[All numbers and pictures]({PREFECT_UI_URL.value()}/artifacts/artifact/{artifact})"
+    numbers_at = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
+    link = f"[All numbers]({numbers_at}). The pictures are among this run's artifacts."
     get_run_logger().info("waiting for a decision on %s", label)
     try:
         form = Decision.with_initial_data(description=f"{question}\n\n{gates}\n\n{link}")
