@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,22 @@ def promote_flow(
     return Completed(message=f"champion of {name} is version {promoted}")
 
 
-@flow(name="recheck")
+@flow(name="recheck", flow_run_name="champion")
 def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
     """Measure the champion again, under today's classifier and protocol; a failed gate is an alert.
 
     Args:
         model_name: Registered model. None: register.model_name of params.yaml.
         withdraw: Take the alias from a champion that fails. There is no champion then until one is promoted.
+    """
+    return rechecked(model_name, withdraw)
+
+
+def rechecked(model_name: str | None, withdraw: bool, prepare: Callable[[], None] = lambda: None) -> Any:
+    """How a recheck ends.
+
+    Args:
+        prepare: makes what is measured with, where that is not here; it raises a stated failure.
     """
     from stages.registry.versions import get
 
@@ -92,6 +102,7 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
         found = get(name, "champion")
         _require_sound_files(found, withdraw)
         with pipeline.only_run():  # nobody replaces the classifier or the data meanwhile
+            prepare()
             pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
             result = json.loads(RECHECK.read_text())
         if not result["passed"]:
@@ -109,13 +120,16 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
     from stages.registry.promotion import refuse
 
     label = f"version {found.version} of {found.name}"
-    text = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}\n\n{_numbers(found)}"
-    artifact = create_markdown_artifact(key="approval", markdown=text, description=f"To be decided: {label}")
+    question = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}"
+    numbers, gates, report = _numbers(found)
+    whole = f"{question}\n\n{numbers}\n\n{report}"
+    artifact = create_markdown_artifact(key="approval", markdown=whole, description=f"To be decided: {label}")
     _pictures(found)
-    link = f"\n\n[Numbers and pictures]({PREFECT_UI_URL.value()}/artifacts/artifact/{artifact})"
+    numbers_at = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
+    link = f"[All numbers]({numbers_at}). The pictures are among this run's artifacts."
     get_run_logger().info("waiting for a decision on %s", label)
     try:
-        form = Decision.with_initial_data(description=text + link)
+        form = Decision.with_initial_data(description=f"{question}\n\n{gates}\n\n{link}")
         decision = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=5)
     except FlowPauseTimeout:
         raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
@@ -126,17 +140,18 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
     return f"approved {said}"
 
 
-def _numbers(found: Any) -> str:
-    """The verdict's table, as Markdown, and where the report is."""
+def _numbers(found: Any) -> tuple[str, str, str]:
+    """In Markdown: the verdict's table; its gates alone, for a form too narrow for a table; where the report is."""
     from stages.registry.versions import evidence
     from stages.tracking import tracking_uri, without_credentials
 
+    rows = table_rows(evidence(found, "evaluation.json"))
     head = [("metric", "base", "erased", "gate"), ("---",) * 4]
-    rows = [*head, *table_rows(evidence(found, "evaluation.json"))]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [*head, *rows])
+    gates = "\n".join(f"- {name}: {base} → {erased}; gate: {gate}" for name, base, erased, gate in rows if gate)
     uri = without_credentials(tracking_uri())
     page = f"[MLflow]({uri}/#/models/{found.name}/versions/{found.version})" if uri.startswith("http") else "MLflow"
-    return f"{table}\n\nThe report is report.html of run {found.run_id} in {page}."
+    return table, gates, f"The report is report.html of run {found.run_id} in {page}."
 
 
 def _pictures(found: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -18,6 +18,8 @@ from stages.params import Method, Positive, Seed
 
 #: Global concurrency limit of the jobs that compute; made by ``flows.servers up``.
 ACCELERATOR = "accelerator"
+#: Stages whose results a recheck measures with: of the commit, from DVC's cache where they were made before.
+JUDGE = ("curate", "classifier")
 #: Seconds after which a killed job's slot is free again.
 LEASE = 60
 
@@ -86,16 +88,28 @@ def erase_flow(request: EraseRequest = EraseRequest()) -> Any:  # noqa: B008  (f
         return failed(error)
 
 
-@flow(name="recheck")
+@flow(name="recheck", flow_run_name="champion")
 def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
-    """Measure the champion again, once no other job computes; a failed gate is an alert.
+    """Measure the champion again in a git worktree, once no other job computes; a failed gate is an alert.
 
     Args:
         model_name: Registered model. None: register.model_name of params.yaml.
         withdraw: Take the alias from a champion that fails. There is no champion then until one is promoted.
     """
-    with computing():
-        return champion.recheck_flow.fn(model_name, withdraw)
+    from flows.worktree import worktree
+
+    def judge() -> None:
+        for stage in JUDGE:
+            pipeline.run_stage(stage, get_run_logger().info, {})
+
+    try:
+        with computing(), worktree({}):
+            return champion.rechecked(model_name, withdraw, judge)
+    except EraseDiffError as error:
+        return failed(error)
+    except BaseException:
+        pipeline.end_children()  # cancelled: DVC would go on
+        raise
 
 
 @flow(name="compare", flow_run_name="{file}", task_runner=ThreadPoolTaskRunner(max_workers=1))

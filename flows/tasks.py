@@ -137,9 +137,9 @@ def _links(version: dict[str, Any], parent: tracking.ParentRun, here: bool) -> s
     """Markdown that leads from Prefect to what the run left."""
     uri = tracking.without_credentials(tracking.tracking_uri())
     server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    run = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
+    run, view = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}", "?workflowType=machine_learning"
     label, number = version["model_name"], version["version"]
-    lines = [f"- [Report]({run}/artifacts/{REPORT.name})", f"- [MLflow run]({run})"]
+    lines = [f"- [Report]({run}/artifacts/{REPORT.name}{view})", f"- [MLflow run]({run}{view})"]
     lines.append(f"- [Model {label}, version {number}]({server}/#/models/{label}/versions/{number})")
     if here:  # a browser follows no link from a server's page to a file
         lines += [f"- {name}: `{path.resolve()}`" for name, path in {"Report": REPORT, **PICTURES}.items()]

@@ -22,8 +22,6 @@ from stages.artifacts import read_json, sha256_text, write_json
 from stages.errors import TrackingError
 
 EXPERIMENT = "erasediff"
-#: MLflow's UI opens with runs and metrics, not with traces of language models.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PARENT_VARIABLE = "ERASEDIFF_PARENT_RUN_ID"
 #: The checkout whose store and locks a run in another folder (a worktree) uses.
 ROOT_VARIABLE = "ERASEDIFF_ROOT"
@@ -116,7 +114,7 @@ def _with_experiment(result: Any, artifacts: str | None) -> Any:
 
     if result.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            result.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+            result.create_experiment(EXPERIMENT, artifact_location=artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another stage was faster
                 raise

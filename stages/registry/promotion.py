@@ -205,8 +205,7 @@ def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evi
 def _note(client: Any, name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> str:
     """The run of a note that is not finished yet."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    made = experiment or client.get_experiment(client.create_experiment(EXPERIMENT, tags=tracking.EXPERIMENT_TAGS))
-    number = made.experiment_id
+    number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
     _settle(client, number, name)
     tags = {"model": name, "alias": alias, "from": before, "to": after, "by": by, "why": why, "evidence": evidence}
     label = f"{name} {alias} {before or 'none'} → {after or 'none'}"

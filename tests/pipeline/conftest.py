@@ -9,7 +9,7 @@ from deployments import with_ports
 def flow_run(tmp_path_factory):
     """``(project, what the flow said)`` after one whole run."""
     project = new_project(tmp_path_factory.mktemp("project"))
-    return project, project.run("flows.erase")
+    return project, project.run("flows.erase", timeout=600)
 
 
 @pytest.fixture

@@ -79,6 +79,23 @@ def test_what_is_deployed(served):
 
 @pytest.mark.slow
 @pytest.mark.system
+def test_a_recheck_brings_what_it_measures_with_and_leaves_the_checkout_alone(served, tmp_path):
+    judge = served.root / "models/classifier"
+    judge.rename(tmp_path / "classifier")  # of a checkout in which only deployed jobs ever ran
+    try:
+        with client(served) as prefect:
+            deployment = prefect.read_deployment_by_name("recheck/recheck-champion")
+            run = ended(served, prefect.create_flow_run_from_deployment(deployment.id).id)
+        assert (run.name, run.state.name) == ("champion", "Completed"), run.state.message
+        assert "is sound: every gate passed again" in run.state.message
+        assert not judge.exists() and not (served.root / "metrics/recheck.json").exists()
+        assert served.git("status", "--porcelain") == "" and worktrees(served) == [] and taken(served) == 0
+    finally:
+        (tmp_path / "classifier").rename(judge)
+
+
+@pytest.mark.slow
+@pytest.mark.system
 def test_a_failed_run_is_told(served):
     heard = queue.Queue()
 
@@ -100,7 +117,8 @@ def test_a_failed_run_is_told(served):
         run = ended(served, prefect.create_flow_run_from_deployment(deployment.id, parameters=asked).id)
         path, told = heard.get(timeout=60)
         hook.shutdown()
-        assert "s3cret" not in str(prefect.read_block_document_by_name("erasediff-alert", "custom-webhook"))
+        shown = prefect.read_block_document_by_name("erasediff-alert", "custom-webhook", include_secrets=False)
+        assert "s3cret" not in str(shown)  # as the UI asks
     assert run.name == "previous_champion: it looks worse" and path == "/s3cret" and heard.empty()
     assert told["text"].startswith(f"promote, {run.name}: ModelError\nthe registry has no model 'no-such-model'")
     assert str(run.id) in told["text"]

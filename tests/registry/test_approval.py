@@ -119,9 +119,11 @@ def test_approved_elsewhere_it_becomes_champion(asked, prefect_server):
     assert aliases("m") == {"challenger": "2", "champion": "1"}
     described = until(60, lambda: described_form(prefect_server, run_id))
     assert "Make version 2 of m the champion, in place of 1? Asked because: request 17" in described
-    assert "| unlearning_accuracy | 0.042 ± 0.010 | 0.973 ± 0.020 | 0.973 ≥ 0.9 passed |" in described
+    assert "- unlearning_accuracy: 0.042 ± 0.010 → 0.973 ± 0.020; gate: 0.973 ≥ 0.9 passed" in described
     shown = {a["key"]: a for a in api(prefect_server, "/artifacts/filter", {}) if a["flow_run_id"] == run_id}
-    assert "request 17" in shown["approval"]["data"] and shown["approval"]["id"] in described
+    table = shown["approval"]["data"]
+    assert "| unlearning_accuracy | 0.042 ± 0.010 | 0.973 ± 0.020 | 0.973 ≥ 0.9 passed |" in table
+    assert "request 17" in table and shown["approval"]["id"] in described
     assert shown["approval-erased"]["data"].startswith("data:image/png;base64,")
     decide(run_id, environment, "yes")
     said = process.communicate(timeout=60)[0]
