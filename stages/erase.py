@@ -59,7 +59,7 @@ def main() -> None:
     checkpoint = FileCheckpoint("erase", key, params.checkpoint_every, rows)
     logged = {"seed": whole.seed, **params.model_dump()}
     with tracking.stage_run("erase", logged, continues=checkpoint.run_id) as run:
-        checkpoint.begin(run.run_id)
+        checkpoint.begin(run)
         with tqdm(total=updates, desc="erase", mininterval=2) as bar:
 
             def on_step(step: int, row: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.diffusion.family import ConceptImages
+    from stages.tracking import StageRun
 
 
 def device() -> torch.device:
@@ -66,6 +67,7 @@ class FileCheckpoint:
         self.every, self.rows = every, rows
         self.key = sha256_text(repr((key, code)))
         self.facts = Path(".work/checkpoints") / f"{name}.json"
+        self._run: StageRun | None = None
         self.run_id: str | None = (self._about() or {}).get("run_id")
 
     def _about(self) -> dict[str, Any] | None:
@@ -74,13 +76,13 @@ class FileCheckpoint:
         about = read_json(self.facts) if self.facts.exists() else {}
         return about if about.get("key") == self.key else None
 
-    def begin(self, run_id: str | None) -> None:
+    def begin(self, run: StageRun) -> None:
         """Note the MLflow run before there is a state, so that a training killed before its first goes on in it too."""
         from stages.artifacts import write_json
 
-        self.run_id = run_id
+        self._run, self.run_id = run, run.run_id
         if self._about() is None:
-            write_json(self.facts, {"key": self.key, "file": None, "run_id": run_id, "rows": []})
+            write_json(self.facts, {"key": self.key, "file": None, "run_id": self.run_id, "rows": []})
 
     def load(self) -> dict[str, Tensor] | None:
         """The state, verified by its SHA-256. Raises: IntegrityError: truncated or altered."""
@@ -97,6 +99,8 @@ class FileCheckpoint:
             raise IntegrityError(f"{path} is truncated or was altered: delete {self.facts} to start this stage afresh")
         state = load(path.read_bytes())
         self.rows[:] = about["rows"]
+        if self._run is not None:  # the last seconds before a kill were measured, but not sent
+            self._run.log_steps((int(row["step"]), {k: v for k, v in row.items() if k != "step"}) for row in self.rows)
         print(f"going on from step {int(state['step'])}", file=sys.stderr)
         return state
 

@@ -29,7 +29,7 @@ def main() -> None:
     checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
     logged = {"seed": whole.seed, **params.model_dump()}
     with tracking.stage_run("pretrain", logged, continues=checkpoint.run_id) as run:
-        checkpoint.begin(run.run_id)
+        checkpoint.begin(run)
         if params.source == "train":
             pipeline = _train(table, params, whole.seed, run, checkpoint)
         else:
