@@ -170,26 +170,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
     parser.add_argument("file", nargs="?", default="comparisons/methods.yaml", help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once (default: one a core)")
-    parser.add_argument("--on", choices=["threads", "ray"], default="threads", help="what runs the cells")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs {arguments.jobs}: at least 1")
     from flows import pipeline
     from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError, StageFailed
+    from stages.errors import EraseDiffError
 
     quiet_environment()
     try:
         plan = Comparison.read(Path(arguments.file))
         pipeline.temporary_server()
         with pipeline.only_run(LOCK):
-            from flows.compare_tasks import compare_flow, runner  # now that Prefect's settings stand
+            from prefect.task_runners import ThreadPoolTaskRunner  # now that Prefect's settings stand
 
-            flow = compare_flow.with_options(task_runner=runner(arguments.jobs, arguments.on))
-            state = flow(arguments.file, threads=threads(arguments.jobs), return_state=True)
-            if state.name == StageFailed.__name__:
-                raise StageFailed(state.message)
-            state.result()
+            from flows.champion import finished
+            from flows.compare_tasks import compare_flow
+
+            flow = compare_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=arguments.jobs))
+            finished(flow(arguments.file, threads=threads(arguments.jobs), return_state=True))
         print(f"{plan.title}: {PAGE}")
     except EraseDiffError as error:
         sys.exit(fail(error))

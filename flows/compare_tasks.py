@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import wait
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pipeline
 from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, experiments, searched, text, write_cells
@@ -20,19 +20,6 @@ from stages.errors import EraseDiffError, StageFailed
 
 #: What each cell runs, and what cells of one seed share.
 CELL, BASE = ["verdict"], ["pretrain", "classifier"]
-
-
-def runner(jobs: int, on: Literal["threads", "ray"] = "threads") -> TaskRunner[Any]:
-    """What runs so many cells at once. Raises: ParamsError: ray without its extra."""
-    if on == "threads":
-        return ThreadPoolTaskRunner(max_workers=jobs)
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError:
-        from stages.errors import ParamsError
-
-        raise ParamsError("--on ray needs prefect-ray: uv pip install -c constraints.txt -e '.[ray]'") from None
-    return RayTaskRunner(init_kwargs={"num_cpus": jobs, "include_dashboard": False})
 
 
 @task(task_run_name="{label}")

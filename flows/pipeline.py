@@ -115,8 +115,7 @@ def experiment_metrics() -> dict[str, dict[str, Any]]:
 
 def head_commit() -> str:
     """The checkout's commit, or ``unknown``."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return git("rev-parse", "HEAD").stdout.strip() or "unknown"
 
 
 def run_stage(name: str, say: Callable[[str], None], extra_environment: dict[str, str], *, force: bool = False) -> bool:

@@ -1,5 +1,6 @@
 """A checkout of its own with tiny settings, in which commands are run."""
 
+import json
 import os
 import resource
 import shutil
@@ -70,12 +71,13 @@ class Project:
         assert process.returncode == code, output
         return output
 
-    def start_until(self, pattern: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start ``python -m …`` and return once a file of this pattern is here; an earlier end fails the test."""
-        process = self.start(*arguments)
+    def start_erase(self) -> subprocess.Popen[str]:
+        """Start the stage and return once it has a checkpoint; an earlier end fails the test."""
+        facts = self.root / ".work/checkpoints/erase.json"
+        process = self.start("stages.erase")
         until = time.monotonic() + 60
-        while not any(self.root.glob(pattern)):
-            assert process.poll() is None and time.monotonic() < until, f"{pattern} was not written"
+        while not facts.exists() or json.loads(facts.read_text())["file"] is None:
+            assert process.poll() is None and time.monotonic() < until, f"{facts} names no state"
             time.sleep(0.01)
         return process
 

@@ -11,8 +11,6 @@ import pytest
 from checkout import stated
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-#: The state of an erasure, which is there from its first checkpoint on.
-STATE = ".work/checkpoints/erase.*.safetensors"
 LONG = {"erase__outer_steps": 150, "erase__checkpoint_every": 5}
 
 
@@ -65,8 +63,7 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     whole = (erased / WEIGHTS).read_bytes()
     (erased / WEIGHTS).unlink()
     checkpoint = project.root / ".work/checkpoints/erase.json"
-    process = project.start_until(STATE, "stages.erase")
-    time.sleep(0.2)  # the state is written before the file that names it
+    process = project.start_erase()
     process.send_signal(sign)
     said = process.communicate()[0]
     assert process.returncode == (130 if sign == signal.SIGINT else -sign), said
@@ -126,8 +123,7 @@ def test_killed_at_ten_points_it_is_bitwise_the_uninterrupted_one_in_one_mlflow_
 def test_a_truncated_checkpoint_is_refused(project):
     project.set_params(**LONG)
     facts = project.root / ".work/checkpoints/erase.json"
-    process = project.start_until(STATE, "stages.erase")
-    time.sleep(0.2)  # the state is written before the file that names it
+    process = project.start_erase()
     process.kill()
     process.communicate()
     state = facts.with_name(json.loads(facts.read_text())["file"])

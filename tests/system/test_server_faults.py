@@ -47,7 +47,7 @@ def test_mlflow_is_down_before_a_stage(stack, project, registry):
 @pytest.mark.parametrize("until_the_end", [False, True])
 def test_mlflow_ends_during_a_stage(stack, project, registry, until_the_end):
     project.set_params(**LONG)
-    process = project.start_until(".work/checkpoints/erase.*.safetensors", "stages.erase")
+    process = project.start_erase()
     with stack.mlflow.down():
         if until_the_end:
             said = process.communicate(timeout=200)[0]
@@ -61,7 +61,7 @@ def test_mlflow_ends_during_a_stage(stack, project, registry, until_the_end):
 
 def test_postgres_is_restarted_during_a_stage(stack, project, registry):
     project.set_params(**LONG)
-    process = project.start_until(".work/checkpoints/erase.*.safetensors", "stages.erase")
+    process = project.start_erase()
     with stack.postgres.down():
         pass
     said = process.communicate(timeout=200)[0]
