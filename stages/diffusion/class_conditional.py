@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DMod
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor, nn
 
-from stages.diffusion.family import NULL_CONCEPT, Condition, NoiseSchedule, initial_noise
+from stages.diffusion.family import NULL_CONCEPT, Condition, NoiseSchedule, image_shape, initial_noise
 from stages.errors import ModelError, UnknownConcept
 
 
@@ -115,9 +115,7 @@ class ClassConditionalFamily(NoiseSchedule):
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.concepts: tuple[str, ...] | None = pipeline.names
         self.has_null = pipeline.null_index is not None
-        size = pipeline.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.image_shape = (pipeline.unet.config.in_channels, height, width)
+        self.image_shape = image_shape(pipeline.unet)
 
     def encode(self, images: Tensor) -> Tensor:
         return images

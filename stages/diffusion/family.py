@@ -130,3 +130,10 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     An image then does not depend on the batch it was drawn in, nor on the device.
     """
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def image_shape(unet: Any) -> tuple[int, int, int]:
+    """``(channels, height, width)`` of the images that a pixel UNet takes."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet.config.in_channels, height, width

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 
-from stages.diffusion.family import Condition, NoiseSchedule, initial_noise
+from stages.diffusion.family import Condition, NoiseSchedule, image_shape, initial_noise
 
 
 class UnconditionalFamily(NoiseSchedule):
@@ -24,9 +24,7 @@ class UnconditionalFamily(NoiseSchedule):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        size = pipeline.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.image_shape = (pipeline.unet.config.in_channels, height, width)
+        self.image_shape = image_shape(pipeline.unet)
 
     def encode(self, images: Tensor) -> Tensor:
         return images
