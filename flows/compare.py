@@ -182,12 +182,10 @@ def main() -> None:
         plan = Comparison.read(Path(arguments.file))
         pipeline.temporary_server()
         with pipeline.only_run(LOCK):
-            from prefect.task_runners import ThreadPoolTaskRunner  # now that Prefect's settings stand
+            from flows.champion import finished  # now that Prefect's settings stand
+            from flows.compare_tasks import compare_flow, task_runner
 
-            from flows.champion import finished
-            from flows.compare_tasks import compare_flow
-
-            flow = compare_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=arguments.jobs))
+            flow = compare_flow.with_options(task_runner=task_runner(arguments.jobs))
             finished(flow(arguments.file, threads=threads(arguments.jobs), return_state=True))
         print(f"{plan.title}: {PAGE}")
     except EraseDiffError as error:

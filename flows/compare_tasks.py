@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,41 @@ from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, ex
 from flows.tasks import failed, show_picture
 from stages import tracking
 from stages.comparison import Cell, summary, table_rows
-from stages.errors import EraseDiffError, StageFailed
+from stages.errors import EraseDiffError, ServerFailed, StageFailed
 
 #: What each cell runs, and what cells of one seed share.
 CELL, BASE = ["verdict"], ["pretrain", "classifier"]
+
+
+#: Ray's own: the cluster to spread cells over, an address or ``local``.
+RAY = "RAY_ADDRESS"
+#: How often a cell is begun again whose Ray worker died.
+RETRIES = 3
+
+
+def task_runner(jobs: int) -> Any:
+    """Ray's workers where ``RAY_ADDRESS`` names a cluster, so many threads of this process otherwise.
+
+    Raises: ServerFailed: Ray is not installed.
+    """
+    if RAY not in os.environ:
+        return ThreadPoolTaskRunner(max_workers=jobs)
+    try:
+        from prefect_ray import RayTaskRunner
+    except ModuleNotFoundError:
+        raise ServerFailed(f"{RAY} is set, but prefect-ray is not installed: take the extra ray, or unset it") from None
+    return RayTaskRunner(address=os.environ[RAY])
+
+
+def resources(threads: int) -> AbstractContextManager[Any]:
+    """What a cell takes of a Ray cluster: its threads, and a GPU where there are any."""
+    if RAY not in os.environ:
+        return nullcontext()
+    import ray
+    from prefect_ray.context import remote_options
+
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+    return remote_options(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
 
 
 @task(task_run_name="{label}")
@@ -62,7 +95,8 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
     """All cells of a comparison, and what was chosen for each variant; what is there already is not run."""
 
     def run(wanted: list[tuple[str, Experiment, list[str]]]) -> None:
-        wait([experiment.submit(label, cell, targets, threads, parent) for label, cell, targets in wanted])
+        with resources(threads):
+            wait([experiment.submit(label, cell, targets, threads, parent) for label, cell, targets in wanted])
 
     def measured(wanted: Sequence[Experiment]) -> list[Cell]:
         found = pipeline.experiment_metrics()

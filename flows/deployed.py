@@ -112,7 +112,7 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
         raise
 
 
-@flow(name="compare", flow_run_name="{file}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+@flow(name="compare", flow_run_name="{file}", task_runner=compare_tasks.task_runner(1))
 def compare_flow(file: str = "comparisons/methods.yaml", threads: int = 1) -> Any:
     """Compare methods, cell by cell as DVC experiments, once no other job computes. Moves no alias.
 

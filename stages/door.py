@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ def run_door(
     main: Callable[..., None],
     description: str | None,
     choices: Mapping[str, Sequence[str] | None] | None = None,
+    *,
+    trains: bool = False,
 ) -> None:
     """Run ``main`` as the command ``python -m stages.NAME`` and exit.
 
@@ -25,6 +28,7 @@ def run_door(
 
     Args:
         choices: positional arguments by name with what they may be (``None``: anything); ``main`` gets them by keyword.
+        trains: ``main`` can be run by several processes, as ``ERASEDIFF_LAUNCH`` says: torchrun's options.
     """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
     for argument, values in (choices or {}).items():
@@ -32,6 +36,8 @@ def run_door(
     arguments = vars(parser.parse_args())
     die_with_parent()
     quiet_environment()
+    if trains and os.environ.get(LAUNCH) and "RANK" not in os.environ:
+        sys.exit(launched(name, shlex.split(os.environ[LAUNCH])))
     try:
         main(**arguments)
     except EraseDiffError as error:
@@ -47,6 +53,18 @@ def run_door(
         reason = " ".join(str(error).split())[:120]
         advice = f"lower {name}'s batch size in params.yaml, or curate.image_size"
         sys.exit(fail(OutOfMemory(f"{name} ran out of memory ({reason}): {advice}")))
+
+
+def launched(name: str, options: list[str]) -> int:
+    """Run a stage's command in several processes; the exit code of the first that failed, which has said why."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun([*options, "-m", f"stages.{name}"])
+    except ChildFailedError as error:
+        return min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode or 1
+    return 0
 
 
 def fail(error: EraseDiffError) -> int:
@@ -88,6 +106,8 @@ def quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+#: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
+LAUNCH = "ERASEDIFF_LAUNCH"
 #: What the system says of a disk, a quota or a file's limit that is used up; and of a place that may not be written.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)

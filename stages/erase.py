@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stages.door import run_door
 
@@ -57,6 +58,27 @@ def main() -> None:
     rows: list[dict[str, float]] = []
     key = (whole.seed, params, how, sha256_folder(BASE), (SETS / MANIFEST).read_text())
     checkpoint = FileCheckpoint("erase", key, params.checkpoint_every, rows)
+    accelerator = Accelerator(mixed_precision=params.mixed_precision)
+
+    def erased(on_step: Any = None) -> Any:
+        return erase(
+            pipeline,
+            sorted(set(forget.concepts)),
+            method=params.method,
+            forget=forget,
+            retain=retain,
+            anchor=params.anchor,
+            seed=whole.seed,
+            accelerator=accelerator,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            recipe=how,
+            **settings,
+        )
+
+    if not accelerator.is_main_process:  # it computes its part of every batch
+        erased()
+        return
     logged = {"seed": whole.seed, **params.model_dump()}
     with tracking.stage_run("erase", logged, continues=checkpoint.run_id) as run:
         checkpoint.begin(run)
@@ -67,20 +89,7 @@ def main() -> None:
                 rows.append({"step": step, **row})
                 run.log_metrics(row, step)
 
-            result = erase(
-                pipeline,
-                sorted(set(forget.concepts)),
-                method=params.method,
-                forget=forget,
-                retain=retain,
-                anchor=params.anchor,
-                seed=whole.seed,
-                accelerator=Accelerator(mixed_precision=params.mixed_precision),
-                checkpoint=checkpoint,
-                on_step=on_step,
-                recipe=how,
-                **settings,
-            )
+            result = erased(on_step)
         trace = pd.DataFrame(rows, columns=TRACE)
         write_bytes(Path("plots/erase.csv"), trace.to_csv(index=False).encode())
         # What a method does not measure has no mean.
@@ -95,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_door("erase", main, __doc__)
+    run_door("erase", main, __doc__, trains=True)

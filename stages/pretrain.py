@@ -18,6 +18,9 @@ def main() -> None:
 
     whole = load_params()
     params = whole.pretrain
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
     from stages import tracking
     from stages.artifacts import new_folder, write_json
     from stages.curate import TABLE
@@ -27,11 +30,25 @@ def main() -> None:
     rows: list[dict[str, float]] = []
     key = (whole.seed, params, table["sample_id"].tolist())
     checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
+    accelerator = Accelerator(mixed_precision=params.mixed_precision)
+    if not accelerator.is_main_process:  # it computes its part of every batch
+        if params.source == "train":
+            _trained(table, params, whole.seed, accelerator, checkpoint)
+        return
     logged = {"seed": whole.seed, **params.model_dump()}
     with tracking.stage_run("pretrain", logged, continues=checkpoint.run_id) as run:
         checkpoint.begin(run)
         if params.source == "train":
-            pipeline = _train(table, params, whole.seed, run, checkpoint)
+            with tqdm(total=params.steps, desc="pretrain", mininterval=2) as bar:
+
+                def on_step(step: int, row: dict[str, float]) -> None:
+                    bar.update(step - bar.n)
+                    rows.append({"step": step, **row})
+                    run.log_metrics(row, step)
+
+                pipeline = _trained(table, params, whole.seed, accelerator, checkpoint, on_step)
+            checkpoint.clear()
+            _write_rows(rows)
         else:
             pipeline = _given(params, sorted(set(table["concept"])))
             _write_rows([])
@@ -78,10 +95,7 @@ RECIPE = {
 }
 
 
-def _train(table: Any, params: Any, seed: int, run: Any, checkpoint: Any) -> Any:
-    from accelerate import Accelerator
-    from tqdm import tqdm
-
+def _trained(table: Any, params: Any, seed: int, accelerator: Any, checkpoint: Any, on_step: Any = None) -> Any:
     from stages.diffusion import family_of
     from stages.diffusion.class_conditional import build_pipeline
     from stages.diffusion.training import train_denoiser
@@ -99,27 +113,16 @@ def _train(table: Any, params: Any, seed: int, run: Any, checkpoint: Any) -> Any
         prediction_type=params.prediction_type,
         seed=seed,
     )
-    rows = checkpoint.rows
-    with tqdm(total=params.steps, desc="pretrain", mininterval=2) as bar:
-
-        def on_step(step: int, row: dict[str, float]) -> None:
-            bar.update(step - bar.n)
-            rows.append({"step": step, **row})
-            run.log_metrics(row, step)
-
-        family = family_of(pipeline)
-        train_denoiser(
-            family,
-            data.images,
-            data.concepts,
-            **params.model_dump(include=RECIPE),
-            seed=seed,
-            accelerator=Accelerator(mixed_precision=params.mixed_precision),
-            checkpoint=checkpoint,
-            on_step=on_step,
-        )
-    checkpoint.clear()
-    _write_rows(rows)
+    train_denoiser(
+        family_of(pipeline),
+        data.images,
+        data.concepts,
+        **params.model_dump(include=RECIPE),
+        seed=seed,
+        accelerator=accelerator,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return pipeline
 
 
@@ -133,4 +136,4 @@ def _write_rows(rows: list[dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    run_door("pretrain", main, __doc__)
+    run_door("pretrain", main, __doc__, trains=True)

@@ -1,0 +1,74 @@
+"""A comparison on Ray's workers, in a network of its own: Ray listens on every interface."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from checkout import new_project
+from deployments import processes_in
+from ruamel.yaml import YAML
+
+FILE = """
+concepts: ["1", "8"]
+seeds: [0]
+variants:
+  erasediff: {erase.method: erasediff, erase.outer_steps: 30}
+  siss: {erase.method: siss, erase.outer_steps: 30}
+"""
+ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+COMMAND = "ip link set lo up && exec {python} -m flows.compare c.yaml"
+
+
+def cells(project):
+    """Of each experiment, by its name: the hashes of the erased model and of what was measured."""
+    found = {}
+    for line in project.git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
+        if "compare-" in line:
+            stages = YAML(typ="safe").load(project.git("show", f"{line}:dvc.lock"))["stages"]
+            if "verdict" in stages:  # not what cells share
+                outs = {out["path"]: out["md5"] for name in ("erase", "verdict") for out in stages[name]["outs"]}
+                found[line.rsplit("/", 1)[1]] = outs["models/erased"], outs["metrics/evaluation.json"]
+    return found
+
+
+@pytest.mark.system
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cells_on_ray_are_bitwise_those_of_threads_also_where_a_worker_is_killed(tmp_path):
+    pytest.importorskip("prefect_ray", reason="needs the extra system: prefect-ray")
+    if not shutil.which("unshare") or subprocess.run([*ALONE, "ip", "link"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a network namespace, and iproute2")
+    serial = new_project(tmp_path / "serial")
+    (serial.root / "c.yaml").write_text(FILE)
+    serial.git("add", "-A"), serial.git("commit", "-qm", "comparison")
+    spread = serial.copy(tmp_path / "spread")
+    serial.run("flows.compare", "c.yaml", timeout=600)
+    with open(tmp_path / "ray.log", "w+") as log:
+        alone = subprocess.Popen(
+            [*ALONE, "bash", "-c", COMMAND.format(python=sys.executable)],
+            cwd=spread.root,
+            env=spread.environment | {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        killed, until = False, time.monotonic() + 600
+        while alone.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            for process in [] if killed else processes_in(tmp_path):
+                command = process.cmdline()
+                if "stages.erase" in command:
+                    worker = next(p for p in process.parents() if p.cmdline()[0].startswith("ray::"))
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed = True
+                    break
+        alone.kill()
+        log.seek(0)
+        output = log.read()
+    assert alone.wait() == 0, output
+    assert killed and "Using Ray cluster" in output, output
+    found = cells(spread)
+    assert len(found) == 4 and found == cells(serial)
