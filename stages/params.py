@@ -142,6 +142,7 @@ class Erase(Section):
     forget_batch_size: Count
     retain_batch_size: Count
     accumulate: Count
+    gradient_checkpointing: bool
     repeat: Count
     learning_rate: Positive
     ema_decay: Fraction

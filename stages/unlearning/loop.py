@@ -131,6 +131,8 @@ def _run(
     device = accelerator.device
     # Eval mode: dropout and label dropping would make the student differ from its own teacher.
     denoiser = copy.deepcopy(family.denoiser).to(device).eval()
+    if settings.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
     trainable = trainable_parameters(denoiser, settings.trainable)
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)

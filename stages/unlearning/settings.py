@@ -35,6 +35,7 @@ class Settings:
         gap_tolerance: stop once the gap measured is at most this; ``None`` never.
         forget_batch_size, retain_batch_size: of all processes together.
         accumulate: compute each batch in so many parts.
+        gradient_checkpointing: keep less between forward and backward pass, and compute it again: memory for time.
         repeat: make so many updates from each batch: a frozen teacher is asked once.
         mask: which weights may change. ``saliency``: those that matter most for the forget set, whichever loss
             (SalUn); ``fisher_ratio``: for the forget loss only those that matter as much for it as for the retain set.
@@ -67,6 +68,7 @@ class Settings:
     forget_batch_size: int = 64
     retain_batch_size: int = 64
     accumulate: int = 1
+    gradient_checkpointing: bool = False
     repeat: int = 1
     learning_rate: float = 7e-4
     ema_decay: float = 0.95
@@ -182,10 +184,11 @@ def passes_of_update(settings: Settings, step: int) -> int:
     """
     weights = settings.weights(step)
     if settings.mixture:
-        return settings.forget_batch_size * (1 + 2 * len(weights))
+        return settings.forget_batch_size * (1 + (2 + settings.gradient_checkpointing) * len(weights))
     asked = settings.teacher == "moving" or step % settings.repeat == 0
-    retain = settings.retain_batch_size * (_TRAINED + asked * (settings.retain_target == "teacher"))
-    forget = settings.forget_batch_size * (_TRAINED + asked * _TAUGHT.get(settings.forget_target, 0))
+    trained = _TRAINED + settings.gradient_checkpointing
+    retain = settings.retain_batch_size * (trained + asked * (settings.retain_target == "teacher"))
+    forget = settings.forget_batch_size * (trained + asked * _TAUGHT.get(settings.forget_target, 0))
     return retain * ("retain" in weights) + forget * ("forget" in weights)
 
 

@@ -93,6 +93,22 @@ def test_a_batch_in_parts_is_the_batch(family, data):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("method", ["erasediff", "siss"])
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(family, data, method):
+    kept, weights, passes = {}, {}, {}
+    for on in (False, True):
+        settings = settings_for(method, **SMALL, gradient_checkpointing=on)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.nbytes) or x, lambda x: x):
+            weights[on] = flat(run_loop(family, *data.values(), settings))
+        kept[on], passes[on] = sum(sizes), planned(method, 4, 7, None, {}, **SMALL, gradient_checkpointing=on)[1]
+    assert torch.equal(weights[False], weights[True])
+    assert kept[True] < 0.5 * kept[False]
+    assert passes[True] > passes[False]
+    assert not family.denoiser.is_gradient_checkpointing
+
+
+@pytest.mark.unit
 def test_a_batch_may_be_used_for_several_updates(family, data):
     losses = losses_of(family, data, repeat=2, forget_target="uniform_noise", forget_source="forget")
     values = [losses.forget(step)["forget"].item() for step in range(4)]
