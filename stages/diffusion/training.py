@@ -131,11 +131,16 @@ def shared_mse(prediction: Tensor, target: Tensor, n: int, weights: Tensor | Non
     return (errors if weights is None else errors * weights).sum() / n
 
 
+def summed(value: Tensor, accelerator: Accelerator) -> Tensor:
+    """Sum over processes; of one, the tensor itself, where accelerate would copy it."""
+    return accelerator.reduce(value, "sum") if accelerator.num_processes > 1 else value
+
+
 def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
     """Replace each gradient by its sum over processes."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad = accelerator.reduce(parameter.grad, "sum")
+            parameter.grad = summed(parameter.grad, accelerator)
 
 
 def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:

@@ -20,24 +20,14 @@ from stages.unlearning.timesteps import part_of
 TIMESTEP_PARTS = 20
 
 
-def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
-    """Add the gradient of ``loss`` to ``total``, flat float32 ``(P,)``; nothing for unused parameters.
+def gradient(loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
+    """Gradient of ``loss``, flat float32 ``(P,)``; zero for unused parameters.
 
     Args:
         again: another gradient of the same forward pass is to follow.
     """
-    grads = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=again)
-    offset = 0
-    for parameter, grad in zip(parameters, grads, strict=True):
-        if grad is not None:
-            total[offset : offset + parameter.numel()] += grad.flatten()
-        offset += parameter.numel()
-    return total
-
-
-def gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Gradient of ``loss``, flat float32 ``(P,)``."""
-    return add_gradient(torch.zeros(sum(p.numel() for p in parameters), device=loss.device), loss, parameters)
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=again)
+    return torch.cat([grad.flatten() for grad in grads]).float()
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:
@@ -59,9 +49,10 @@ def saliency(losses: Losses, parameters: Sequence[Tensor]) -> Tensor:
     """
     n = losses.settings.forget_batch_size
     batches = -(-len(losses.forget_set) // n)
-    return torch.stack(
-        [gradient(_denoising(losses, losses.forget_set, "saliency", i, n), parameters).abs() for i in range(batches)]
-    ).sum(0)
+    total = torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
+    for i in range(batches):
+        total += gradient(_denoising(losses, losses.forget_set, "saliency", i, n), parameters).abs()
+    return total
 
 
 def diagonal_fisher(losses: Losses, data: ConceptImages, parameters: Sequence[Tensor], stream: str) -> Tensor:

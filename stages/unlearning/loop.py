@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stages.diffusion.family import ConceptImages, Family
-from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, warmup_cosine
+from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
-from stages.unlearning.importance import Importance, add_gradient, timestep_density
+from stages.unlearning.importance import Importance, gradient, timestep_density
 from stages.unlearning.losses import Losses
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.settings import Settings
@@ -177,8 +177,6 @@ class JoinedGradients:
     def __init__(self, losses: Losses, trainable: dict[str, Tensor]):
         self.losses, self.settings, self.accelerator = losses, losses.settings, losses.accelerator
         self.parameters = list(trainable.values())
-        size = sum(p.numel() for p in self.parameters)
-        self.grads = {name: torch.zeros(size, device=losses.device) for name in ("retain", "forget")}
         self.importance = Importance(losses, self.parameters)
         self.base = self._flat() if self.importance.fisher is not None else None
         if self.settings.timestep_sampling == "importance":
@@ -206,20 +204,23 @@ class JoinedGradients:
         """Values, and float32 gradients of the whole global batch; NaN and zero for a loss that has no weight."""
         weights = self.settings.weights(step)
         sums = {name: torch.zeros((), device=self.losses.device) for name in weights}
-        grads = {name: grad.zero_() for name, grad in self.grads.items()}
+        grads: dict[str, Tensor] = {}
         for losses_of in self.losses.of_step(step):
             for part in range(self.settings.accumulate):
                 with self.accelerator.autocast():
                     found = losses_of(step, part)
                 for left, (name, loss) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
                     sums[name] += loss.detach()
-                    add_gradient(grads[name], weights[name] * loss, self.parameters, again=left > 0)
+                    grad = gradient(weights[name] * loss, self.parameters, again=left > 0)
+                    grads[name] = grads[name].add_(grad) if name in grads else grad
+                    del grad
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
             whole = self.accelerator.reduce(total, "sum")
             check_finite(step, **{f"{name}_loss": whole})
             values[name] = whole.item()
-            grads[name] = self.accelerator.reduce(grads[name], "sum")
+            grads[name] = summed(grads[name], self.accelerator)
             if name in self.importance.masks:
                 grads[name] *= self.importance.masks[name]
-        return values, grads
+        some = next(iter(grads.values()))
+        return values, {name: grads[name] if name in grads else torch.zeros_like(some) for name in values}

@@ -36,7 +36,7 @@ def paper_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Te
     _check(retain_grad, gap_grad)
     if eta <= 0:
         raise ValueError(f"eta must be positive, not {eta}")
-    scale = gap_grad.abs().max()
+    scale = torch.linalg.vector_norm(gap_grad, float("inf"))
     if scale == 0:
         return torch.zeros((), device=gap_grad.device)
     retain, gap = retain_grad.float(), gap_grad.float()

@@ -215,7 +215,7 @@ def normal_noise(patch):
 
 def every_parameter_must_be_used(patch):
     plain = torch.autograd.grad
-    patch.setattr(torch.autograd, "grad", lambda loss, parameters, allow_unused, retain_graph: plain(loss, parameters))
+    patch.setattr(torch.autograd, "grad", lambda loss, parameters, **_: plain(loss, parameters))
 
 
 MUTANTS = {
