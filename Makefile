@@ -1,4 +1,4 @@
-# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
+# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way, a deployed run beside bare stages · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -24,6 +24,7 @@ compare: .venv/.installed
 
 bench: .venv/.installed
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
+	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
 
 up down status: .venv/.installed
 	@$(BIN)/python -m flows.servers $@
