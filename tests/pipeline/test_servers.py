@@ -182,7 +182,7 @@ def test_a_comparison_runs_one_cell_after_the_other_and_moves_no_alias(served):
         runs = [prefect.create_flow_run_from_deployment(deployment, parameters=file).id for file in asked]
     done, refused = (ended(served, run) for run in runs)
     assert done.state.name == "Completed", done.state.message
-    assert refused.state.name == "ParamsError" and "comparisons/none.yaml cannot be read" in refused.state.message
+    assert refused.state.name == "ParamsError" and "comparisons/none.yaml is missing" in refused.state.message
     cells = json.loads((served.root / "reports/comparison.json").read_text())["cells"]
     assert [c["concept"] for c in cells if c["evaluation"]] == ["3", "8"]
     assert served.git("status", "--porcelain") == "" and taken(served) == 0
