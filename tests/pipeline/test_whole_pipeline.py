@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
 from flows.pipeline import only_run
@@ -56,6 +58,14 @@ def test_the_flow_runs_every_stage_and_sets_the_aliases(flow_run):
     assert project.git("status", "--porcelain") == ""
     version = registry.get_model_version("erasediff-digits", "1")
     assert version.tags["dvc_lock_commit"] == project.git("rev-parse", "HEAD") and version.tags["git_dirty"] == "false"
+
+
+@pytest.mark.pipeline
+def test_the_trace_tells_the_multiplier_that_its_gradients_ask_for(flow_run):
+    trace = pd.read_csv(flow_run[0].root / "plots/erase.csv").astype(np.float64)
+    assert len(trace) == 4 and (trace["multiplier"] >= 0).all()
+    asked = 1.0 - trace["gradient_cosine"] * trace["retain_grad_norm"] / trace["forget_grad_norm"]
+    assert trace["multiplier"].to_numpy() == pytest.approx(np.maximum(0, asked), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.pipeline
