@@ -100,8 +100,10 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
 
     def measured(wanted: Sequence[Experiment]) -> list[Cell]:
         found = pipeline.experiment_metrics()
-        left = list({e.name: e for e in wanted if e.name not in found}.values())
+        left = list({e.name: e for e in wanted if "evaluation" not in found.get(e.name, {})}.values())
         get_run_logger().info("%d cells, %d to run", len(wanted), len(left))
+        # DVC keeps an experiment that was interrupted under its name, with what was done until then.
+        pipeline.remove_experiments([e.name for e in left if e.name in found])
         # First what cells share, so that two at once do not both train the same base.
         bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
         run([(f"base, seed {base.seed}", base, BASE) for base in bases.values()])

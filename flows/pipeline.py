@@ -113,6 +113,12 @@ def experiment_metrics() -> dict[str, dict[str, Any]]:
     return found
 
 
+def remove_experiments(names: Sequence[str]) -> None:
+    """Let their names be used again; what they made stays in DVC's cache. Raises: StageFailed."""
+    if names:
+        _follow(dvc("exp", "remove", *names), "removing experiments", lambda line: None, {})
+
+
 def head_commit() -> str:
     """The checkout's commit, or ``unknown``."""
     return git("rev-parse", "HEAD").stdout.strip() or "unknown"

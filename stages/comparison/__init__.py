@@ -133,6 +133,7 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
     axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
     axes.set(
         xscale="log",
+        ylim=(-0.02, 1.02),
         xlabel="distance of retained pictures to real ones, ratio to the base (left: better)",
         ylabel="unlearning accuracy (up: better)",
     )
