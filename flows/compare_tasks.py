@@ -22,8 +22,6 @@ from stages.errors import EraseDiffError, ServerFailed, StageFailed
 
 #: What each cell runs, and what cells of one seed share.
 CELL, BASE = ["verdict"], ["pretrain", "classifier"]
-
-
 #: Ray's own: the cluster to spread cells over, an address or ``local``.
 RAY = "RAY_ADDRESS"
 #: How often a cell is begun again whose Ray worker died.
