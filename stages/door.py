@@ -63,7 +63,8 @@ def launched(name: str, options: list[str]) -> int:
     try:
         torchrun([*options, "-m", f"stages.{name}"])
     except ChildFailedError as error:
-        return min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode or 1
+        code = min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode
+        return 128 - code if code < 0 else code or 1  # of one that a signal ended, as a shell says it
     return 0
 
 
