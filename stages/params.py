@@ -127,6 +127,7 @@ class Erase(Section):
     eta: Positive
     multiplier: Literal["paper", "cosine", "fixed"]
     fixed_multiplier: Annotated[float, Field(ge=0)]
+    unit_gradients: bool
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from stages.diffusion.family import ConceptImages
 from stages.unlearning import METHODS, erase, planned, settings_for
 from stages.unlearning.importance import TIMESTEP_PARTS, timestep_density
-from stages.unlearning.loop import Losses, run_loop, trainable_parameters
+from stages.unlearning.loop import Losses, run_loop, trainable_parameters, update_direction
 from stages.unlearning.timesteps import draw_timesteps, part_of
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5, "fisher_samples": 2}
@@ -73,6 +73,27 @@ def test_a_budget_is_used_and_not_exceeded(method):
     one_more = planned(method, 100, 900, None, {}, outer_steps=updates + 1)[1]
     assert 0 < passes <= 50_000 < one_more
     assert planned("retrain", 100, 900, 1, {"steps": 10, "batch_size": 4}) == (10, 120)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("multiplier", ["paper", "cosine", "fixed"])
+def test_unit_gradients_join_directions_not_sizes(multiplier):
+    """The sizes of the losses do not matter, and the paper's rule is the cosine's, with the guarantee."""
+    draw = torch.Generator().manual_seed(0)
+    retain, forget = torch.randn(2, 50, generator=draw)
+    forget -= 0.5 * retain
+    settings = settings_for("erasediff", unit_gradients=True, multiplier=multiplier, eta=0.6)
+    joined, row = update_direction(retain.clone(), forget.clone(), settings)
+    larger, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
+    cosine = torch.cosine_similarity(retain, forget, dim=0).item()
+    assert cosine < 0
+    assert row["gradient_cosine"] == pytest.approx(cosine, abs=1e-6) == other["gradient_cosine"]
+    assert row["multiplier"] == pytest.approx(0.6 if multiplier == "fixed" else 0.6 - cosine, abs=1e-6)
+    assert row["forget_grad_norm"] == pytest.approx(forget.norm().item())
+    torch.testing.assert_close(joined, larger)
+    if multiplier != "fixed":
+        assert torch.dot(joined, forget / forget.norm()).item() == pytest.approx(0.6, abs=1e-5)
+    torch.testing.assert_close(update_direction(retain.clone(), 0 * forget, settings)[0], retain / retain.norm())
 
 
 @pytest.mark.unit
