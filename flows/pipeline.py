@@ -295,7 +295,7 @@ def end_children(patience: float = 20) -> None:
     left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
     for process in left:
         with suppress(psutil.NoSuchProcess):
-            if not process.children():  # a stage; once DVC dies it gets this signal too, and a second ends it at once
+            if not process.children():  # a stage; once it has ended DVC does
                 process.terminate()
     while (left := [process for process in left if lives(process)]) and time.monotonic() < until:
         time.sleep(0.1)

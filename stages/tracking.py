@@ -509,9 +509,10 @@ def is_refusal(error: Exception) -> bool:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM as an exception, so that the run is closed; a second one ends the process at once.
+    """SIGTERM as an exception, so that the run is closed; further ones are ignored.
 
-    Left alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
+    Whoever ends a process group sends one, and the parent's death brings another while the run is being closed. Left
+    alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -519,14 +520,15 @@ def _sigterm_raises() -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -32,7 +32,10 @@ def with_ports(project):
 
 
 def client(project):
-    return SyncPrefectClient(f"http://127.0.0.1:{project.environment['PREFECT_SERVER_API_PORT']}/api")
+    """Of the Prefect server that the project's environment names, or of its own."""
+    there = project.environment
+    url = there.get("PREFECT_API_URL") or f"http://127.0.0.1:{there['PREFECT_SERVER_API_PORT']}/api"
+    return SyncPrefectClient(url, auth_string=there.get("PREFECT_API_AUTH_STRING"))
 
 
 def scheduled(project, request):

@@ -8,7 +8,10 @@ import urllib.error
 import urllib.request
 
 import pytest
+from deployments import ended, scheduled, submitted
 from servers import postgres_binary
+
+from stages.params import load_params
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -74,20 +77,30 @@ def test_a_version_is_loaded_without_keys_of_the_store(project, tmp_path):
     assert cached.read_bytes() == (project.root / "models/erased" / WEIGHTS).read_bytes()
 
 
-def test_a_healthy_worker_runs_what_is_deployed(stack, project, tmp_path):
+def test_a_scheduled_run_ends_in_store_and_remote(stack, project, tmp_path):
     project.git("add", "dvc.lock")
     project.git("commit", "-qm", "model line")
     command = [word.replace("/tmp/", f"{tmp_path}/") for word in stack.services["deployments"]["command"]]
     subprocess.run([sys.executable, *command[1:]], cwd=project.root, env=project.environment, check=True)
-    api, user = stack.client["PREFECT_API_URL"], stack.client["PREFECT_API_AUTH_STRING"]
     with stack.worker():
-        project.run("prefect", "deployment", "run", "erase/erase", "--watch")
-        (worker,) = ask(f"{api}/work_pools/erasediff/workers/filter", user, {})
+        run = ended(project, scheduled(project, {"concepts": ["3"]}), 600)
+        assert run.state.name == "Completed", run.state.message
+        url = f"{stack.client['PREFECT_API_URL']}/work_pools/erasediff/workers/filter"
+        (worker,) = ask(url, stack.client["PREFECT_API_AUTH_STRING"], {})
         assert worker["status"] == "ONLINE"
-    runs = ask(f"{api}/flow_runs/filter", user, {"flow_runs": {"deployment_id": {"is_null_": False}}})
-    assert [(run["state"]["type"], run["state"]["message"]) for run in runs] == [
-        ("COMPLETED", "nothing to do: everything is up to date")
-    ]
+        again = ended(project, submitted(project, {"concepts": ["3"]}))
+        assert again.state.message == "nothing to do: everything is up to date"
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "-q", str(project.root), str(other)], check=True)
+    there = type(project)(other)
+    there.environment |= project.environment | {"PYTHONPATH": str(other)}
+    (tag,) = there.git("tag").split()
+    there.git("checkout", "-q", tag)
+    there.run("dvc", "pull", "models/erased")
+    assert load_params(other / "params.yaml").forget_set.concepts == ["3"]
+    weights = (other / "models/erased" / WEIGHTS).read_bytes()
+    stored = [item for item in stack.bucket("mlflow").objects.all() if item.key.endswith(WEIGHTS)]
+    assert [item.get()["Body"].read() == weights for item in stored].count(True) == 1
 
 
 def test_no_secret_is_shown(stack, flow_run):
