@@ -160,11 +160,6 @@ def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str],
     write_json(CELLS, {**content, "cells": [asdict(cell) for cell in cells]})
 
 
-def threads(jobs: int) -> int:
-    """Threads for each of so many cells at once."""
-    return max(1, (os.cpu_count() or 1) // jobs)
-
-
 def main() -> None:
     """The command ``python -m flows.compare``."""
     parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
@@ -183,10 +178,11 @@ def main() -> None:
         pipeline.temporary_server()
         with pipeline.only_run(LOCK):
             from flows.champion import finished  # now that Prefect's settings stand
-            from flows.compare_tasks import compare_flow, task_runner
+            from flows.compare_tasks import compare_flow
+            from flows.runner import task_runner
 
             flow = compare_flow.with_options(task_runner=task_runner(arguments.jobs))
-            finished(flow(arguments.file, threads=threads(arguments.jobs), return_state=True))
+            finished(flow(arguments.file, threads=pipeline.threads(arguments.jobs), return_state=True))
         print(f"{plan.title}: {PAGE}")
     except EraseDiffError as error:
         sys.exit(fail(error))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +13,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pipeline
 from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, experiments, searched, text, write_cells
+from flows.runner import resources
 from flows.tasks import failed, show_picture
 from stages import tracking
 from stages.comparison import Cell, summary, table_rows
-from stages.errors import EraseDiffError, ServerFailed, StageFailed
+from stages.errors import EraseDiffError, StageFailed
 
 #: What each cell runs, and what cells of one seed share.
 CELL, BASE = ["verdict"], ["pretrain", "classifier"]
-#: Ray's own: the cluster to spread cells over, an address or ``local``.
-RAY = "RAY_ADDRESS"
-#: How often a cell is begun again whose Ray worker died.
-RETRIES = 3
-
-
-def task_runner(jobs: int) -> Any:
-    """Ray's workers where ``RAY_ADDRESS`` names a cluster, so many threads of this process otherwise.
-
-    Raises: ServerFailed: Ray is not installed.
-    """
-    if RAY not in os.environ:
-        return ThreadPoolTaskRunner(max_workers=jobs)
-    try:
-        from prefect_ray import RayTaskRunner
-    except ModuleNotFoundError:
-        raise ServerFailed(f"{RAY} is set, but prefect-ray is not installed: take the extra ray, or unset it") from None
-    return RayTaskRunner(address=os.environ[RAY])
-
-
-def resources(threads: int) -> AbstractContextManager[Any]:
-    """What a cell takes of a Ray cluster: its threads, and a GPU where there are any."""
-    if RAY not in os.environ:
-        return nullcontext()
-    import ray
-    from prefect_ray.context import remote_options
-
-    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
-    return remote_options(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
 
 
 @task(task_run_name="{label}")

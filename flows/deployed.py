@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import champion, compare_tasks, pipeline
 from flows.compare import LOCK
+from flows.runner import task_runner
 from flows.tasks import failed, stages_to_aliases
 from stages.errors import CheckoutBusy, EraseDiffError
 from stages.params import Method, Positive, Seed
@@ -112,7 +113,7 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> Any:
         raise
 
 
-@flow(name="compare", flow_run_name="{file}", task_runner=compare_tasks.task_runner(1))
+@flow(name="compare", flow_run_name="{file}", task_runner=task_runner(1))
 def compare_flow(file: str = "comparisons/methods.yaml", threads: int = 1) -> Any:
     """Compare methods, cell by cell as DVC experiments, once no other job computes. Moves no alias.
 

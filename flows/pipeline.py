@@ -48,6 +48,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
 
 
+def threads(jobs: int) -> int:
+    """Processor threads for each of so many jobs at once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
 def dvc(*arguments: str) -> list[str]:
     """The command line of this environment's DVC."""
     return [sys.executable, "-m", "dvc", *arguments]
@@ -220,10 +225,17 @@ def record_lock(message: str) -> tuple[str | None, str]:
 
 
 def temporary_server() -> None:
-    """Let Prefect start a server for this run alone, unless one is named; Ctrl-C then ends it too."""
+    """Let Prefect start a server for this run alone, unless one is named; Ctrl-C then ends it too.
+
+    Raises: CannotWrite: the folder is read-only, or the disk full.
+    """
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve()))
+        home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".work/prefect").resolve())))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write("the flow", error) or error from None
         end_on_interrupt()
 
 

@@ -104,7 +104,7 @@ def test_killed_at_ten_points_it_is_bitwise_the_uninterrupted_one_in_one_mlflow_
         said = process.communicate()[0]
         assert process.returncode == -signal.SIGKILL, said
         reached.append(len(json.loads(facts.read_text())["rows"]) if facts.exists() else 0)
-    assert reached == sorted(reached) and len(set(reached)) > 5 and not erased.exists()
+    assert reached == sorted(reached) and len(set(reached)) >= 5 and not erased.exists()
     assert "going on from step " in project.run("stages.erase")
     assert erased.read_bytes() == whole
     timing = ["images_per_second", "peak_memory_bytes"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.sample_tasks import sample_flow
 from stages import register, sample, tracking
 from stages.artifacts import new_folder, read_json, write_json
 from stages.registry.versions import aliases, get
@@ -86,6 +87,30 @@ def test_sample_draws_from_a_folder_without_mlflow(project):
 
     width, height = Image.open("out/a.png").size
     assert width >= 3 * 64 and height >= 64
+
+
+@pytest.mark.pipeline
+def test_many_pictures_are_drawn_in_parts_each_with_its_own_seed(project, tmp_path):
+    folder = tmp_path / "a lot; of 'em"
+    wanted = ["--model=models/erased", "--concept=a", "--n=5", "--seed=3", "--steps=2"]
+    done = command("flows.sample", *wanted, "--batch=2", f"--out={folder}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"5 pictures in {folder}"
+    assert sorted(p.name for p in folder.iterdir()) == [f"{seed}.png" for seed in range(3, 8)]
+    command("stages.sample", *wanted, "--out=whole/")
+    for path in folder.iterdir():
+        difference = pixels(path) - pixels(Path("whole") / path.name)  # of a batch of another size: rounding
+        assert abs(difference).max() <= 1
+    assert any((pixels(path) != pixels(folder / "3.png")).any() for path in folder.iterdir())
+    again = sample_flow.fn("models/erased", "a", str(folder), 5)
+    assert again.is_failed() and again.message.startswith(f"{folder} is there already")
+
+
+def pixels(path):
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(path), dtype=int)
 
 
 def command_code(code):

@@ -1,13 +1,16 @@
-"""A comparison on Ray's workers, in a network of its own: Ray listens on every interface."""
+"""Comparisons and pictures on Ray's workers, in a network of their own: Ray listens on every interface."""
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 from checkout import new_project
 from deployments import processes_in
@@ -21,7 +24,43 @@ variants:
   siss: {erase.method: siss, erase.outer_steps: 30}
 """
 ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-COMMAND = "ip link set lo up && exec {python} -m flows.compare c.yaml"
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(autouse=True)
+def ray_alone():
+    pytest.importorskip("prefect_ray", reason="needs the extra system: prefect-ray")
+    if not shutil.which("unshare") or subprocess.run([*ALONE, "ip", "link"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a network namespace, and iproute2")
+
+
+def run_on_ray(project, words, victim):
+    """A command with a Ray of its own; the worker above the first process of module ``victim`` is killed."""
+    command = f"ip link set lo up && exec {shlex.join([sys.executable, '-m', *words])}"
+    with open(project.root.parent / "ray.log", "w+") as log:
+        alone = subprocess.Popen(
+            [*ALONE, "bash", "-c", command],
+            cwd=project.root,
+            env=project.environment | {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        killed, until = False, time.monotonic() + 600
+        while alone.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            for process in [] if killed else processes_in(project.root):
+                with suppress(psutil.NoSuchProcess):
+                    if victim in process.cmdline():
+                        worker = next(p for p in process.parents() if p.cmdline()[0].startswith("ray::"))
+                        os.kill(worker.pid, signal.SIGKILL)
+                        killed = True
+                        break
+        alone.kill()
+        log.seek(0)
+        output = log.read()
+    assert alone.wait() == 0, output
+    assert killed and "Using Ray cluster" in output, output
 
 
 def cells(project):
@@ -40,40 +79,22 @@ def cells(project):
     return found
 
 
-@pytest.mark.system
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_cells_on_ray_are_bitwise_those_of_threads_also_where_a_worker_is_killed(tmp_path):
-    pytest.importorskip("prefect_ray", reason="needs the extra system: prefect-ray")
-    if not shutil.which("unshare") or subprocess.run([*ALONE, "ip", "link"], capture_output=True).returncode:
-        pytest.skip("needs the right to make a network namespace, and iproute2")
     serial = new_project(tmp_path / "serial")
     (serial.root / "c.yaml").write_text(FILE)
     serial.git("add", "-A"), serial.git("commit", "-qm", "comparison")
     spread = serial.copy(tmp_path / "spread")
     serial.run("flows.compare", "c.yaml", timeout=600)
-    with open(tmp_path / "ray.log", "w+") as log:
-        alone = subprocess.Popen(
-            [*ALONE, "bash", "-c", COMMAND.format(python=sys.executable)],
-            cwd=spread.root,
-            env=spread.environment | {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        killed, until = False, time.monotonic() + 600
-        while alone.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-            for process in [] if killed else processes_in(tmp_path):
-                command = process.cmdline()
-                if "stages.erase" in command:
-                    worker = next(p for p in process.parents() if p.cmdline()[0].startswith("ray::"))
-                    os.kill(worker.pid, signal.SIGKILL)
-                    killed = True
-                    break
-        alone.kill()
-        log.seek(0)
-        output = log.read()
-    assert alone.wait() == 0, output
-    assert killed and "Using Ray cluster" in output, output
+    run_on_ray(spread, ["flows.compare", "c.yaml"], "stages.erase")
     found = cells(spread)
     assert len(found) == 4 and found == cells(serial)
+
+
+def test_pictures_on_ray_are_bitwise_those_of_threads_also_where_a_worker_is_killed(tmp_path):
+    project = new_project(tmp_path / "project")
+    project.run("dvc", "repro", "pretrain")
+    wanted = ["flows.sample", "--model=models/base", "--concept=3", "--n=100", "--batch=30", "--steps=25"]
+    project.run(*wanted, "--out=serial", "--jobs=2")
+    run_on_ray(project, [*wanted, "--out=spread"], "stages.sample")
+    serial, spread = [{p.name: p.read_bytes() for p in (project.root / out).iterdir()} for out in ("serial", "spread")]
+    assert len(serial) == 100 and spread == serial
