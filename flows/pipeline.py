@@ -176,14 +176,18 @@ def _follow(command: list[str], what: str, say: Callable[[str], None], extra: di
             process.terminate()
             process.wait()
     if code:
-        raise StageFailed(f"{what} failed: {reason(lines)}")
+        raise StageFailed(f"{what} failed: {reason(lines, code)}")
     return lines
 
 
-def reason(lines: Sequence[str]) -> str:
-    """Why a command failed, from what it printed: the signal that ended the stage, or the last stated error."""
+def reason(lines: Sequence[str], code: int = 1) -> str:
+    """Why a command failed, from what it printed: the signal that ended the stage, or the last stated error.
+
+    Args:
+        code: its own exit code; negative where a signal ended it.
+    """
     codes = [int(found[1]) for line in lines if (found := re.search(r"failed to run: .*, exited with (-?\d+)$", line))]
-    number = -codes[-1] if codes and codes[-1] < 0 else codes[-1] - 128 if codes else 0  # of DVC's shell: 128 more
+    number = -last if (last := (codes or [code])[-1]) < 0 else last - 128  # of DVC's shell: 128 more
     if number in set(signal.Signals) - {signal.SIGINT}:
         return f"it was ended by {signal.Signals(number).name}, as where memory runs out: run it again to go on"
     stated = [x for x in lines if re.match(r"[A-Z]\w+: ", x) and not x.startswith("ERROR")]

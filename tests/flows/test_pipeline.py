@@ -22,6 +22,7 @@ def test_why_a_command_failed():
     assert reason(["UserWarning: old", f"{dvc}, exited with 143"]).startswith("it was ended by SIGTERM")
     assert reason(["DataError: no picture", f"{dvc}, exited with 1"]) == "DataError: no picture"
     assert reason(["erase: interrupted", f"{dvc}, exited with 130"]) == f"{dvc}, exited with 130"
+    assert reason(["Stage 'evaluate@base' is cached"], -9).startswith("it was ended by SIGKILL")  # DVC itself
     assert reason([]) == "no output"
 
 
