@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,13 @@ class Project:
         ).stdout.strip()
 
     def set_params(self, **values: object) -> None:
-        """Change ``section__key``."""
+        """Change ``section__key``, or a ``key`` of the whole file."""
         yaml = YAML()
         path = self.root / "params.yaml"
         content = yaml.load(path)
         for name, value in values.items():
-            section, key = name.split("__")
-            content[section][key] = value
+            *section, key = name.split("__")
+            (content[section[0]] if section else content)[key] = value
         yaml.dump(content, path)
 
     def copy(self, root: Path) -> "Project":
@@ -116,8 +117,8 @@ class Project:
                         database.execute(change, (here, f"{root}/", here))
 
 
-def new_project(root: Path, **values: object) -> Project:
-    """The repository's files, committed anew, with tiny settings."""
+def new_project(root: Path, settings: Mapping[str, object] = TINY, **values: object) -> Project:
+    """The repository's files, committed anew, with tiny settings or others."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -126,7 +127,7 @@ def new_project(root: Path, **values: object) -> Project:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, root / name)
     project = Project(root)
-    project.set_params(**{k.replace(".", "__"): v for k, v in TINY.items()} | values)
+    project.set_params(**{k.replace(".", "__"): v for k, v in settings.items()} | values)
     project.git("init", "-q")
     project.git("config", "user.name", "test")
     project.git("config", "user.email", "test@example.invalid")
