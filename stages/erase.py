@@ -39,19 +39,23 @@ def main() -> None:
     from stages import tracking
     from stages.artifacts import MANIFEST, new_folder, sha256_folder, write_bytes, write_json
     from stages.diffusion import family_of, open_pipeline
+    from stages.errors import ParamsError
     from stages.forget_set import FOLDER as SETS
     from stages.loading import FileCheckpoint, load_images, read_table
     from stages.pretrain import FOLDER as BASE
     from stages.pretrain import RECIPE
     from stages.unlearning import erase, planned, settings_for
 
+    settings = params.model_dump(exclude=NO_SETTING)
+    try:
+        if settings_for(params.method, **settings).multiplier == "fixed":
+            settings["eta"] = params.fixed_multiplier
+    except ValueError as error:
+        raise ParamsError(f"params.yaml: erase: {error}") from None
     pipeline = open_pipeline(BASE)
     shape = family_of(pipeline).image_shape
     forget = load_images(read_table(SETS / "forget.parquet"), shape)
     retain = load_images(read_table(SETS / "retain.parquet"), shape)
-    settings = params.model_dump(exclude=NO_SETTING)
-    if settings_for(params.method, **settings).multiplier == "fixed":
-        settings["eta"] = params.fixed_multiplier
     how = recipe.model_dump(include=RECIPE)
     updates, passes = planned(params.method, len(forget), len(retain), params.passes, how, **settings)
     settings["outer_steps"] = updates

@@ -145,6 +145,7 @@ class Erase(Section):
     accumulate: Count
     gradient_checkpointing: bool
     repeat: Count
+    retain_every: Count
     learning_rate: Positive
     ema_decay: Fraction
     condition_dropout: Fraction

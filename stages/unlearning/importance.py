@@ -20,14 +20,35 @@ from stages.unlearning.timesteps import part_of
 TIMESTEP_PARTS = 20
 
 
-def gradient(loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
-    """Gradient of ``loss``, flat float32 ``(P,)``; zero for unused parameters.
+def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
+    """Add the gradient of ``loss`` to ``total``, flat float32 ``(P,)``, and give it back; ``.grad`` stays ``None``.
+
+    Each parameter's gradient is added and freed as the backward pass reaches it: there is never a second copy of all.
 
     Args:
         again: another gradient of the same forward pass is to follow.
     """
-    grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=again)
-    return torch.cat([grad.flatten() for grad in grads]).float()
+
+    def move(part: Tensor, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        part.add_(parameter.grad.flatten())
+        parameter.grad = None
+
+    parts = total.split([p.numel() for p in parameters])
+    moves = [
+        p.register_post_accumulate_grad_hook(partial(move, part)) for p, part in zip(parameters, parts, strict=True)
+    ]
+    try:
+        loss.backward(retain_graph=again, inputs=parameters)
+    finally:
+        for hook in moves:
+            hook.remove()
+    return total
+
+
+def flat_zeros(parameters: Sequence[Tensor]) -> Tensor:
+    """Zeros, float32 ``(P,)``, on the parameters' device."""
+    return torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:
@@ -49,9 +70,10 @@ def saliency(losses: Losses, parameters: Sequence[Tensor]) -> Tensor:
     """
     n = losses.settings.forget_batch_size
     batches = -(-len(losses.forget_set) // n)
-    total = torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
+    total = flat_zeros(parameters)
     for i in range(batches):
-        total += gradient(_denoising(losses, losses.forget_set, "saliency", i, n), parameters).abs()
+        loss = _denoising(losses, losses.forget_set, "saliency", i, n)
+        total += add_gradient(flat_zeros(parameters), loss, parameters).abs_()
     return total
 
 
@@ -61,9 +83,10 @@ def diagonal_fisher(losses: Losses, data: ConceptImages, parameters: Sequence[Te
     Source: Selective Amnesia, arXiv 2305.10120, section 3.1.
     """
     samples = min(len(data), losses.settings.fisher_samples)
-    total = torch.zeros(sum(p.numel() for p in parameters), device=losses.device)
+    total = flat_zeros(parameters)
     for i in range(samples):
-        total += gradient(_denoising(losses, data, f"fisher-{stream}", i, 1), parameters).square()
+        loss = _denoising(losses, data, f"fisher-{stream}", i, 1)
+        total += add_gradient(flat_zeros(parameters), loss, parameters).square_()
     return total / samples
 
 

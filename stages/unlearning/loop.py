@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stages.diffusion.family import ConceptImages, Family
 from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
-from stages.unlearning.importance import Importance, gradient, timestep_density
+from stages.unlearning.importance import Importance, add_gradient, flat_zeros, timestep_density
 from stages.unlearning.losses import Losses
 from stages.unlearning.multipliers import MULTIPLIERS
 from stages.unlearning.settings import Settings
@@ -141,6 +141,7 @@ def _run(
     joined = JoinedGradients(losses, trainable)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
+        joined.kept = saved.get("retain_gradient")
     reached = False
     while state.step < settings.outer_steps and not reached:
         started = time.perf_counter()
@@ -150,7 +151,7 @@ def _run(
             row = joined.put(state.step)
         except NonFiniteLoss:
             if checkpoint is not None and accelerator.is_main_process:
-                checkpoint.save(state.tensors())
+                checkpoint.save(state.tensors() | joined.tensors())
             raise
         row["constraint_gap"] = float("nan")
         if settings.gap_every and state.step % settings.gap_every == 0:
@@ -166,7 +167,7 @@ def _run(
             on_step(state.step, row)
         due = state.step % checkpoint.every == 0 and state.step < settings.outer_steps if checkpoint else False
         if checkpoint is not None and due and not reached and accelerator.is_main_process:
-            checkpoint.save(state.tensors())
+            checkpoint.save(state.tensors() | joined.tensors())
     state.use_average()
     return denoiser.requires_grad_(True).eval()
 
@@ -179,8 +180,14 @@ class JoinedGradients:
         self.parameters = list(trainable.values())
         self.importance = Importance(losses, self.parameters)
         self.base = self._flat() if self.importance.fisher is not None else None
+        #: The retain gradient that the next updates use again (``Settings.retain_every``).
+        self.kept: Tensor | None = None
         if self.settings.timestep_sampling == "importance":
             losses.timestep_density = timestep_density(losses, self.accelerator)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the state of the training."""
+        return {} if self.kept is None else {"retain_gradient": self.kept}
 
     def _flat(self) -> Tensor:
         return torch.cat([p.detach().float().flatten() for p in self.parameters])
@@ -211,9 +218,9 @@ class JoinedGradients:
                     found = losses_of(step, part)
                 for left, (name, loss) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
                     sums[name] += loss.detach()
-                    grad = gradient(weights[name] * loss, self.parameters, again=left > 0)
-                    grads[name] = grads[name].add_(grad) if name in grads else grad
-                    del grad
+                    if name not in grads:
+                        grads[name] = flat_zeros(self.parameters)
+                    add_gradient(grads[name], weights[name] * loss, self.parameters, again=left > 0)
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
             whole = self.accelerator.reduce(total, "sum")
@@ -222,5 +229,8 @@ class JoinedGradients:
             grads[name] = summed(grads[name], self.accelerator)
             if name in self.importance.masks:
                 grads[name] *= self.importance.masks[name]
-        some = next(iter(grads.values()))
-        return values, {name: grads[name] if name in grads else torch.zeros_like(some) for name in values}
+        if self.kept is not None and "retain" not in grads:
+            grads["retain"] = self.kept.clone()
+        elif self.settings.retain_every > 1 and "retain" in grads:
+            self.kept = grads["retain"].clone()
+        return values, {name: grads[name] if name in grads else flat_zeros(self.parameters) for name in values}

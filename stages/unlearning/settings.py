@@ -37,6 +37,7 @@ class Settings:
         accumulate: compute each batch in so many parts.
         gradient_checkpointing: keep less between forward and backward pass, and compute it again: memory for time.
         repeat: make so many updates from each batch: a frozen teacher is asked once.
+        retain_every: compute the retain gradient at every so many updates, and use it again in between.
         mask: which weights may change. ``saliency``: those that matter most for the forget set, whichever loss
             (SalUn); ``fisher_ratio``: for the forget loss only those that matter as much for it as for the retain set.
         mask_fraction: share of the weights that ``saliency`` leaves trainable.
@@ -70,6 +71,7 @@ class Settings:
     accumulate: int = 1
     gradient_checkpointing: bool = False
     repeat: int = 1
+    retain_every: int = 1
     learning_rate: float = 7e-4
     ema_decay: float = 0.95
     condition_dropout: float = 0.1
@@ -80,11 +82,21 @@ class Settings:
     fisher_samples: int = 256
     trainable: str = "full"
 
+    def __post_init__(self) -> None:
+        if self.accumulate > (smaller := min(self.forget_batch_size, self.retain_batch_size)):
+            raise ValueError(f"a batch of {smaller} cannot be computed in {self.accumulate} parts: lower accumulate")
+        if self.retain_every > 1 and (self.alternate or self.mixture or not self.forget_weight):
+            what = "it takes the two losses in turns" if self.alternate else "it has no forget loss"
+            what = "both its losses come from one forward pass" if self.mixture else what
+            raise ValueError(f"retain_every {self.retain_every} does not go with this method: {what}")
+
     def weights(self, step: int) -> dict[str, float]:
         """Weight of each loss that is computed at a step."""
         both = {"retain": self.retain_weight, "forget": self.forget_weight}
         if self.alternate:
             both.pop("retain" if step % 2 == 0 else "forget")
+        if step % self.retain_every:
+            both.pop("retain")
         return {name: weight for name, weight in both.items() if weight}
 
 
@@ -185,10 +197,15 @@ def passes_of_update(settings: Settings, step: int) -> int:
     weights = settings.weights(step)
     if settings.mixture:
         return settings.forget_batch_size * (1 + (2 + settings.gradient_checkpointing) * len(weights))
-    asked = settings.teacher == "moving" or step % settings.repeat == 0
+
+    def asked(every: int) -> bool:
+        """Whether the teacher is: not if the last step that computed the loss had the same batch."""
+        return settings.teacher == "moving" or (step - every) // settings.repeat != step // settings.repeat
+
     trained = _TRAINED + settings.gradient_checkpointing
-    retain = settings.retain_batch_size * (trained + asked * (settings.retain_target == "teacher"))
-    forget = settings.forget_batch_size * (trained + asked * _TAUGHT.get(settings.forget_target, 0))
+    retain = trained + asked(settings.retain_every) * (settings.retain_target == "teacher")
+    forget = trained + asked(1) * _TAUGHT.get(settings.forget_target, 0)
+    retain, forget = retain * settings.retain_batch_size, forget * settings.forget_batch_size
     return retain * ("retain" in weights) + forget * ("forget" in weights)
 
 

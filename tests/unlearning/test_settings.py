@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from stages.diffusion.family import ConceptImages
 from stages.unlearning import METHODS, erase, planned, settings_for
-from stages.unlearning.importance import TIMESTEP_PARTS, timestep_density
+from stages.unlearning.importance import TIMESTEP_PARTS, add_gradient, timestep_density
 from stages.unlearning.loop import Losses, run_loop, trainable_parameters, update_direction
 from stages.unlearning.timesteps import draw_timesteps, part_of
 
@@ -39,7 +39,14 @@ def losses_of(family, data, method="erasediff", **settings):
 
 
 #: Settings that cost something, for methods that neither fix them nor lack what they are for.
-COSTLY = [{"timestep_sampling": "importance"}, {"mask": "saliency"}, {"repeat": 3}, {"repeat": 2, "teacher": "moving"}]
+COSTLY = [
+    {"timestep_sampling": "importance"},
+    {"mask": "saliency"},
+    {"repeat": 3},
+    {"repeat": 2, "teacher": "moving"},
+    {"retain_every": 2},
+    {"repeat": 2, "retain_every": 3},
+]
 TAUGHT = ["erasediff", "graddiff", "munba", "esd"]
 
 
@@ -109,8 +116,8 @@ def test_a_batch_in_parts_is_the_batch(family, data):
     for one, three in zip(rows[1], rows[3], strict=True):
         for name in ("retain_loss", "forget_loss", "multiplier", "gradient_cosine", "constraint_gap"):
             assert three[name] == pytest.approx(one[name], abs=1e-5, nan_ok=True)
-    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 parts"):
-        run_loop(family, *data.values(), settings_for("erasediff", forget_batch_size=2, accumulate=3))
+    with pytest.raises(ValueError, match="a batch of 2 cannot be computed in 3 parts: lower accumulate"):
+        settings_for("erasediff", forget_batch_size=2, accumulate=3)
 
 
 @pytest.mark.unit
@@ -136,6 +143,55 @@ def test_a_batch_may_be_used_for_several_updates(family, data):
     assert values[0] == values[1] != values[2] == values[3]
     fresh = losses_of(family, data, forget_target="uniform_noise", forget_source="forget")
     assert [fresh.forget(step)["forget"].item() for step in range(2)] == [values[0], values[2]]
+
+
+class Last:
+    """A checkpoint in memory, of one step, with the training ended there."""
+
+    def __init__(self, every):
+        self.every, self.state = every, None
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state = {name: value.clone() for name, value in state.items()}
+        raise KeyboardInterrupt
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_a_retain_gradient_is_used_again(family, data, stopped):
+    """Measured at every third update; in between the same. A training that was stopped goes on with it."""
+    settings = settings_for("erasediff", **{**SMALL, "outer_steps": 5}, retain_every=3)
+    rows = []
+    whole = run_loop(family, *data.values(), settings, on_step=lambda step, row: rows.append(row))
+    norms, losses = [r["retain_grad_norm"] for r in rows], [r["retain_loss"] for r in rows]
+    assert norms[0] == norms[1] == norms[2] != norms[3] == norms[4]
+    assert [math.isnan(loss) for loss in losses] == [False, True, True, False, True]
+    assert len({r["forget_grad_norm"] for r in rows}) == 5
+    last = Last(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(family, *data.values(), settings, checkpoint=last)
+    last.every = 100
+    assert torch.equal(flat(run_loop(family, *data.values(), settings, checkpoint=last)), flat(whole))
+    with pytest.raises(ValueError, match="retain_every 2 does not go with this method: it takes the two losses in tu"):
+        settings_for("sfr_on", retain_every=2)
+
+
+@pytest.mark.unit
+def test_a_gradient_is_that_of_autograd(family, data):
+    """Added a parameter at a time, twice over one forward pass; nothing is left behind at the parameters."""
+    losses = losses_of(family, data, "siss")
+    parameters = list(losses.denoiser.parameters())
+    total = torch.ones(sum(p.numel() for p in parameters))
+    found = losses.mixture(0)
+    for left, loss in ((1, found["retain"]), (0, found["forget"])):
+        add_gradient(total, loss, parameters, again=left > 0)
+    sum_of_both = sum(losses.mixture(0).values())
+    grads = torch.autograd.grad(sum_of_both, parameters, allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(total, 1 + torch.cat([g.flatten() for g in grads]), atol=1e-6, rtol=1e-4)
+    assert all(p.grad is None for p in parameters)
 
 
 @pytest.mark.unit
