@@ -144,6 +144,7 @@ class Erase(Section):
     retain_batch_size: Count
     accumulate: Count
     gradient_checkpointing: bool
+    shard: bool
     repeat: Count
     retain_every: Count
     learning_rate: Positive

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.diffusion.family import NULL_CONCEPT, Family
 from stages.diffusion.randomness import batch_indices, generator
+from stages.diffusion.sharding import local, part_like, spread_like, whole
 from stages.errors import ModelError, NonFiniteLoss
 
 #: Called after each step with its number (from 1) and what was measured.
@@ -43,32 +44,32 @@ class TrainState:
     def __init__(self, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, ema_decay: float):
         self.parameters = parameters
         self.optimizer = optimizer
-        self.ema = (
-            EMAModel(parameters.values(), decay=ema_decay, use_ema_warmup=False, foreach=True) if ema_decay else None
-        )
+        # Of a sharded parameter, the average of this process's part.
+        self.parts = [local(p.detach()).requires_grad_() for p in parameters.values()]
+        self.ema = EMAModel(self.parts, decay=ema_decay, use_ema_warmup=False, foreach=True) if ema_decay else None
         self.step = 0
 
     def after_update(self) -> None:
         """Count an update and let the average follow."""
         self.step += 1
         if self.ema is not None:
-            self.ema.step(self.parameters.values())
+            self.ema.step(self.parts)
 
     def use_average(self) -> None:
         """Put the averaged weights into the model: the end of the training."""
         if self.ema is not None:
-            self.ema.copy_to(self.parameters.values())
+            self.ema.copy_to(self.parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything needed to go on, by name."""
+        """Everything needed to go on, by name; whole tensors, so that every process has to ask."""
         state: dict[str, Tensor] = {"step": torch.tensor(self.step)}
         for name, parameter in self.parameters.items():
-            state[f"parameter/{name}"] = parameter.detach()
+            state[f"parameter/{name}"] = whole(parameter.detach())
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+                state[f"optimizer/{key}/{name}"] = whole(torch.as_tensor(value))
         if self.ema is not None:
-            for name, shadow in zip(self.parameters, self.ema.shadow_params, strict=True):
-                state[f"average/{name}"] = shadow
+            for (name, parameter), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
+                state[f"average/{name}"] = whole(part_like(parameter, shadow))
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -83,18 +84,18 @@ class TrainState:
         for key, value in state.items():
             if key.startswith("optimizer/"):
                 _, what, name = key.split("/")
-                moments.setdefault(name, {})[what] = value
+                moments.setdefault(name, {})[what] = spread_like(self.parameters[name], value)
         groups = self.optimizer.state_dict()["param_groups"]
         indexed = {i: moments[name] for i, name in enumerate(self.parameters) if name in moments}
         # The optimizer itself knows where each of its tensors belongs: a fused one keeps its step on the device.
         self.optimizer.load_state_dict({"state": indexed, "param_groups": groups})
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(state[f"parameter/{name}"])
+                parameter.copy_(spread_like(parameter, state[f"parameter/{name}"]))
             if self.ema is not None:
                 self.ema.optimization_step = self.step
-                for name, shadow in zip(self.parameters, self.ema.shadow_params, strict=True):
-                    shadow.copy_(state[f"average/{name}"])
+                for (name, parameter), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
+                    shadow.copy_(local(spread_like(parameter, state[f"average/{name}"])))
 
 
 def check_finite(step: int, **values: Tensor | float) -> None:

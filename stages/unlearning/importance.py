@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stages.diffusion.family import ConceptImages
 from stages.diffusion.randomness import generator
+from stages.diffusion.sharding import local
 from stages.unlearning.losses import Losses
 from stages.unlearning.settings import IMPORTANCE_BATCHES
 from stages.unlearning.timesteps import part_of
@@ -31,15 +32,15 @@ def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, a
 
     def move(part: Tensor, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        part.add_(parameter.grad.flatten())
+        part.add_(local(parameter.grad).flatten())
         parameter.grad = None
 
-    parts = total.split([p.numel() for p in parameters])
+    parts = total.split([local(p).numel() for p in parameters])
     moves = [
         p.register_post_accumulate_grad_hook(partial(move, part)) for p, part in zip(parameters, parts, strict=True)
     ]
     try:
-        loss.backward(retain_graph=again, inputs=parameters)
+        loss.backward(retain_graph=again)  # type: ignore[no-untyped-call]
     finally:
         for hook in moves:
             hook.remove()
@@ -47,8 +48,8 @@ def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, a
 
 
 def flat_zeros(parameters: Sequence[Tensor]) -> Tensor:
-    """Zeros, float32 ``(P,)``, on the parameters' device."""
-    return torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    """Zeros, float32 ``(P,)``, on the parameters' device; of sharded ones, for this process's part."""
+    return torch.zeros(sum(local(p).numel() for p in parameters), device=parameters[0].device)
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:

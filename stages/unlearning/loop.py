@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stages.diffusion.family import ConceptImages, Family
+from stages.diffusion.sharding import in_plane, is_sharded, local, part_like, shard, whole
 from stages.diffusion.training import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning.importance import Importance, add_gradient, flat_zeros, timestep_density
@@ -63,20 +64,30 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def update_direction(retain_grad: Tensor, gap_grad: Tensor, settings: Settings) -> tuple[Tensor, dict[str, float]]:
-    """δ = ∇L_r + λ∇g, in the place of ``retain_grad``, with what the trace records of the two gradients."""
-    norms = {"retain_grad_norm": float(retain_grad.norm()), "forget_grad_norm": float(gap_grad.norm())}
+def update_direction(
+    retain_grad: Tensor, gap_grad: Tensor, settings: Settings, plane: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """δ = ∇L_r + λ∇g, in the place of ``retain_grad``; its length; what the trace records of the two gradients.
+
+    Args:
+        plane: where the gradients are one process's parts of them, :func:`in_plane` of the two.
+    """
+    retain, gap = plane or (retain_grad, gap_grad)
+    norms = {"retain_grad_norm": float(retain.norm()), "forget_grad_norm": float(gap.norm())}
     if settings.unit_gradients:
-        for grad, norm in zip((retain_grad, gap_grad), norms.values(), strict=True):
-            grad /= norm or 1.0
-    multiplier = MULTIPLIERS[settings.multiplier](retain_grad, gap_grad, eta=settings.eta)
+        for vectors in [(retain_grad, gap_grad), *([plane] if plane else [])]:
+            for vector, norm in zip(vectors, norms.values(), strict=True):
+                vector /= norm or 1.0
+    multiplier = MULTIPLIERS[settings.multiplier](retain, gap, eta=settings.eta)
     lengths = 1.0 if settings.unit_gradients else math.prod(norms.values())
     measured = {
         **norms,
-        "gradient_cosine": float(torch.dot(retain_grad, gap_grad)) / max(lengths, 1e-30),
+        "gradient_cosine": float(torch.dot(retain, gap)) / max(lengths, 1e-30),
         "multiplier": float(multiplier),
     }
-    return retain_grad.add_(gap_grad, alpha=measured["multiplier"]), measured
+    direction = retain_grad.add_(gap_grad, alpha=measured["multiplier"])
+    length = (retain + measured["multiplier"] * gap).norm() if plane else direction.norm()
+    return direction, length, measured
 
 
 @contextmanager
@@ -133,6 +144,8 @@ def _run(
     denoiser = copy.deepcopy(family.denoiser).to(device).eval()
     if settings.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
+    if settings.shard and accelerator.num_processes > 1:
+        shard(denoiser, accelerator)
     trainable = trainable_parameters(denoiser, settings.trainable)
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
@@ -142,6 +155,14 @@ def _run(
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
         joined.kept = saved.get("retain_gradient")
+
+    def keep() -> None:
+        if checkpoint is None:
+            return
+        tensors = state.tensors() | joined.tensors()
+        if accelerator.is_main_process:
+            checkpoint.save(tensors)
+
     reached = False
     while state.step < settings.outer_steps and not reached:
         started = time.perf_counter()
@@ -150,8 +171,7 @@ def _run(
         try:
             row = joined.put(state.step)
         except NonFiniteLoss:
-            if checkpoint is not None and accelerator.is_main_process:
-                checkpoint.save(state.tensors() | joined.tensors())
+            keep()
             raise
         row["constraint_gap"] = float("nan")
         if settings.gap_every and state.step % settings.gap_every == 0:
@@ -166,9 +186,13 @@ def _run(
             row["peak_memory_bytes"] = float(peak_memory_bytes(device))
             on_step(state.step, row)
         due = state.step % checkpoint.every == 0 and state.step < settings.outer_steps if checkpoint else False
-        if checkpoint is not None and due and not reached and accelerator.is_main_process:
-            checkpoint.save(state.tensors() | joined.tensors())
+        if due and not reached:
+            keep()
     state.use_average()
+    if joined.sharded:
+        erased = {name: whole(value) for name, value in denoiser.state_dict().items()}
+        denoiser = copy.deepcopy(family.denoiser)
+        denoiser.load_state_dict(erased)
     return denoiser.requires_grad_(True).eval()
 
 
@@ -178,6 +202,7 @@ class JoinedGradients:
     def __init__(self, losses: Losses, trainable: dict[str, Tensor]):
         self.losses, self.settings, self.accelerator = losses, losses.settings, losses.accelerator
         self.parameters = list(trainable.values())
+        self.sharded = is_sharded(self.parameters[0])
         self.importance = Importance(losses, self.parameters)
         self.base = self._flat() if self.importance.fisher is not None else None
         #: The retain gradient that the next updates use again (``Settings.retain_every``).
@@ -197,14 +222,15 @@ class JoinedGradients:
         values, grads = self._of_losses(step)
         if self.base is not None and self.importance.fisher is not None:
             grads["retain"] += self.settings.fisher_penalty * self.importance.fisher * (self._flat() - self.base)
-        direction, measured = update_direction(grads["retain"], grads["forget"], self.settings)
-        check_finite(step, gradient_norm=direction.norm())
-        scale = self.settings.max_grad_norm / (direction.norm() + 1e-6)
+        pair = grads["retain"], grads["forget"]
+        plane = in_plane(*pair, self.accelerator) if self.sharded else None
+        direction, length, measured = update_direction(*pair, self.settings, plane)
+        check_finite(step, gradient_norm=length)
+        scale = self.settings.max_grad_norm / (length + 1e-6)
         direction *= scale if self.settings.unit_update else scale.clamp(max=1.0)
-        offset = 0
-        for parameter in self.parameters:
-            parameter.grad = direction[offset : offset + parameter.numel()].view_as(parameter).to(parameter.dtype)
-            offset += parameter.numel()
+        parts = direction.split([local(p).numel() for p in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part_like(parameter, part.view_as(local(parameter)).to(parameter.dtype))
         return {f"{name}_loss": value for name, value in values.items()} | measured
 
     def _of_losses(self, step: int) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -226,7 +252,8 @@ class JoinedGradients:
             whole = self.accelerator.reduce(total, "sum")
             check_finite(step, **{f"{name}_loss": whole})
             values[name] = whole.item()
-            grads[name] = summed(grads[name], self.accelerator)
+            if not self.sharded:
+                grads[name] = summed(grads[name], self.accelerator)
             if name in self.importance.masks:
                 grads[name] *= self.importance.masks[name]
         if self.kept is not None and "retain" not in grads:

@@ -36,6 +36,7 @@ class Settings:
         forget_batch_size, retain_batch_size: of all processes together.
         accumulate: compute each batch in so many parts.
         gradient_checkpointing: keep less between forward and backward pass, and compute it again: memory for time.
+        shard: every process keeps a part of weights, optimizer and average (FSDP) instead of a copy of all.
         repeat: make so many updates from each batch: a frozen teacher is asked once.
         retain_every: compute the retain gradient at every so many updates, and use it again in between.
         mask: which weights may change. ``saliency``: those that matter most for the forget set, whichever loss
@@ -70,6 +71,7 @@ class Settings:
     retain_batch_size: int = 64
     accumulate: int = 1
     gradient_checkpointing: bool = False
+    shard: bool = False
     repeat: int = 1
     retain_every: int = 1
     learning_rate: float = 7e-4
@@ -85,6 +87,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.accumulate > (smaller := min(self.forget_batch_size, self.retain_batch_size)):
             raise ValueError(f"a batch of {smaller} cannot be computed in {self.accumulate} parts: lower accumulate")
+        if self.shard and (self.gap_every or self.mask != "none" or self.fisher_penalty or self.retain_every > 1):
+            raise ValueError("shard goes with no mask, no Fisher penalty, no gap_every and with retain_every 1")
         if self.retain_every > 1 and (self.alternate or self.mixture or not self.forget_weight):
             what = "it takes the two losses in turns" if self.alternate else "it has no forget loss"
             what = "both its losses come from one forward pass" if self.mixture else what

@@ -57,7 +57,7 @@ def check_every_update_shrinks_the_constraint():
     for eta in (0.1, 1.0):
         for _ in range(50):
             retain, gap = torch.randn(2, 6, generator=draw)
-            direction, row = loop.update_direction(retain, gap, settings_for("erasediff", eta=eta))
+            direction, _, row = loop.update_direction(retain, gap, settings_for("erasediff", eta=eta))
             assert row["multiplier"] >= 0
             assert gap @ direction >= eta * gap @ gap - 1e-4
 

@@ -1,7 +1,10 @@
 """Two processes at the same global batch give what one gives."""
 
+import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from accelerate import Accelerator, debug_launcher
 from stages.diffusion import family_of
 from stages.diffusion.class_conditional import build_pipeline
 from stages.diffusion.family import ConceptImages
+from stages.diffusion.sharding import local, shard, whole
 from stages.diffusion.training import train_denoiser
 from stages.unlearning import settings_for
 from stages.unlearning.loop import run_loop
@@ -17,7 +21,25 @@ from stages.unlearning.loop import run_loop
 SETTINGS = [
     {"forget_source": "mixed", "gap_every": 2},
     {"forget_source": "forget", "forget_target": "uniform_noise", "retain_target": "noise", "mask": "saliency"},
+    {"shard": True, "accumulate": 2, "gradient_checkpointing": True},
+    {"shard": True, "unit_gradients": True},
+    {"shard": True, "multiplier": "cosine", "trainable": "no_time_embedding"},
 ]
+
+
+class Halfway:
+    """A checkpoint after two steps, which all processes can read."""
+
+    every = 2
+
+    def __init__(self, file):
+        self.file = file
+
+    def save(self, state):
+        torch.save(state, self.file)
+
+    def load(self):
+        return torch.load(self.file, weights_only=True) if self.file.exists() else None
 
 
 def train_and_erase(file=None):
@@ -42,10 +64,20 @@ def train_and_erase(file=None):
             "erasediff", **settings, learning_rate=2e-4, outer_steps=4, forget_batch_size=5, retain_batch_size=7
         )
         result.append(flat(run_loop(family, forget, retain, chosen, accelerator=accelerator, on_step=record)))
+    # Going on from the middle: by then the checkpoint is there.
+    halfway = Halfway(Path(f"{file or 'one'}.halfway"))
+    for _ in range(2):
+        erased = run_loop(family, forget, retain, chosen, accelerator=accelerator, checkpoint=halfway)
+        assert torch.equal(flat(erased), result[-1])
+        accelerator.wait_for_everyone()
     result.append(torch.tensor(rows).nan_to_num())
-    if file and accelerator.is_main_process:
+    if file:
         assert accelerator.num_processes == 2
-        torch.save(result, file)
+        spread = shard(copy.deepcopy(family.denoiser), accelerator)
+        assert sum(local(p).numel() for p in spread.parameters()) < 0.6 * flat(family.denoiser).numel()
+        assert torch.equal(torch.cat([whole(p.detach()).flatten() for p in spread.parameters()]), flat(family.denoiser))
+        if accelerator.is_main_process:
+            torch.save(result, file)
     return result
 
 
@@ -54,15 +86,20 @@ def flat(denoiser):
 
 
 @pytest.mark.reference
-def test_two_processes_give_the_result_of_one(tmp_path):
+def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
+    """Also where each keeps a part of the model: sharding does nothing with one."""
+    monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     one = train_and_erase()
     torch.set_num_threads(threads)
     # A process of its own: accelerate keeps the state of the first Accelerator.
-    done = subprocess.run([sys.executable, __file__, tmp_path / "two"], capture_output=True, text=True)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, __file__, tmp_path / "two"], capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr
     two = torch.load(tmp_path / "two", weights_only=True)
-    assert len(one) == len(two) == 4
+    assert len(one) == len(two) == 2 + len(SETTINGS)
+    kept = [{k: v.shape for k, v in Halfway(tmp_path / f"{n}.halfway").load().items()} for n in ("one", "two")]
+    assert kept[0] == kept[1]
     for a, b in zip(one, two, strict=True):
         assert a.shape == b.shape
         # Where a gradient is as small as Adam's epsilon, rounding moves the weight by a visible part of a step.

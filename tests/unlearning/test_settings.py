@@ -90,8 +90,8 @@ def test_unit_gradients_join_directions_not_sizes(multiplier):
     retain, forget = torch.randn(2, 50, generator=draw)
     forget -= 0.5 * retain
     settings = settings_for("erasediff", unit_gradients=True, multiplier=multiplier, eta=0.6)
-    joined, row = update_direction(retain.clone(), forget.clone(), settings)
-    larger, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
+    joined, _, row = update_direction(retain.clone(), forget.clone(), settings)
+    larger, _, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
     cosine = torch.cosine_similarity(retain, forget, dim=0).item()
     assert cosine < 0
     assert row["gradient_cosine"] == pytest.approx(cosine, abs=1e-6) == other["gradient_cosine"]
@@ -175,6 +175,8 @@ def test_a_retain_gradient_is_used_again(family, data, stopped):
         run_loop(family, *data.values(), settings, checkpoint=last)
     last.every = 100
     assert torch.equal(flat(run_loop(family, *data.values(), settings, checkpoint=last)), flat(whole))
+    with pytest.raises(ValueError, match="shard goes with no mask"):
+        settings_for("salun", shard=True)
     with pytest.raises(ValueError, match="retain_every 2 does not go with this method: it takes the two losses in tu"):
         settings_for("sfr_on", retain_every=2)
 
