@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,22 @@ def test_unquoted_no_is_text(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(FILE.read_text().replace('"no"', "no"))  # what `dvc exp run -S` leaves
     assert load_params(path).erase.mixed_precision == "no"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([("erase.method", "sfr_on"), ("erase.retain_every", 2)], "retain_every 2 does not go with this method"),
+        ([("erase.accumulate", 65)], "a batch of 64 cannot be computed in 65 parts: lower accumulate"),
+    ],
+)
+def test_what_does_not_go_together_in_a_method(tmp_path, changes, message):
+    """Said by the stage, before it opens anything: there is no model here."""
+    changed(tmp_path, *changes)
+    command = [sys.executable, "-m", "stages.erase"]
+    here = {**os.environ, "PYTHONPATH": str(FILE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ParamsError: params.yaml: erase: ") and message in line

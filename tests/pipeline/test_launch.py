@@ -25,8 +25,12 @@ def runs(project, stage):
 
 @pytest.mark.pipeline
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "model"), [("pretrain", "base"), ("erase", "erased")])
-def test_two_processes_write_one_result_and_one_run(project, stage, model):
+@pytest.mark.parametrize(
+    ("stage", "model", "settings"),
+    [("pretrain", "base", {}), ("erase", "erased", {}), ("erase", "erased", {"erase__shard": True})],
+)
+def test_two_processes_write_one_result_and_one_run(project, stage, model, settings):
+    project.set_params(**settings)
     one, before = weights(project, model), len(runs(project, stage))
     shutil.rmtree(project.root / "models" / model)
     output = project.run(f"stages.{stage}", **TWO)
