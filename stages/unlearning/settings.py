@@ -74,7 +74,7 @@ class Settings:
     shard: bool = False
     repeat: int = 1
     retain_every: int = 1
-    learning_rate: float = 7e-4
+    learning_rate: float = 5e-4
     ema_decay: float = 0.95
     condition_dropout: float = 0.1
     max_grad_norm: float = 1.0
