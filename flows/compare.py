@@ -73,17 +73,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The settings of one cell, and the name that follows from them: the same cell in two comparisons is one."""
+    """The settings of one cell, and the name that follows from them: the same cell in two comparisons is one.
+
+    Attributes:
+        shared: no cell, but what the cells of a seed share.
+    """
 
     variant: str
     concept: str
     seed: int
     settings: tuple[tuple[str, Any], ...]
+    shared: bool = False
 
     @property
     def name(self) -> str:
         digest = hashlib.sha256(json.dumps(self.overrides, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{PREFIX}-{digest}"
+        # A cell without settings of its own would else have the name of what it shares with others.
+        return f"{PREFIX}-{'base-' if self.shared else ''}{digest}"
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], se
 def base_of(experiment: Experiment, concept: str) -> Experiment:
     """The experiment that makes what all cells of a seed share, under whatever concept."""
     shared = {k: v for k, v in experiment.settings if not k.startswith(("erase.", "evaluate.", "verdict."))}
-    return Experiment("base", concept, experiment.seed, tuple(shared.items()))
+    return Experiment("base", concept, experiment.seed, tuple(shared.items()), shared=True)
 
 
 def searched(plan: Comparison, measured: Callable[[Sequence[Experiment]], list[Cell]]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from flows.compare import Comparison, Search, base_of, experiments, searched
+from flows.compare import Comparison, Experiment, Search, base_of, experiments, searched
 from stages.comparison import (
     Cell,
     against_gold,
@@ -147,6 +147,8 @@ def test_cells_are_named_by_what_they_are():
     assert not {e.name for e in experiments(PLAN, "a", choice={}, search=False)} & {e.name for e in cells}
     assert len({base_of(e, "0").name for e in cells}) == 2  # one a seed
     assert "erase.method" not in base_of(cells[0], "0").overrides
+    plain = Experiment("defaults", "0", 0, ())
+    assert base_of(plain, "0").overrides == plain.overrides and base_of(plain, "0").name != plain.name
 
 
 @pytest.mark.unit
