@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,6 +169,16 @@ def requirements(folder: Path) -> list[str]:
     return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
 
 
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Nothing compiled is written: MLflow imports the model's code from where it has just stored it."""
+    was, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = was
+
+
 def _log_model(run_id: str, folder: Path, example_concept: str) -> Any:
     import mlflow
     import pandas as pd
@@ -183,7 +194,7 @@ def _log_model(run_id: str, folder: Path, example_concept: str) -> Any:
     example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
     code = Path(__file__).parents[1]
     quiet = tracking.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
-    with mlflow.start_run(run_id=run_id), quiet, warnings.catch_warnings():
+    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
         return mlflow.pyfunc.log_model(
             name="model",
