@@ -154,7 +154,7 @@ def _run(
     joined = JoinedGradients(losses, trainable)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
-        joined.kept = saved.get("retain_gradient")
+        joined.restore(saved)
 
     def keep() -> None:
         if checkpoint is None:
@@ -214,6 +214,11 @@ class JoinedGradients:
         """What a checkpoint needs beside the state of the training."""
         return {} if self.kept is None else {"retain_gradient": self.kept}
 
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what :meth:`tensors` gave, wherever it was kept."""
+        if (kept := state.get("retain_gradient")) is not None:
+            self.kept = kept.to(self.losses.device)
+
     def _flat(self) -> Tensor:
         return torch.cat([p.detach().float().flatten() for p in self.parameters])
 
@@ -249,9 +254,9 @@ class JoinedGradients:
                     add_gradient(grads[name], weights[name] * loss, self.parameters, again=left > 0)
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
-            whole = self.accelerator.reduce(total, "sum")
-            check_finite(step, **{f"{name}_loss": whole})
-            values[name] = whole.item()
+            value = self.accelerator.reduce(total, "sum")
+            check_finite(step, **{f"{name}_loss": value})
+            values[name] = value.item()
             if not self.sharded:
                 grads[name] = summed(grads[name], self.accelerator)
             if name in self.importance.masks:
