@@ -131,9 +131,9 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
             label=f"{variant} (gold standard)" if variant == gold else variant,
         )
     axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_ylim(bottom=max(-0.02, axes.get_ylim()[0]), top=1.02)
     axes.set(
         xscale="log",
-        ylim=(-0.02, 1.02),
         xlabel="distance of retained pictures to real ones, ratio to the base (left: better)",
         ylabel="unlearning accuracy (up: better)",
     )
