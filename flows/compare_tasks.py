@@ -75,13 +75,15 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
         # First what cells share, so that two at once do not both train the same base.
         bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
         run([(f"base, seed {base.seed}", base, BASE) for base in bases.values()])
-        # Neighbours differ in concept or seed, and share nothing that is still to be made.
+        # Neighbours differ in concept where there are several, and so share nothing that is still to be made.
         run([(f"{e.variant}, {e.concept}, seed {e.seed}", e, CELL) for e in left])
         found = pipeline.experiment_metrics()
         return [e.cell(found) for e in wanted]
 
     chosen = searched(plan, measured)
     every = [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
+    # Seed by seed: one that is interrupted has all variants of the first seeds, not all seeds of the first variants.
+    every.sort(key=lambda e: e.seed)
     return measured(every), {variant: text(choice) for variant, choice in chosen.items()}
 
 
