@@ -110,6 +110,12 @@ def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], se
     return [Experiment(variant, c, s, settings) for s in where.seeds for c in where.concepts]
 
 
+def compared(plan: Comparison, chosen: Mapping[str, Mapping[str, Any]]) -> list[Experiment]:
+    """All cells of the comparison itself, seed by seed: one that is interrupted has every variant at the first seeds."""
+    cells = [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
+    return sorted(cells, key=lambda e: plan.seeds.index(e.seed))
+
+
 def base_of(experiment: Experiment, concept: str) -> Experiment:
     """The experiment that makes what all cells of a seed share, under whatever concept."""
     shared = {k: v for k, v in experiment.settings if not k.startswith(("erase.", "evaluate.", "verdict."))}

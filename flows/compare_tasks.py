@@ -12,7 +12,7 @@ from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pipeline
-from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, experiments, searched, text, write_cells
+from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, compared, searched, text, write_cells
 from flows.runner import resources
 from flows.tasks import failed, show_picture
 from stages import tracking
@@ -81,10 +81,7 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
         return [e.cell(found) for e in wanted]
 
     chosen = searched(plan, measured)
-    every = [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
-    # Seed by seed: one that is interrupted has all variants of the first seeds, not all seeds of the first variants.
-    every.sort(key=lambda e: e.seed)
-    return measured(every), {variant: text(choice) for variant, choice in chosen.items()}
+    return measured(compared(plan, chosen)), {variant: text(choice) for variant, choice in chosen.items()}
 
 
 def publish(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str]) -> None:

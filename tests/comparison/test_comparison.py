@@ -2,7 +2,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from flows.compare import Comparison, Experiment, Search, base_of, experiments, searched
+from flows.compare import Comparison, Experiment, Search, base_of, compared, experiments, searched
 from stages.comparison import (
     Cell,
     against_gold,
@@ -149,6 +149,14 @@ def test_cells_are_named_by_what_they_are():
     assert "erase.method" not in base_of(cells[0], "0").overrides
     plain = Experiment("defaults", "0", 0, ())
     assert base_of(plain, "0").overrides == plain.overrides and base_of(plain, "0").name != plain.name
+
+
+@pytest.mark.unit
+def test_every_variant_comes_to_the_first_seed_before_any_to_the_second():
+    cells = compared(PLAN, {"a": {"erase.learning_rate": 0.1}})
+    assert [c.seed for c in cells] == [0] * 6 + [1] * 6
+    assert [c.variant for c in cells[:6]] == ["a", "a", "fixed", "fixed", "gold", "gold"]
+    assert {c.overrides["erase.learning_rate"] for c in cells if c.variant == "a"} == {0.1}
 
 
 @pytest.mark.unit
