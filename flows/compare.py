@@ -111,7 +111,7 @@ def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], se
 
 
 def compared(plan: Comparison, chosen: Mapping[str, Mapping[str, Any]]) -> list[Experiment]:
-    """All cells of the comparison itself, seed by seed: one that is interrupted has every variant at the first seeds."""
+    """All cells of the comparison itself, seed by seed: one interrupted has every variant at the first seeds."""
     cells = [e for v in plan.variants for e in experiments(plan, v, choice=chosen.get(v, {}), search=False)]
     return sorted(cells, key=lambda e: plan.seeds.index(e.seed))
 
