@@ -70,11 +70,12 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
         found = pipeline.experiment_metrics()
         left = list({e.name: e for e in wanted if "evaluation" not in found.get(e.name, {})}.values())
         get_run_logger().info("%d cells, %d to run", len(wanted), len(left))
-        # DVC keeps an experiment that was interrupted under its name, with what was done until then.
-        pipeline.remove_experiments([e.name for e in left if e.name in found])
         # First what cells share, so that two at once do not both train the same base.
-        bases = {base.name: base for e in left if (base := base_of(e, plan.concepts[0])).name not in found}
-        run([(f"base, seed {base.seed}", base, BASE) for base in bases.values()])
+        shared = {base.name: base for base in (base_of(e, plan.concepts[0]) for e in left)}
+        bases = [base for name, base in shared.items() if BASE[-1] not in found.get(name, {})]
+        # DVC keeps an experiment that was interrupted under its name, with what was done until then.
+        pipeline.remove_experiments([e.name for e in [*bases, *left] if e.name in found])
+        run([(f"base, seed {base.seed}", base, BASE) for base in bases])
         # Neighbours differ in concept where there are several, and so share nothing that is still to be made.
         run([(f"{e.variant}, {e.concept}, seed {e.seed}", e, CELL) for e in left])
         found = pipeline.experiment_metrics()

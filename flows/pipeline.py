@@ -102,7 +102,7 @@ def run_experiment(
 
 
 def experiment_metrics() -> dict[str, dict[str, Any]]:
-    """``{experiment: {"evaluation": …, "erase": …}}`` of this commit's experiments. Raises: StageFailed."""
+    """``{experiment: {"evaluation": …, "erase": …}}`` of this commit's experiments that ended. Raises: StageFailed."""
     done = subprocess.run(
         dvc("exp", "show", "--json", "--hide-queued"), capture_output=True, text=True, env=environment(), check=False
     )
@@ -111,6 +111,9 @@ def experiment_metrics() -> dict[str, dict[str, Any]]:
     found = {}
     for baseline in json.loads(done.stdout):
         for experiment in baseline.get("experiments") or []:
+            # Of one whose process was killed DVC says that it runs for ever: it has no result, nor a name to remove.
+            if (experiment.get("executor") or {}).get("state") == "running":
+                continue
             metrics = (experiment["revs"][0].get("data") or {}).get("metrics") or {}
             found[experiment["name"]] = {
                 Path(path).stem: content["data"] for path, content in metrics.items() if content and "data" in content
