@@ -1,9 +1,10 @@
-"""A comparison through real experiments: run, interrupted, run again."""
+"""A comparison through real experiments: run, interrupted, killed, run again."""
 
 import json
 import signal
 import sqlite3
 
+import psutil
 import pytest
 from checkout import new_project
 
@@ -50,7 +51,15 @@ def test_a_comparison_goes_on_where_it_was_and_moves_no_alias(tmp_path):
     # Of one that was interrupted DVC keeps the name, and what was done until then.
     done = {name for name, result in experiments(project).items() if "metrics/evaluation.json" in result}
     assert len(done) >= 1
+    second = project.start("flows.compare", "c.yaml")
+    for line in second.stdout:
+        if "base, seed 0" in line and "Running stage 'pretrain'" in line:
+            break
+    for process in [psutil.Process(second.pid), *psutil.Process(second.pid).children(recursive=True)]:
+        process.kill()
+    second.communicate()
     output = project.run("flows.compare", "c.yaml", code=1)
+    assert output.count("Running stage 'pretrain'") == 1
     assert "3 of 3 cells" not in output and "1 of 3 cells failed: broken, 8, seed 0" in output
     assert not any(f"--name {name}" in output or f"experiment '{name}'" in output for name in done)
     found = json.loads((tmp_path / "reports/comparison.json").read_text())
