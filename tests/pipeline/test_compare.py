@@ -35,6 +35,7 @@ def experiments(project):
 
 @pytest.mark.pipeline
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_comparison_goes_on_where_it_was_and_moves_no_alias(tmp_path):
     project = new_project(tmp_path)
     (tmp_path / "c.yaml").write_text(FILE)
