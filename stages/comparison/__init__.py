@@ -106,45 +106,62 @@ def dominated_by(table: Mapping[str, Mapping[str, float]], gold: str | None) -> 
     }
 
 
+#: Distance, as a ratio to the base's, up to which the plot's second panel shows variants where some lie beyond.
+NEAR_THE_BASE = 2.0
+
+
 def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> bytes:
-    """Unlearning accuracy against distance, a point a variant with standard deviations; the gold standard a star."""
+    """Unlearning accuracy against distance, a point a variant with standard deviations; the gold standard a star.
+
+    Where some lie far off, a second panel shows those near the base alone.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     shown = {v: row for v, row in table.items() if "distance_ratio" in row}
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    colours = plt.get_cmap("tab20")
-    for number, (variant, row) in enumerate(shown.items()):
-        axes.errorbar(
+    near = {v: row for v, row in shown.items() if row["distance_ratio"] <= NEAR_THE_BASE}
+    apart = 1 < len(near) < len(shown)
+    figure = plt.figure(figsize=(13 if apart else 9, 5.5), layout="constrained")
+    axes, *zoomed = figure.subplots(1, 1 + apart, squeeze=False)[0]
+    colours = plt.get_cmap("tab10")
+
+    def draw(panel: Axes, variant: str, row: Mapping[str, float]) -> None:
+        number, best_possible = list(shown).index(variant), variant == gold
+        panel.errorbar(
             row["distance_ratio"],
             row["unlearning_accuracy"],
             xerr=row["distance_ratio_sd"],
             yerr=row["unlearning_accuracy_sd"],
-            marker="*" if variant == gold else "os^Dv"[number % 5],
-            markersize=15 if variant == gold else 8,
-            color="black" if variant == gold else colours(number % 20),
+            marker="*" if best_possible else "os^DvP"[number % 6],
+            markersize=15 if best_possible else 8,
+            color="black" if best_possible else colours(number % 10),
+            markeredgecolor="white",
             linestyle="none",
             elinewidth=1,
             alpha=0.9,
-            label=f"{variant} (gold standard)" if variant == gold else variant,
+            label=f"{variant} (gold standard)" if best_possible else variant,
         )
-    axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_ylim(bottom=max(-0.02, axes.get_ylim()[0]), top=1.02)
-    axes.set(
-        xscale="log",
-        xlabel="distance of retained pictures to real ones, ratio to the base (left: better)",
-        ylabel="unlearning accuracy (up: better)",
-    )
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    ratios = [row["distance_ratio"] for row in shown.values()]
-    if ratios and max(ratios) < 5:
-        axes.set(xscale="linear")
-    figure.legend(loc="outside right upper", fontsize=9)
+    for panel, rows in zip([axes, *zoomed], (shown, near), strict=False):
+        for variant, row in rows.items():
+            draw(panel, variant, row)
+        panel.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
+        panel.set_ylim(bottom=max(-0.02, panel.get_ylim()[0]), top=1.02)
+        panel.set(xlabel="distance to real pictures, ratio to the base (left: better)")
+    axes.set(ylabel="unlearning accuracy (up: better)")
+    if max((row["distance_ratio"] for row in shown.values()), default=1.0) >= 5:
+        axes.set(xscale="log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if apart:
+        axes.set(title="all")
+        zoomed[0].set(title=f"at most {NEAR_THE_BASE:g} × as far as the base")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     plt.close(figure)

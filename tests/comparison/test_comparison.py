@@ -1,3 +1,4 @@
+import struct
 from html.parser import HTMLParser
 
 import pytest
@@ -117,7 +118,17 @@ def test_the_page_says_what_was_found_and_loads_nothing():
         assert text in parser.text
     names = [row["variant"] for row in table_rows(summary(CELLS), {}, "gold")]
     assert names == ["gold (gold standard)", "a", "b", "broken"]
-    assert pareto_png(summary(CELLS), "gold").startswith(b"\x89PNG")
+
+
+def size(png):
+    assert png.startswith(b"\x89PNG")
+    return struct.unpack(">II", png[16:24])
+
+
+@pytest.mark.unit
+def test_the_plot_shows_those_near_the_base_apart_where_one_lies_far_off():
+    width, height = size(pareto_png(summary(CELLS), "gold"))
+    assert size(pareto_png(summary([*CELLS, cell("far", distance=100.0)]), "gold")) == (width * 13 // 9, height)
 
 
 PLAN = Comparison(
