@@ -56,6 +56,12 @@ def trainable_parameters(denoiser: nn.Module, selection: str) -> dict[str, Tenso
     return chosen
 
 
+def contiguous_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook: PyTorch 2.13 crashes on a CPU in the backward pass of a group norm whose channels-last input needs no
+    gradient, as that of the first trainable layer does not."""
+    return tuple(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x for x in inputs)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
@@ -147,6 +153,8 @@ def _run(
     if settings.shard and accelerator.num_processes > 1:
         shard(denoiser, accelerator)
     trainable = trainable_parameters(denoiser, settings.trainable)
+    norms = [m for m in denoiser.modules() if isinstance(m, nn.GroupNorm) and m.weight.requires_grad]
+    hooks = [norm.register_forward_pre_hook(contiguous_input) for norm in norms]
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
     losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, accelerator)
@@ -189,6 +197,8 @@ def _run(
         if due and not reached:
             keep()
     state.use_average()
+    for hook in hooks:
+        hook.remove()
     if joined.sharded:
         erased = {name: whole(value) for name, value in denoiser.state_dict().items()}
         denoiser = copy.deepcopy(family.denoiser)

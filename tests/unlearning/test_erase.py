@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from stages.diffusion import family_of
+from stages.diffusion.class_conditional import build_pipeline
 from stages.diffusion.family import ConceptImages
 from stages.errors import NonFiniteLoss, UnknownConcept
 from stages.unlearning import erase, settings_for
@@ -127,6 +128,20 @@ def test_only_the_selection_is_trained(family, data):
     assert changed and all("up_blocks" in n for n in changed)
     with pytest.raises(UnknownConcept, match="'attn9' selects no parameter"):
         run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable="attn9"))
+
+
+@pytest.mark.unit
+def test_training_may_begin_with_a_group_norm(data):
+    """In a network so large that PyTorch's convolutions answer channels-last, which once ended the process (SIGSEGV)."""
+    network = {"block_out_channels": (32, 64), "attention": (False, True), "layers_per_block": 1}
+    family = family_of(build_pipeline(["a", "b", "c"], (1, 8, 8), **network))
+    seen = []
+    family.denoiser.up_blocks[0].resnets[0].norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    settings = settings_for("erasediff", outer_steps=1, trainable="up_blocks", gap_every=1)
+    denoiser = run_loop(family, *data.values(), settings)
+    before = family.denoiser.up_blocks[0].resnets[0].norm1.weight
+    assert not torch.equal(denoiser.up_blocks[0].resnets[0].norm1.weight, before)
+    assert seen and not any(x.is_contiguous() for x in seen if not x.requires_grad)
 
 
 @pytest.mark.unit
