@@ -145,6 +145,7 @@ class Erase(Section):
     accumulate: Count
     gradient_checkpointing: bool
     shard: bool
+    shared_batch: bool
     repeat: Count
     retain_every: Count
     learning_rate: Positive

@@ -50,9 +50,10 @@ class Losses:
 
     def _taught(self, loss: str, step: int, part: int, target: Callable[[], Tensor]) -> Tensor:
         """What the teacher says of a batch; of the frozen one asked once, however often the batch is used."""
-        if self.settings.repeat == 1 or self.settings.teacher == "moving":
+        s = self.settings
+        if (s.repeat == 1 and not s.shared_batch) or s.teacher == "moving":
             return target()
-        key = (loss, step, part)
+        key = ("both" if s.shared_batch else loss, step, part)
         if key not in self._targets:
             self._targets = {k: v for k, v in self._targets.items() if k[1] == step}
             self._targets[key] = target()
@@ -121,7 +122,8 @@ class Losses:
             if s.forget_target == "relabel":
                 wrong += mismatched(concepts, self.wrong_concepts, draw)
         if from_retain:
-            index, own = self.draw("forget-from-retain", step, from_retain, self.retain_set)
+            stream = "retain" if s.shared_batch else "forget-from-retain"
+            index, own = self.draw(stream, step, from_retain, self.retain_set)
             index = index[max(0, mine.start - from_forget) : max(0, mine.stop - from_forget)]
             parts.append(self.encoded(self.retain_set, index) if len(index) else None)
             pick = torch.randint(len(self.asked_concepts), (from_retain,), generator=draw).tolist()
@@ -137,6 +139,8 @@ class Losses:
         step //= self.settings.repeat
         draw = generator(self.seed, "forget-noise", step)
         batch = self.forget_batch(step, draw, part)
+        if self.settings.shared_batch:
+            draw = generator(self.seed, "retain-noise", step)
         n = self.settings.forget_batch_size
         shape, mine = (n, *batch.clean.shape[1:]), self.share(n, part)
         noise = torch.randn(shape, generator=draw)[mine].to(batch.clean)

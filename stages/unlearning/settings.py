@@ -37,6 +37,7 @@ class Settings:
         accumulate: compute each batch in so many parts.
         gradient_checkpointing: keep less between forward and backward pass, and compute it again: memory for time.
         shard: every process keeps a part of weights, optimizer and average (FSDP) instead of a copy of all.
+        shared_batch: the retain loss's noised images serve the forget loss too, and the teacher answers once for both.
         repeat: make so many updates from each batch: a frozen teacher is asked once.
         retain_every: compute the retain gradient at every so many updates, and use it again in between.
         mask: which weights may change. ``saliency``: those that matter most for the forget set, whichever loss
@@ -72,6 +73,7 @@ class Settings:
     accumulate: int = 1
     gradient_checkpointing: bool = False
     shard: bool = False
+    shared_batch: bool = False
     repeat: int = 1
     retain_every: int = 1
     learning_rate: float = 5e-4
@@ -87,6 +89,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.accumulate > (smaller := min(self.forget_batch_size, self.retain_batch_size)):
             raise ValueError(f"a batch of {smaller} cannot be computed in {self.accumulate} parts: lower accumulate")
+        if self.shared_batch:
+            for name, value in {**SHARED, "forget_batch_size": self.retain_batch_size}.items():
+                if getattr(self, name) != value:
+                    raise ValueError(f"shared_batch goes with {name} {value} alone, not {getattr(self, name)}")
         if self.shard and (self.gap_every or self.mask != "none" or self.fisher_penalty or self.retain_every > 1):
             raise ValueError("shard goes with no mask, no Fisher penalty, no gap_every and with retain_every 1")
         if self.retain_every > 1 and (self.alternate or self.mixture or not self.forget_weight):
@@ -103,6 +109,16 @@ class Settings:
             both.pop("retain")
         return {name: weight for name, weight in both.items() if weight}
 
+
+#: What ``shared_batch`` goes with: where the retain loss's target is the forget loss's as well.
+SHARED: dict[str, Any] = {
+    "forget_source": "retain",
+    "forget_target": "relabel",
+    "retain_target": "teacher",
+    "teacher": "frozen",
+    "timestep_sampling": "uniform",
+    "retain_every": 1,
+}
 
 #: The settings in which the defaults differ from EraseDiff's paper, as the paper has them.
 PAPER_SETTING = {"forget_source": "forget", "retain_target": "noise"}
@@ -208,7 +224,7 @@ def passes_of_update(settings: Settings, step: int) -> int:
 
     trained = _TRAINED + settings.gradient_checkpointing
     retain = trained + asked(settings.retain_every) * (settings.retain_target == "teacher")
-    forget = trained + asked(1) * _TAUGHT.get(settings.forget_target, 0)
+    forget = trained + asked(1) * _TAUGHT.get(settings.forget_target, 0) * (not settings.shared_batch)
     retain, forget = retain * settings.retain_batch_size, forget * settings.forget_batch_size
     return retain * ("retain" in weights) + forget * ("forget" in weights)
 

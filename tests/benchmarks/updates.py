@@ -31,15 +31,21 @@ MODELS = {
 }
 BATCH = {"digits": 64, "cifar": 8}
 #: Variant → settings of the loop beside the defaults, and mixed precision.
+SHARED, UP = {"shared_batch": True}, {"trainable": "up_blocks"}
 NOISE, BATCH_TWICE, RETAIN_TWICE = {"retain_target": "noise"}, {"repeat": 2}, {"retain_every": 2}
 CHECKPOINTING, PARTS = {"gradient_checkpointing": True}, {"accumulate": 4}
 OURS = {
     "ours, fp32": ({}, "no"),
     "ours, fp32, noise as retain target": (NOISE, "no"),
+    "ours, fp32, one batch for both losses": (SHARED, "no"),
+    "ours, fp32, up blocks alone": (UP, "no"),
     "ours, fp32, gradient checkpointing": (CHECKPOINTING, "no"),
     "ours, fp32, in four parts": (PARTS, "no"),
     "ours, bf16": ({}, "bf16"),
     "ours, bf16, noise as retain target": (NOISE, "bf16"),
+    "ours, bf16, one batch for both losses": (SHARED, "bf16"),
+    "ours, bf16, up blocks alone": (UP, "bf16"),
+    "ours, bf16, one batch, up blocks alone": (SHARED | UP, "bf16"),
     "ours, bf16, each batch twice": (BATCH_TWICE, "bf16"),
     "ours, bf16, retain gradient twice": (RETAIN_TWICE, "bf16"),
     "ours, bf16, these three": (NOISE | BATCH_TWICE | RETAIN_TWICE, "bf16"),

@@ -132,7 +132,7 @@ def test_only_the_selection_is_trained(family, data):
 
 @pytest.mark.unit
 def test_training_may_begin_with_a_group_norm(data):
-    """In a network so large that PyTorch's convolutions answer channels-last, which once ended the process (SIGSEGV)."""
+    """Its input is channels-last in a network of some size: PyTorch then crashed (SIGSEGV)."""
     network = {"block_out_channels": (32, 64), "attention": (False, True), "layers_per_block": 1}
     family = family_of(build_pipeline(["a", "b", "c"], (1, 8, 8), **network))
     seen = []

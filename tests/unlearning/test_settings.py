@@ -53,7 +53,11 @@ TAUGHT = ["erasediff", "graddiff", "munba", "esd"]
 @pytest.mark.unit
 @pytest.mark.parametrize(
     "method, settings",
-    [(m, {}) for m in sorted(set(METHODS) - {"retrain"})] + [(m, c) for m in TAUGHT for c in COSTLY],
+    [(m, {}) for m in sorted(set(METHODS) - {"retrain"})]
+    + [(m, c) for m in TAUGHT for c in COSTLY]
+    + [
+        (m, {"shared_batch": True, "retain_batch_size": 3, "repeat": n}) for m in ("erasediff", "munba") for n in (1, 2)
+    ],
     ids=str,
 )
 def test_the_passes_are_those_that_are_made(method, settings, family, data):
@@ -143,6 +147,33 @@ def test_a_batch_may_be_used_for_several_updates(family, data):
     assert values[0] == values[1] != values[2] == values[3]
     fresh = losses_of(family, data, forget_target="uniform_noise", forget_source="forget")
     assert [fresh.forget(step)["forget"].item() for step in range(2)] == [values[0], values[2]]
+
+
+@pytest.mark.unit
+def test_a_batch_may_serve_both_losses(family, data):
+    """The same x_t under its own concept and under the forgotten one; the teacher answers once, as it would anew."""
+    asked = []
+    plain = family.predict
+
+    def predict(denoiser, noisy, timesteps, condition):
+        asked.append((denoiser is family.denoiser, noisy, timesteps, condition))
+        return plain(denoiser, noisy, timesteps, condition)
+
+    family.predict = predict
+    losses = losses_of(family, data, shared_batch=True, forget_batch_size=5, accumulate=2, condition_dropout=0.0)
+    (retain, forget) = (losses.retain(5, 1)["retain"], losses.forget(5, 1)["forget"])
+    assert [teacher for teacher, *_ in asked] == [True, False, False]
+    for _, noisy, timesteps, _ in asked[1:]:
+        assert torch.equal(noisy, asked[0][1]) and torch.equal(timesteps, asked[0][2])
+    _, noisy, timesteps, own = asked[0]
+    error = plain(losses.denoiser, noisy, timesteps, family.condition(["a"])) - plain(
+        family.denoiser, noisy, timesteps, own
+    )
+    assert torch.isclose(forget, error.square().sum() / (5 * 64)) and retain == 0
+    with pytest.raises(ValueError, match="shared_batch goes with forget_source retain alone, not forget"):
+        settings_for("graddiff", shared_batch=True)
+    with pytest.raises(ValueError, match="shared_batch goes with forget_batch_size 64 alone, not 32"):
+        settings_for("erasediff", shared_batch=True, forget_batch_size=32)
 
 
 class Last:
