@@ -29,7 +29,7 @@ def paper_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Te
         retain_grad: gradient of the retain loss, shape ``(P,)``, float32.
         gap_grad: gradient of the constraint gap, shape ``(P,)``, float32.
         eta: required rate of decrease, dimensionless, ``> 0``.
-    Returns: scalar ``>= 0`` on the same device; ``0`` where ``gap_grad`` is zero.
+    Returns: finite float32 scalar ``>= 0`` on the same device; ``0`` where ``gap_grad`` is zero.
     Raises: ValueError: shapes differ or ``eta <= 0``.
     Source: arXiv 2401.05779, Algorithm 1. Deviation: none.
     """
@@ -41,9 +41,9 @@ def paper_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Te
         return torch.zeros((), device=gap_grad.device)
     retain, gap = retain_grad.float(), gap_grad.float()
     if not 1e-15 < scale < 1e15:  # squares would vanish or overflow
-        retain, gap = retain / scale, gap / scale
+        retain, gap = retain.double(), gap.double()
     projection = torch.dot(gap, retain) / torch.dot(gap, gap)
-    return (eta - projection).clamp(min=0)
+    return (eta - projection).clamp(0, torch.finfo(torch.float32).max).float()
 
 
 def cosine_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:

@@ -1,23 +1,33 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stages.unlearning.multipliers import cosine_multiplier, fixed_multiplier, paper_multiplier
+
+FLOAT32 = np.finfo(np.float32)
+#: The least length that float32 holds in full precision.
+LEAST = FLOAT32.tiny
 
 vectors = arrays(np.float32, 6, elements=st.floats(-100, 100, width=32, allow_subnormal=False))
 
 
 @pytest.mark.property
 @given(vectors, vectors, st.floats(0.01, 10))
+@example(np.float32([4, 0]), np.float32([0, LEAST]), 1.0)
+@example(np.float32([0, 0]), np.float32([LEAST, LEAST]), 0.01)
+@example(np.float32([-1, 0]), np.float32([LEAST, LEAST]), 1.0)
+@example(np.float32([-4, 0]), np.float32([LEAST, 0]), 1.0)
 def test_constraint_always_shrinks(retain, gap, eta):
     multiplier = paper_multiplier(torch.tensor(retain), torch.tensor(gap), eta=eta).item()
-    assert multiplier >= 0
+    assert 0 <= multiplier <= FLOAT32.max
     direction = retain.astype(np.float64) + multiplier * gap.astype(np.float64)
-    scale = np.abs(gap).max() * max(np.abs(direction).max(), np.abs(retain).max(), 1e-30)
-    assert gap.astype(np.float64) @ direction >= eta * (gap.astype(np.float64) @ gap) - 1e-4 * scale
+    scale = float(np.abs(gap).max()) * max(np.abs(direction).max(), float(np.abs(retain).max()))
+    # Where float32 ends before the weight that it takes, it is the largest there is.
+    shrinks = gap.astype(np.float64) @ direction >= eta * (gap.astype(np.float64) @ gap) - 1e-4 * scale
+    assert shrinks or multiplier == FLOAT32.max
 
 
 @pytest.mark.reference
