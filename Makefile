@@ -1,4 +1,4 @@
-# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way, a deployed run beside bare stages · make audit: known holes in the pinned packages · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
+# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make test-gpu: those that need a GPU · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way, a deployed run beside bare stages · make audit: known holes in the pinned packages · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -35,6 +35,9 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow
 
+test-gpu: .venv/.installed
+	$(BIN)/python -m pytest -m gpu
+
 soak: .venv/.installed
 	$(BIN)/python -m pytest -m soak
 
@@ -55,4 +58,4 @@ clean:
 	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help demo compare bench up down status test test-slow soak check audit clean
+.PHONY: help demo compare bench up down status test test-slow test-gpu soak check audit clean

@@ -30,7 +30,7 @@ def main() -> None:
             "image_folder": lambda: sources.read_image_folder(path),
             "parquet": lambda: sources.read_parquet(path, params.image_column, params.label_column),
         }[params.source]()
-        with tqdm(desc="curate", unit=" pictures", delay=2) as bar:
+        with tqdm(desc="curate", unit=" pictures", delay=2, mininterval=2) as bar:
 
             def on_progress(done: int, total: int) -> None:
                 bar.total = total

@@ -41,7 +41,7 @@ def main() -> None:
     from stages.diffusion import family_of, open_pipeline
     from stages.errors import ParamsError
     from stages.forget_set import FOLDER as SETS
-    from stages.loading import FileCheckpoint, load_images, read_table
+    from stages.loading import FileCheckpoint, load_images, read_table, repeatable
     from stages.pretrain import FOLDER as BASE
     from stages.pretrain import RECIPE
     from stages.unlearning import erase, planned, settings_for
@@ -63,6 +63,7 @@ def main() -> None:
     key = (whole.seed, params, how, sha256_folder(BASE), (SETS / MANIFEST).read_text())
     checkpoint = FileCheckpoint("erase", key, params.checkpoint_every, rows)
     accelerator = Accelerator(mixed_precision=params.mixed_precision)
+    pipeline.to(repeatable(accelerator.device))
 
     def erased(on_step: Any = None) -> Any:
         return erase(

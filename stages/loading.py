@@ -19,7 +19,17 @@ def device() -> torch.device:
     """Where accelerate would train: the GPU where there is one."""
     from accelerate import PartialState
 
-    return PartialState().device
+    return repeatable(PartialState().device)
+
+
+def repeatable(device: torch.device) -> torch.device:
+    """On a GPU, have PyTorch take the kernels that give the same bits at every run; where it has none it warns."""
+    if device.type == "cuda":
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time, and nothing here reads any
+    return device
 
 
 def read_table(path: Path, split: str | None = None) -> pd.DataFrame:

@@ -24,13 +24,14 @@ def main() -> None:
     from stages import tracking
     from stages.artifacts import new_folder, write_json
     from stages.curate import TABLE
-    from stages.loading import FileCheckpoint, read_table
+    from stages.loading import FileCheckpoint, read_table, repeatable
 
     table = read_table(TABLE, "train")
     rows: list[dict[str, float]] = []
     key = (whole.seed, params, table["sample_id"].tolist())
     checkpoint = FileCheckpoint("pretrain", key, params.checkpoint_every, rows)
     accelerator = Accelerator(mixed_precision=params.mixed_precision)
+    repeatable(accelerator.device)
     if not accelerator.is_main_process:  # it computes its part of every batch
         if params.source == "train":
             _trained(table, params, whole.seed, accelerator, checkpoint)

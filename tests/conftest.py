@@ -4,12 +4,20 @@ from stages.door import quiet_environment
 
 quiet_environment()  # before torch reads it
 
+import os
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from stages.diffusion import family_of
 from stages.diffusion.class_conditional import build_pipeline
+
+
+def pytest_configure(config):
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected here is what a CPU gives, to the bit
+
 
 torch.set_num_threads(1)  # for models as small as these, a second thread only waits for the first
 

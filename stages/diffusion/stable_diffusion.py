@@ -31,14 +31,16 @@ class StableDiffusionFamily(NoiseSchedule):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        return vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        latents = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        return latents.to(self.denoiser.device)
 
     @torch.no_grad()  # encode_prompt is not under no_grad by itself
     def condition(self, concepts: Sequence[str]) -> Condition:
         unique = sorted(set(concepts))
-        embeddings, _ = self.pipeline.encode_prompt(unique, self.denoiser.device, 1, do_classifier_free_guidance=False)
-        index = torch.tensor([unique.index(c) for c in concepts], device=embeddings.device)
-        return {"encoder_hidden_states": embeddings[index]}
+        where = self.pipeline.text_encoder.device
+        embeddings, _ = self.pipeline.encode_prompt(unique, where, 1, do_classifier_free_guidance=False)
+        index = torch.tensor([unique.index(c) for c in concepts], device=where)
+        return {"encoder_hidden_states": embeddings[index].to(self.denoiser.device)}
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         return denoiser(noisy, timesteps, **condition).sample

@@ -45,6 +45,8 @@ def erase(
 ) -> Erased:
     """Take a diffusers pipeline, give one that no longer draws ``concept``; the pipeline given is left as it was.
 
+    It computes where accelerate says; the result is where the pipeline is.
+
     Args:
         pipeline: any pipeline that ``stages.diffusion.family_of`` knows.
         concept: class name or prompt to forget, or several.
@@ -92,7 +94,8 @@ def erase(
         denoiser = retrain(family, retain_set, recipe or {}, **common)
     else:
         denoiser = run_loop(family, forget_set, retain_set, chosen, **common)
-    return Erased(family.with_denoiser(denoiser).pipeline, history)
+    given = next(family.denoiser.parameters()).device
+    return Erased(family.with_denoiser(denoiser.to(given)).pipeline, history)
 
 
 def retrain(family: Family, retain_set: ConceptImages, recipe: Mapping[str, Any], *, seed: int, **common: Any) -> Any:
