@@ -11,7 +11,7 @@ import pytest
 from checkout import stated
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-LONG = {"erase__outer_steps": 150, "erase__checkpoint_every": 5}
+LONG = {"erase__outer_steps": 100, "erase__checkpoint_every": 5}
 
 
 @pytest.mark.pipeline
@@ -40,8 +40,8 @@ def test_an_altered_model_is_refused(project):
 
 @pytest.mark.pipeline
 def test_out_of_memory_says_what_to_lower(project):
-    project.set_params(erase__retain_batch_size=3_000_000)
-    line = stated(project.run("stages.erase", code=1, most_memory=12 * 2**30), "OutOfMemory")
+    project.set_params(erase__retain_batch_size=2_000_000)
+    line = stated(project.run("stages.erase", code=1, most_memory=8 * 2**30), "OutOfMemory")
     assert "erase ran out of memory" in line and "lower erase's batch size in params.yaml" in line
 
 
@@ -71,7 +71,7 @@ def test_a_stopped_erase_goes_on_and_ends_bitwise_the_same(project, sign):
     said = project.run("stages.erase")
     assert "going on from step " in said
     assert (erased / WEIGHTS).read_bytes() == whole
-    assert pd.read_csv(project.root / "plots/erase.csv")["step"].tolist() == list(range(1, 151))
+    assert pd.read_csv(project.root / "plots/erase.csv")["step"].tolist() == list(range(1, 101))
     assert not checkpoint.exists()
 
 

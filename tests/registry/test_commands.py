@@ -89,6 +89,7 @@ def test_sample_draws_from_a_folder_without_mlflow(project):
     assert width >= 3 * 64 and height >= 64
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_many_pictures_are_drawn_in_parts_each_with_its_own_seed(project, tmp_path):
     folder = tmp_path / "a lot; of 'em"
