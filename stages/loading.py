@@ -23,7 +23,10 @@ def device() -> torch.device:
 
 
 def repeatable(device: torch.device) -> torch.device:
-    """On a GPU, have PyTorch take the kernels that give the same bits at every run; where it has none it warns."""
+    """On a GPU, have PyTorch take the kernels that give the same bits at every run; where it has none it warns.
+
+    It warns of attention too, whose repeatable kernel it takes only where any other would be an error.
+    """
     if device.type == "cuda":
         import torch
 
