@@ -17,12 +17,12 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelled, Completed
 from pydantic import Field
 
+from erasediff import errors
+from erasediff.errors import ApprovalTimeout, EraseDiffError, GateFailed, IntegrityError, ParamsError, PromotionRefused
+from erasediff.evaluation.table import table_rows
 from flows import pipeline
 from flows.promote import DAY, draws
 from flows.tasks import failed, show_picture
-from stages import errors
-from stages.errors import ApprovalTimeout, EraseDiffError, GateFailed, IntegrityError, ParamsError, PromotionRefused
-from stages.evaluation.table import table_rows
 
 RECHECK = Path("metrics/recheck.json")
 
@@ -62,7 +62,7 @@ def promote_flow(
         approve: Pause until somebody decides: the run then has a form, numbers and pictures.
         wait_seconds: With approve: nobody has decided after so many seconds, the run fails.
     """
-    from stages.registry.promotion import promote
+    from erasediff.registry.promotion import promote
 
     def check(found: Any, champion: str) -> str | None:
         draws(found)
@@ -95,7 +95,7 @@ def rechecked(model_name: str | None, withdraw: bool, prepare: Callable[[], None
     Args:
         prepare: makes what is measured with, where that is not here; it raises a stated failure.
     """
-    from stages.registry.versions import get
+    from erasediff.registry.versions import get
 
     try:
         name = _model(model_name)
@@ -117,7 +117,7 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
 
     Raises: PromotionRefused, ApprovalTimeout.
     """
-    from stages.registry.promotion import refuse
+    from erasediff.registry.promotion import refuse
 
     label = f"version {found.version} of {found.name}"
     question = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}"
@@ -142,8 +142,8 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
 
 def _numbers(found: Any) -> tuple[str, str, str]:
     """In Markdown: the verdict's table; its gates alone, for a form too narrow for a table; where the report is."""
-    from stages.registry.versions import evidence
-    from stages.tracking import tracking_uri, without_credentials
+    from erasediff.registry.versions import evidence
+    from erasediff.tracking import tracking_uri, without_credentials
 
     rows = table_rows(evidence(found, "evaluation.json"))
     head = [("metric", "base", "erased", "gate"), ("---",) * 4]
@@ -156,7 +156,7 @@ def _numbers(found: Any) -> tuple[str, str, str]:
 
 def _pictures(found: Any) -> None:
     """The grids of generated pictures, before and after, where their runs were logged."""
-    from stages.registry.versions import attached
+    from erasediff.registry.versions import attached
 
     for model in ("base", "erased"):
         run_id = found.tags.get(f"run.evaluate-{model}")
@@ -167,7 +167,7 @@ def _pictures(found: Any) -> None:
 
 def _require_sound_files(found: Any, withdraw: bool) -> None:
     """Raises: IntegrityError: the champion's files were altered or are gone, which is an alert too."""
-    from stages.registry.versions import set_tag, verify_stored
+    from erasediff.registry.versions import set_tag, verify_stored
 
     try:
         verify_stored(found)
@@ -190,7 +190,7 @@ def _gates_alert(found: Any, gates: dict[str, Any], withdraw: bool) -> str:
 
 def _alert(found: Any, failure: str, withdraw: bool, table: str = "") -> str:
     """Say what failed, in the log and as an artifact, and take the alias away where that is wanted."""
-    from stages.registry.promotion import withdraw as take_away
+    from erasediff.registry.promotion import withdraw as take_away
 
     message = f"champion of {found.name}, version {found.version}, {failure}"
     if withdraw:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.comparison import Cell, best
+from erasediff.comparison.table import Cell, best
 
 CELLS, PAGE, PLOT = Path("reports/comparison.json"), Path("reports/comparison.html"), Path("reports/pareto.png")
 #: Held while a comparison runs: what it writes is one page.
@@ -56,7 +56,7 @@ class Comparison:
     @classmethod
     def read(cls, path: Path) -> Comparison:
         """Raises: ParamsError: no such file, no YAML, an unknown or a missing key, or a setting that is none."""
-        from stages.errors import ParamsError
+        from erasediff.errors import ParamsError
         from stages.params import read_yaml
 
         raw = read_yaml(path)
@@ -158,8 +158,8 @@ def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str],
     """``reports/comparison.json``, which the page is made from."""
     from dataclasses import asdict
 
+    from erasediff.artifacts import write_json
     from flows.pipeline import head_commit
-    from stages.artifacts import write_json
 
     how = {"file": file, "commit": head_commit(), "concepts": ", ".join(plan.concepts)}
     how |= {"seeds": ", ".join(map(str, plan.seeds)), **{k: str(v) for k, v in plan.common.items()}}
@@ -180,9 +180,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs {arguments.jobs}: at least 1")
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
     from flows import pipeline
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
 
     quiet_environment()
     try:

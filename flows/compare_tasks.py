@@ -11,13 +11,13 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from erasediff import tracking
+from erasediff.comparison.table import Cell, summary, table_rows
+from erasediff.errors import EraseDiffError, StageFailed
 from flows import pipeline
 from flows.compare import CELLS, PAGE, PLOT, Comparison, Experiment, base_of, compared, searched, text, write_cells
 from flows.runner import resources
 from flows.tasks import failed, show_picture
-from stages import tracking
-from stages.comparison import Cell, summary, table_rows
-from stages.errors import EraseDiffError, StageFailed
 
 #: What each cell runs, and what cells of one seed share.
 CELL, BASE = ["verdict"], ["pretrain", "classifier"]

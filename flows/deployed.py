@@ -10,11 +10,11 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from erasediff.errors import CheckoutBusy, EraseDiffError
 from flows import champion, compare_tasks, pipeline
 from flows.compare import LOCK
 from flows.runner import task_runner
 from flows.tasks import failed, stages_to_aliases
-from stages.errors import CheckoutBusy, EraseDiffError
 from stages.params import Method, Positive, Seed
 
 #: Global concurrency limit of the jobs that compute; made by ``flows.servers up``.

@@ -12,9 +12,9 @@ from flows.pipeline import EVALUATION, REGISTERED, REPORT
 
 def summary() -> str:
     """What a person wants to know at the end."""
-    from stages.evaluation.table import table_rows
-    from stages.registry.versions import aliases
-    from stages.tracking import tracking_uri, without_credentials
+    from erasediff.evaluation.table import table_rows
+    from erasediff.registry.versions import aliases
+    from erasediff.tracking import tracking_uri, without_credentials
 
     evaluation = json.loads(EVALUATION.read_text())
     version = json.loads(REGISTERED.read_text())
@@ -42,7 +42,7 @@ def is_registered() -> bool:
 
     After a bare ``dvc repro`` it does not, or where the registry was wiped: then the flow still has one to set.
     """
-    from stages.registry.versions import aliases
+    from erasediff.registry.versions import aliases
 
     version = json.loads(REGISTERED.read_text())
     return version["version"] in aliases(version["model_name"]).values()
@@ -50,7 +50,7 @@ def is_registered() -> bool:
 
 def record() -> str:
     """Commit ``dvc.lock`` where that is sound, tag the version with the commit, and say so in a line."""
-    from stages.registry.versions import set_tag
+    from erasediff.registry.versions import set_tag
 
     version = json.loads(REGISTERED.read_text())
     label = f"{version['model_name']} version {version['version']}"
@@ -63,7 +63,7 @@ def record() -> str:
 
 def run(commit: bool = True) -> None:
     """Check the parameters, hold the checkout, run the flow unless there is nothing to do."""
-    from stages.errors import GateFailed, StageFailed
+    from erasediff.errors import GateFailed, StageFailed
     from stages.params import load_params
 
     load_params()
@@ -91,8 +91,8 @@ def main() -> None:
         "--no-commit", action="store_true", help="leave dvc.lock uncommitted (default: commit it from a clean checkout)"
     )
     arguments = parser.parse_args()
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
 
     quiet_environment()
     try:

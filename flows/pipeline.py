@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.door import cannot_write
-from stages.errors import CheckoutBusy, PushFailed, StageFailed
+from erasediff.command import cannot_write
+from erasediff.errors import CheckoutBusy, PushFailed, StageFailed
 
 LOCK = Path(".work/flow.lock")
 DVC_LOCK = "dvc.lock"
@@ -279,7 +279,7 @@ def outs_only_missing() -> bool:
     done = subprocess.run(dvc("status", "--json"), capture_output=True, text=True, env=environment(), check=False)
     if done.returncode or not Path(DVC_LOCK).exists():
         return False
-    from stages.registry.lineage import read_lock
+    from erasediff.registry.lineage import read_lock
 
     outs = {out["path"] for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
 

@@ -15,8 +15,8 @@ DAY = 24 * 60 * 60
 
 def draws(version: Any, champion: str = "") -> None:
     """Have a version draw a picture in a process of its own. Raises: ModelError: it does not."""
+    from erasediff.errors import ModelError
     from flows.pipeline import environment
-    from stages.errors import ModelError
 
     with tempfile.TemporaryDirectory() as temporary:
         picture = Path(temporary) / "picture.png"
@@ -36,8 +36,8 @@ def draws(version: Any, champion: str = "") -> None:
 
 def show(name: str, at: str | None) -> str:
     """The history of a model's aliases, or its champion at a date. Raises: ParamsError: no date."""
-    from stages.errors import ParamsError
-    from stages.registry.promotion import champion_at, history
+    from erasediff.errors import ParamsError
+    from erasediff.registry.promotion import champion_at, history
 
     if at is not None:
         try:
@@ -82,8 +82,8 @@ def main() -> None:
     sub = commands.add_parser("history", help="who moved which alias, when and why")
     sub.add_argument("--at", metavar="DATE", help="only: which version was champion then (UTC)")
     arguments = parser.parse_args()
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
 
     quiet_environment()
     try:
@@ -94,8 +94,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """What :func:`main` was asked for."""
+    from erasediff.registry.promotion import promote
     from stages.params import load_params
-    from stages.registry.promotion import promote
 
     name = arguments.model or load_params().register_.model_name
     if arguments.command == "history":

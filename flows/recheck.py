@@ -12,8 +12,8 @@ def main() -> None:
     parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
     parser.add_argument("--withdraw", action="store_true", help="take the alias from a champion that fails")
     arguments = parser.parse_args()
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
 
     quiet_environment()
     try:

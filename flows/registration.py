@@ -19,8 +19,8 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
+from erasediff.errors import ServerFailed
 from flows.deployed import ACCELERATOR
-from stages.errors import ServerFailed
 
 WORK_POOL = "erasediff"
 CRASHED = "A flow run without a sign of life has crashed"

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from stages.errors import ServerFailed
+from erasediff.errors import ServerFailed
 
 #: Ray's own: the cluster to spread tasks over, an address or ``local``.
 RAY = "RAY_ADDRESS"

@@ -24,9 +24,9 @@ def main() -> None:
     for name, least in {"n": 1, "seed": 0, "steps": 1, "batch": 1, "jobs": 1}.items():
         if (value := getattr(arguments, name)) < least:
             parser.error(f"--{name} {value}: at least {least}")
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
     from flows import pipeline
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
 
     quiet_environment()
     try:

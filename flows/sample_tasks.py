@@ -10,10 +10,10 @@ from prefect.futures import wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from erasediff.errors import DataError, EraseDiffError, StageFailed
 from flows import pipeline
 from flows.runner import resources
 from flows.tasks import failed
-from stages.errors import DataError, EraseDiffError, StageFailed
 
 
 @task(task_run_name="seeds {first} to {last}")

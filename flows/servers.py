@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from erasediff.checkout import exclusive, process_start, project_root
+from erasediff.errors import ParamsError, ServerFailed
 from flows.pipeline import environment
-from stages.errors import ParamsError, ServerFailed
-from stages.tracking import exclusive, process_start, project_root
 
 #: Seconds that a server may take to become healthy, and to end.
 PATIENCE, END = 180, 30
@@ -140,7 +140,7 @@ def last_line(path: Path) -> str:
 
 def noted_of(name: str) -> dict[str, Any] | None:
     """What is noted of a server's process, whether or not that still runs."""
-    from stages.artifacts import read_json
+    from erasediff.artifacts import read_json
 
     file = folder() / f"{name}.json"
     return read_json(file) if file.exists() else None
@@ -169,7 +169,7 @@ def family(name: str) -> list[Any]:
 
 def start(server: Server) -> subprocess.Popen[bytes]:
     """Start a server and note its process. Raises: ServerFailed: its port is taken."""
-    from stages.artifacts import write_json
+    from erasediff.artifacts import write_json
 
     if server.port is not None:
         stop(server.name)  # what a killed one left would hold its port; a killed worker's jobs go on
@@ -329,8 +329,8 @@ def main() -> None:
         help="status exits 1 unless all are well; register: only the deployments, on the server of PREFECT_API_URL",
     )
     command = parser.parse_args().command
-    from stages.door import fail, quiet_environment
-    from stages.errors import EraseDiffError
+    from erasediff.command import fail, quiet_environment
+    from erasediff.errors import EraseDiffError
 
     quiet_environment()
     try:

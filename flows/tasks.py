@@ -14,11 +14,11 @@ from prefect.futures import wait
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from erasediff import tracking
+from erasediff.errors import EraseDiffError, GateFailed, StageFailed
+from erasediff.evaluation.table import table_rows
 from flows import pipeline
 from flows.pipeline import EVALUATION, REGISTERED, REPORT
-from stages import tracking
-from stages.errors import EraseDiffError, GateFailed, StageFailed
-from stages.evaluation.table import table_rows
 
 PICTURES = {"Before": Path("plots/samples_base.png"), "After": Path("plots/samples_erased.png")}
 
@@ -56,8 +56,8 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
 
     Raises: StageFailed, GateFailed; what ``record`` raises.
     """
-    from stages.registry.promotion import promote_initial
-    from stages.registry.versions import set_tag
+    from erasediff.registry.promotion import promote_initial
+    from erasediff.registry.versions import set_tag
 
     with tracking.parent_run("erase-flow") as parent:
         version, executed = _run_stages(parent)
@@ -82,7 +82,7 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
 
 def _run_stages(parent: tracking.ParentRun) -> tuple[dict[str, Any], dict[str, bool]]:
     """The registered version, and which stages executed. Raises: StageFailed."""
-    from stages.registry.versions import version_exists
+    from erasediff.registry.versions import version_exists
 
     futures: dict[str, Any] = {}
     try:

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from erasediff.errors import WorktreeError
 from flows import pipeline
-from stages.errors import WorktreeError
 
 WORKTREES = Path(".work/worktrees")
 #: Tags of the commits that hold what deployed runs made.
@@ -33,7 +33,7 @@ def worktree(changes: Mapping[str, Any], commit: str = "HEAD") -> Iterator[str |
         none, it starts from the commit's own.
     Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses.
     """
-    from stages.tracking import ROOT_VARIABLE, project_root
+    from erasediff.checkout import ROOT_VARIABLE, project_root
 
     checkout = project_root()
     if pipeline.git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
@@ -60,7 +60,7 @@ def _name(pid: int, started: str | None) -> str:
 
 
 def _add(checkout: Path, commit: str) -> Path:
-    from stages.tracking import exclusive, process_start
+    from erasediff.checkout import exclusive, process_start
 
     place = checkout / WORKTREES / _name(os.getpid(), process_start(os.getpid()))
     with exclusive(checkout / ".work" / "worktrees.lock"):
@@ -73,7 +73,7 @@ def _add(checkout: Path, commit: str) -> Path:
 
 def _remove_abandoned(checkout: Path) -> None:
     """Remove what killed processes of this host left."""
-    from stages.tracking import process_start
+    from erasediff.checkout import process_start
 
     for place in (checkout / WORKTREES).glob(f"{socket.gethostname()}-*-*"):
         pid = place.name.split("-")[-2]
@@ -83,7 +83,7 @@ def _remove_abandoned(checkout: Path) -> None:
 
 
 def _remove(checkout: Path, place: Path) -> None:
-    from stages.tracking import exclusive
+    from erasediff.checkout import exclusive
 
     with exclusive(checkout / ".work" / "worktrees.lock"):
         shutil.rmtree(place, ignore_errors=True)

@@ -3,68 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.door import run_door
 
-FOLDER = Path("data/curated")
-TABLE = FOLDER / "samples.parquet"
-REPORTS = Path("reports/validation")
+if TYPE_CHECKING:
+    from erasediff.tracking import StageRun
+    from stages.params import Curate
 
 
-def main() -> None:
+def main(run: StageRun, curate: Curate) -> None:
     """params.yaml → ``data/curated/``, ``reports/validation/``."""
-    from stages.params import load_params
-
-    params = load_params().curate
     from tqdm import tqdm
 
-    from stages import tracking
-    from stages.artifacts import new_folder, sha256_file, write_bytes, write_json
-    from stages.data import expectations, sources
-    from stages.data.table import counts, curate_table
+    from erasediff.artifacts import new_folder, sha256_file, write_json
+    from erasediff.data import expectations, sources
+    from erasediff.data.table import counts, curate_table
+    from stages import layout
 
-    path = Path(params.path)
-    with tracking.stage_run("curate", params.model_dump()) as run:
-        raw = {
-            "digits": lambda: sources.read_digits(),
-            "image_folder": lambda: sources.read_image_folder(path),
-            "parquet": lambda: sources.read_parquet(path, params.image_column, params.label_column),
-        }[params.source]()
-        with tqdm(desc="curate", unit=" pictures", delay=2, mininterval=2) as bar:
+    path = Path(curate.path)
+    raw = {
+        "digits": lambda: sources.read_digits(),
+        "image_folder": lambda: sources.read_image_folder(path),
+        "parquet": lambda: sources.read_parquet(path, curate.image_column, curate.label_column),
+    }[curate.source]()
+    with tqdm(desc="curate", unit=" pictures", delay=2, mininterval=2) as bar:
 
-            def on_progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-            table, duplicates = curate_table(
-                raw,
-                image_size=params.image_size,
-                mode=params.mode,
-                test_fraction=params.test_fraction,
-                max_per_concept=params.max_per_concept,
-                on_progress=on_progress,
-            )
-        good = table[table["readable"]].iloc[0]
-        checks = expectations.curated_expectations(int(good["width"]), good["mode"], params.min_per_concept)
-        results = expectations.validate(expectations.with_checks(table), checks, "curated")
-        page = REPORTS / "curated.html"
-        write_bytes(page, expectations.page(results, "Curated data", counts(table)).encode())
-        write_json(REPORTS / "curated.json", results)
-        expectations.require(results, "the curated table", str(page))
-        with new_folder(FOLDER) as folder:
-            table.to_parquet(folder / TABLE.name, index=False)
-            summary = {
-                "counts": counts(table),
-                "test": counts(table[table["split"] == "test"]),
-                "image_size": int(good["width"]),
-                "mode": good["mode"],
-                "duplicates_left_out": duplicates,
-                "sha256": sha256_file(folder / TABLE.name),
-            }
-            write_json(folder / "summary.json", summary)
-        run.log_metrics({"samples": len(table), "concepts": len(summary["counts"]), "duplicates": duplicates})
-        run.log_artifact(page)
-        print(f"curated {len(table)} pictures of {len(summary['counts'])} concepts; {duplicates} duplicates left out")
+        table, duplicates = curate_table(
+            raw,
+            image_size=curate.image_size,
+            mode=curate.mode,
+            test_fraction=curate.test_fraction,
+            max_per_concept=curate.max_per_concept,
+            on_progress=on_progress,
+        )
+    good = table[table["readable"]].iloc[0]
+    checks = expectations.curated_expectations(int(good["width"]), good["mode"], curate.min_per_concept)
+    page = layout.CURATED_REPORTS / "curated.html"
+    expectations.require_valid(expectations.with_checks(table), checks, "the curated table", "Curated data", page)
+    with new_folder(layout.CURATED) as folder:
+        table.to_parquet(folder / layout.TABLE.name, index=False)
+        summary = {
+            "counts": counts(table),
+            "test": counts(table[table["split"] == "test"]),
+            "image_size": int(good["width"]),
+            "mode": good["mode"],
+            "duplicates_left_out": duplicates,
+            "sha256": sha256_file(folder / layout.TABLE.name),
+        }
+        write_json(layout.summary(folder), summary)
+    run.log_metrics({"samples": len(table), "concepts": len(summary["counts"]), "duplicates": duplicates})
+    run.log_artifact(page)
+    print(f"curated {len(table)} pictures of {len(summary['counts'])} concepts; {duplicates} duplicates left out")
 
 
 if __name__ == "__main__":

@@ -1,58 +1,87 @@
-"""What every stage's command shares: usage, one line for a stated failure, exit codes, and dying with its parent."""
+"""The frame of every stage's command: usage, params, the MLflow run, one line for a stated failure, exit codes."""
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import errno
+import inspect
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from stages.errors import CannotWrite, EraseDiffError, OutOfMemory
+from erasediff.command import die_with_parent, exit_code, quiet_environment
+
+#: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
+LAUNCH = "ERASEDIFF_LAUNCH"
 
 
 def run_door(
     name: str,
     main: Callable[..., None],
     description: str | None,
-    choices: Mapping[str, Sequence[str] | None] | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     *,
     trains: bool = False,
+    without_mlflow: str = "",
+    **outcome: str,
 ) -> None:
     """Run ``main`` as the command ``python -m stages.NAME`` and exit.
 
-    Exit codes: 0 done, 1 a stated failure, 2 wrong usage or parameters, 130 interrupted.
+    What ``main`` takes decides what it gets: ``seed`` and sections of params.yaml by their names, arguments of the
+    command line by theirs, and ``run``, the stage's MLflow run. The run is open, with the stage's own section logged.
 
     Args:
-        choices: positional arguments by name with what they may be (``None``: anything); ``main`` gets them by keyword.
-        trains: ``main`` can be run by several processes, as ``ERASEDIFF_LAUNCH`` says: torchrun's options.
+        add_arguments: adds the command's own arguments to a parser.
+        trains: ``main`` may run in several processes, as ``ERASEDIFF_LAUNCH`` says, and starts ``run`` itself in one
+            of them: it alone knows whether a killed process's run is to be gone on with.
+        without_mlflow: what to do where MLflow cannot be used, of a stage that is pointless without it.
+        outcome: words of :func:`erasediff.command.exit_code`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
-    for argument, values in (choices or {}).items():
-        parser.add_argument(argument, choices=values)
+    if add_arguments is not None:
+        add_arguments(parser)
     arguments = vars(parser.parse_args())
     die_with_parent()
     quiet_environment()
     if trains and os.environ.get(LAUNCH) and "RANK" not in os.environ:
         sys.exit(launched(name, shlex.split(os.environ[LAUNCH])))
-    try:
-        main(**arguments)
-    except EraseDiffError as error:
-        sys.exit(fail(error))
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing half-written counts, run it again to go on", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if (unwritable := cannot_write(name, error)) is not None:
-            sys.exit(fail(unwritable))
-        if not is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:120]
-        advice = f"lower {name}'s batch size in params.yaml, or curate.image_size"
-        sys.exit(fail(OutOfMemory(f"{name} ran out of memory ({reason}): {advice}")))
+    wanted = inspect.signature(main).parameters
+
+    def work() -> None:
+        sections = sections_of([name for name in wanted if name not in arguments])
+        if "run" not in wanted:
+            main(**sections, **arguments)
+            return
+        from erasediff.errors import TrackingError
+        from erasediff.tracking import stage_run
+
+        label = f"{name}-{arguments['which']}" if "which" in arguments else name
+        logged = None if trains else logged_params(name, sections)
+        try:
+            with stage_run(label, logged, required=bool(without_mlflow)) as run:
+                main(run=run, **sections, **arguments)
+        except TrackingError as error:
+            raise TrackingError(f"{error}; {without_mlflow}" if without_mlflow else str(error)) from None
+
+    advice = {"less_memory": f"lower {name}'s batch size in params.yaml, or curate.image_size"}
+    sys.exit(exit_code(name, work, **{**advice, **outcome}))
+
+
+def sections_of(wanted: Iterable[str]) -> dict[str, Any]:
+    """The sections of params.yaml among what a function takes; the file is read, and checked, for nothing else."""
+    from stages.params import Params, load_params
+
+    attributes = {field.alias or attribute: attribute for attribute, field in Params.model_fields.items()}
+    taken = [section for section in wanted if section in attributes]
+    params = load_params() if taken else None
+    return {section: getattr(params, attributes[section]) for section in taken}
+
+
+def logged_params(name: str, sections: dict[str, Any]) -> dict[str, Any]:
+    """What MLflow shows of a stage: the seed, where it takes one, and its own section."""
+    own = sections[name].model_dump() if name in sections else {}
+    return {**({"seed": sections["seed"]} if "seed" in sections else {}), **own}
 
 
 def launched(name: str, options: list[str]) -> int:
@@ -66,65 +95,3 @@ def launched(name: str, options: list[str]) -> int:
         code = min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode
         return 128 - code if code < 0 else code or 1  # of one that a signal ended, as a shell says it
     return 0
-
-
-def fail(error: EraseDiffError) -> int:
-    """Print a stated failure in one line; its exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return error.exit_code
-
-
-def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
-    """The stated failure that an error of the disk is, and ``None`` for any other error."""
-    text = str(error)
-    full = getattr(error, "errno", None) in DISK_FULL or any(reason in text for reason in map(os.strerror, DISK_FULL))
-    if full:  # safetensors and pyarrow raise errors of their own with the system's words
-        cannot, advice = "cannot write", "free some space and run it again to go on"
-    elif isinstance(error, OSError) and error.errno in READ_ONLY:
-        cannot, advice = "may not read or write", "change the rights of that, or work in a copy of the checkout"
-    else:
-        return None
-    return CannotWrite(f"{name} {cannot} ({' '.join(text.split())[:200]}): {advice}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory ran out."""
-    if not isinstance(error, MemoryError | RuntimeError):
-        return False
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def die_with_parent() -> None:
-    """Linux: end this process when the one that started it (DVC) ends, so that no stage writes on unseen."""
-    if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def quiet_environment() -> None:
-    """No telemetry: this software handles erasure requests. Before torch is imported, which reads its setting once."""
-    for name, value in {**TELEMETRY_OFF, **QUIET}.items():
-        os.environ.setdefault(name, value)
-
-
-#: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
-LAUNCH = "ERASEDIFF_LAUNCH"
-#: What the system says of a disk, a quota or a file's limit that is used up; and of a place that may not be written.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-QUIET = {
-    # Two stages at once share the cores: threads that spin for long while they wait slow both down many times over;
-    # threads that never spin make one alone a third slower.
-    "GOMP_SPINCOUNT": "1000",
-    "TRANSFORMERS_VERBOSITY": "error",
-    # On a GPU: what cuBLAS needs to give the same bits at every run (stages.loading.repeatable).
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}

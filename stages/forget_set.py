@@ -2,150 +2,64 @@
 
 from __future__ import annotations
 
-import difflib
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.door import run_door
-from stages.errors import DataError, UnknownConcept
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path("data/forget_set")
-REPORTS = Path("reports/forget_set")
-#: Characters of a sample id that are noted for good: enough to tell pictures apart.
-ID_LENGTH = 16
+    from erasediff.tracking import StageRun
+    from stages.params import ForgetSet
 
 
-def main() -> None:
+def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     """params.yaml, ``data/curated/``, models → ``data/forget_set/``, ``reports/forget_set/``."""
-    from stages.params import load_params
+    from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
+    from erasediff.data import expectations
+    from erasediff.data.inputs import read_table
+    from erasediff.data.selection import Sets, select, without
+    from erasediff.data.table import counts
+    from stages import layout
 
-    whole = load_params()
-    params = whole.forget_set
-    import pandas as pd
-
-    from stages import tracking
-    from stages.artifacts import new_folder, read_json, sha256_folder, write_bytes, write_json
-    from stages.curate import TABLE
-    from stages.data import expectations
-    from stages.data.table import counts
-    from stages.loading import read_table
-    from stages.pretrain import ERASURES
-    from stages.pretrain import FOLDER as BASE
-
-    earlier = read_json(BASE / ERASURES)
-    with tracking.stage_run("forget_set", {"seed": whole.seed, **params.model_dump()}) as run:
-        table = read_table(TABLE, "train")
-        table, chosen = without(table, select(table, params.concepts, params.sample_ids), earlier)
-        discarded: dict[str, int] = {}
-        if params.origin == "generated":
-            table, discarded = _generate(sorted(set(table["concept"])), params, whole.seed)
-            chosen = table["concept"].isin(params.concepts)
-        forget, retain = table[chosen], table[~chosen]
-        if params.retain_per_concept:
-            retain = retain.sort_values("sample_id").groupby("concept").head(params.retain_per_concept)
-        both = pd.concat([forget.assign(set="forget"), retain.assign(set="retain")])
-        # A null is no value to check: each column speaks of its own set alone.
-        both["forget_concept"] = both["concept"].where(both["set"] == "forget")
-        both["retain_concept"] = both["concept"].where(both["set"] == "retain")
-        both["sets_of_picture"] = both.groupby("sample_id")["set"].transform("nunique")
-        checks = expectations.forget_expectations(params.concepts, bool(params.sample_ids))
-        results = expectations.validate(both, checks, "forget_set")
-        page = REPORTS / "index.html"
-        write_bytes(page, expectations.page(results, "Forget set", counts(forget)).encode())
-        write_json(REPORTS / "index.json", results)
-        expectations.require(results, "the forget set", str(page))
-        forgotten = sorted(set(forget["concept"]) - set(retain["concept"]))
-        ids = sorted(i[:ID_LENGTH] for i in forget["sample_id"]) if params.sample_ids else []
-        facts = {
-            "concepts": forgotten,
-            "sample_ids": ids,
-            "earlier": sorted({*earlier} - {*forgotten, *ids}),
-            "origin": params.origin,
-            "forget": counts(forget),
-            "retain": counts(retain),
-        }
-        with new_folder(FOLDER) as folder:
-            forget.to_parquet(folder / "forget.parquet", index=False)
-            retain.to_parquet(folder / "retain.parquet", index=False)
-            write_json(folder / "summary.json", {**facts, "discarded": discarded, "sha256": sha256_folder(folder)})
-        run.log_metrics(
-            {"forget_samples": len(forget), "retain_samples": len(retain), "discarded": sum(discarded.values())}
-        )
-        run.log_artifact(page)
-        print(f"forget set: {len(forget)} pictures to forget, {len(retain)} to retain; discarded {discarded or 'none'}")
+    earlier = read_json(layout.ERASURES)
+    table = read_table(layout.TABLE, "train")
+    table, chosen = without(table, select(table, forget_set.concepts, forget_set.sample_ids), earlier)
+    discarded: dict[str, int] = {}
+    if forget_set.origin == "generated":
+        table, discarded = _generated(sorted(set(table["concept"])), forget_set, seed)
+        chosen = table["concept"].isin(forget_set.concepts)
+    sets = Sets(table[chosen], table[~chosen]).balanced(forget_set.retain_per_concept)
+    checks = expectations.forget_expectations(forget_set.concepts, bool(forget_set.sample_ids))
+    page = layout.SETS_REPORTS / "index.html"
+    expectations.require_valid(sets.together(), checks, "the forget set", "Forget set", page, counts(sets.forget))
+    facts = sets.facts(earlier, by_id=bool(forget_set.sample_ids)) | {"origin": forget_set.origin}
+    with new_folder(layout.SETS) as folder:
+        sets.forget.to_parquet(folder / layout.FORGET_TABLE.name, index=False)
+        sets.retain.to_parquet(folder / layout.RETAIN_TABLE.name, index=False)
+        write_json(layout.summary(folder), {**facts, "discarded": discarded, "sha256": sha256_folder(folder)})
+    n, m = len(sets.forget), len(sets.retain)
+    run.log_metrics({"forget_samples": n, "retain_samples": m, "discarded": sum(discarded.values())})
+    run.log_artifact(page)
+    print(f"forget set: {n} pictures to forget, {m} to retain; discarded {discarded or 'none'}")
 
 
-def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> pd.Series[bool]:
-    """Rows of the train split to forget. Raises: UnknownConcept; DataError: an unknown id, or nothing would be left."""
-    known = sorted(set(table["concept"]))
-    for concept in concepts:
-        if concept not in known:
-            near = difflib.get_close_matches(concept, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UnknownConcept(
-                f"forget_set.concepts: no concept {concept!r} in the data{hint} There are: {', '.join(known)}"
-            )
-    chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
-    if chosen.all() or not chosen.any():
-        what = "everything" if chosen.all() else "nothing"
-        raise DataError(
-            f"forget_set selects {what} ({int(chosen.sum())} of {len(table)} pictures): name fewer or others"
-        )
-    return chosen
-
-
-def without(table: pd.DataFrame, chosen: pd.Series[bool], earlier: list[str]) -> tuple[pd.DataFrame, pd.Series[bool]]:
-    """The table, and what is chosen of it, without what the base has forgotten: retaining it would teach it anew.
-
-    Args:
-        earlier: concepts and starts of sample ids. What is asked for again stays.
-
-    Raises: DataError: nothing would be left to retain.
-    """
-    gone = table["concept"].isin(earlier) | table["sample_id"].str[:ID_LENGTH].isin(earlier)
-    table, chosen = table[chosen | ~gone], chosen[chosen | ~gone]
-    if chosen.all():
-        raise DataError(
-            f"nothing is left to retain: the base has forgotten {', '.join(earlier)} already; name fewer concepts"
-        )
-    return table, chosen
-
-
-def _whole_ids(known: set[str], asked: list[str]) -> list[str]:
-    """Ids by themselves or by a start of at least 8 characters. Raises: DataError: one names no picture, or several."""
-    found = {start: [i for i in known if i.startswith(start.lower())] if len(start) >= 8 else [] for start in asked}
-    missing = sorted(start for start, ids in found.items() if not ids)
-    if missing:
-        raise DataError(
-            f"forget_set.sample_ids: {len(missing)} id(s) are not in the train split of data/curated, first: "
-            f"{', '.join(missing[:5])} (a whole id, or at least its first 8 characters)"
-        )
-    several = sorted(start for start, ids in found.items() if len(ids) > 1)
-    if several:
-        raise DataError(
-            f"forget_set.sample_ids: more than one picture starts with {', '.join(several[:5])}: write more"
-        )
-    return [ids[0] for ids in found.values()]
-
-
-def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
+def _generated(concepts: list[str], forget_set: ForgetSet, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """``count`` pictures a concept that the classifier recognises, and how many it did not."""
+    from functools import partial
+
     from tqdm import tqdm
 
-    from stages.classifier import FOLDER as CLASSIFIER
-    from stages.data.images import encode_png
-    from stages.data.table import generated_table
-    from stages.diffusion import family_of, open_pipeline
-    from stages.diffusion.drawing import draw_recognised
-    from stages.loading import device
-    from stages.metrics.classifier import load_classifier
-    from stages.pretrain import FOLDER as BASE
+    from erasediff.data.images import encode_png
+    from erasediff.data.table import generated_table
+    from erasediff.device import device
+    from erasediff.families import family_of, open_pipeline
+    from erasediff.families.drawing import draw_recognised
+    from erasediff.judges.cnn import load_classifier
+    from stages import layout
 
-    family, classifier = family_of(open_pipeline(BASE).to(device())), load_classifier(CLASSIFIER).to(device())
+    family = family_of(open_pipeline(layout.BASE).to(device()))
+    classifier = load_classifier(layout.CLASSIFIER).to(device())
     pngs: list[bytes] = []
     discarded: dict[str, int] = {}
     for number, concept in enumerate(tqdm(concepts, desc="forget_set")):
@@ -153,13 +67,13 @@ def _generate(concepts: list[str], params: Any, seed: int) -> tuple[pd.DataFrame
             family,
             concept,
             partial(classifier.recognises, concept),
-            params.count,
+            forget_set.count,
             first_seed=(seed + 1) * 10**9 + number * 10**6,
-            steps=params.inference_steps,
-            guidance_scale=params.guidance_scale,
+            steps=forget_set.inference_steps,
+            guidance_scale=forget_set.guidance_scale,
         )
         pngs += map(encode_png, images)
-    names = [concept for concept in concepts for _ in range(params.count)]
+    names = [concept for concept in concepts for _ in range(forget_set.count)]
     channels, height, width = family.image_shape
     return generated_table(pngs, names, (height, width), "L" if channels == 1 else "RGB"), discarded
 

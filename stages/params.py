@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from stages.artifacts import write_bytes
-from stages.errors import ParamsError
+from erasediff.artifacts import write_bytes
+from erasediff.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
 

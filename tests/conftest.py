@@ -1,6 +1,6 @@
 """Small models of the true classes, and real digits."""
 
-from stages.door import quiet_environment
+from erasediff.command import quiet_environment
 
 quiet_environment()  # before torch reads it
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
 
 
 def pytest_configure(config):

@@ -10,13 +10,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tiny_stable_diffusion import tiny_stable_diffusion
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
-from stages.diffusion.family import ConceptImages
-from stages.diffusion.training import train_denoiser
-from stages.loading import repeatable
-from stages.metrics.classifier import train_classifier
-from stages.unlearning import METHODS, erase
+from erasediff.data.concept_images import ConceptImages
+from erasediff.device import repeatable
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
+from erasediff.judges.cnn import train_classifier
+from erasediff.training.denoising import train_denoiser
+from erasediff.unlearning import METHODS, erase
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

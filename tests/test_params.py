@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.errors import ParamsError
+from erasediff.errors import ParamsError
 from stages.params import load_params
 
 FILE = Path(__file__).parent.parent / "params.yaml"

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from stages import outbox, tracking
-from stages.artifacts import read_json
-from stages.errors import TrackingError
-from stages.registry.lineage import stage_runs
+from erasediff import checkout, tracking
+from erasediff.artifacts import read_json
+from erasediff.errors import TrackingError
+from erasediff.registry.lineage import stage_runs
+from erasediff.tracking import calls, outbox, server
+from erasediff.tracking import run as run_module
+from stages.outbox import main as outbox_door
 
 
 @pytest.fixture
@@ -23,8 +26,8 @@ def store(tmp_path, monkeypatch):
     root.mkdir()
     monkeypatch.chdir(root)
     monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))  # of the processes started here
-    for name in ("MLFLOW_TRACKING_URI", tracking.PARENT_VARIABLE, "DVC_EXP_NAME"):
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))  # of the processes started here
+    for name in ("MLFLOW_TRACKING_URI", run_module.PARENT_VARIABLE, "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     return root
 
@@ -39,7 +42,7 @@ def closed_port(store, monkeypatch):
 
 
 def run_of(name):
-    return tracking.client().get_run(read_json(Path(f"runs/{name}.json"))["run_id"])
+    return server.client().get_run(read_json(Path(f"runs/{name}.json"))["run_id"])
 
 
 @pytest.mark.unit
@@ -53,14 +56,14 @@ def run_of(name):
     ],
 )
 def test_no_credentials_are_shown(uri, shown):
-    assert tracking.without_credentials(uri) == shown
+    assert server.without_credentials(uri) == shown
 
 
 @pytest.mark.unit
 def test_names_that_mlflow_takes():
-    assert tracking.metric_name("accuracy.chat noir é") == "accuracy.chat noir é"
+    assert calls.metric_name("accuracy.chat noir é") == "accuracy.chat noir é"
     odd = ["accuracy.dogs & cats", "accuracy.dogs + cats", "../x", "", "a" * 300, "a//b", " padded "]
-    names = [tracking.metric_name(n) for n in odd]
+    names = [calls.metric_name(n) for n in odd]
     assert len(set(names)) == len(odd)
     from mlflow.utils.validation import _validate_metric_name
 
@@ -75,16 +78,18 @@ def test_root_is_the_nearest_project(tmp_path, monkeypatch):
     inner.mkdir(parents=True)
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(inner)
-    assert tracking.project_root() == tmp_path
+    assert checkout.project_root() == tmp_path
     monkeypatch.setenv("DVC_ROOT", str(inner))  # an experiment's real root
-    assert tracking.project_root() == inner
+    assert checkout.project_root() == inner
 
 
 @pytest.mark.unit
 def test_import_and_uri_need_no_mlflow():
-    code = "import sys, stages.tracking as t; t.tracking_uri(); print('mlflow' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, erasediff.tracking as t; t.tracking_uri(); print(*(m in sys.modules for m in ('mlflow', 'torch')))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.pipeline
@@ -103,12 +108,12 @@ def test_a_run_holds_what_was_logged(store, monkeypatch):
         run.result["version"] = "1"
     record = read_json(Path("runs/erase.json"))
     assert record["logged"] is True and record["version"] == "1" and record["experiment_id"]
-    client, logged = tracking.client(), run_of("erase")
+    client, logged = server.client(), run_of("erase")
     assert logged.info.status == "FINISHED"
     assert logged.data.params == {"a.b": "1", "a.c": "[1]", "long": "x" * 6000}
     assert len(client.get_metric_history(record["run_id"], "loss")) == 2500
     assert "gap" not in logged.data.metrics and logged.data.metrics["passed"] == 1
-    assert logged.data.metrics[tracking.metric_name("accuracy.dogs & cats")] == 0.5
+    assert logged.data.metrics[calls.metric_name("accuracy.dogs & cats")] == 0.5
     assert logged.data.tags["stage"] == "erase" and logged.data.tags["dvc_exp_name"] == "exp-1"
     assert logged.data.tags["k"] == "v" and "git_commit" in logged.data.tags
     assert (store / "mlartifacts" / record["run_id"] / "artifacts" / "pictures" / "grid.png").exists()
@@ -122,7 +127,7 @@ def test_a_failure_fails_the_run_and_leaves_no_record(store):
         raise ValueError("no")
     with pytest.raises(KeyboardInterrupt), tracking.stage_run("erase", {}) as stopped:
         raise KeyboardInterrupt
-    client = tracking.client()
+    client = server.client()
     assert client.get_run(run.run_id).info.status == "FAILED"
     assert client.get_run(stopped.run_id).info.status == "KILLED"
     assert not Path("runs/erase.json").exists()
@@ -131,15 +136,15 @@ def test_a_failure_fails_the_run_and_leaves_no_record(store):
 @pytest.mark.pipeline
 def test_parent_and_children(store, monkeypatch):
     with tracking.parent_run("erase-flow", {"concepts": ["8"]}) as parent:
-        monkeypatch.setenv(tracking.PARENT_VARIABLE, parent.run_id)
+        monkeypatch.setenv(run_module.PARENT_VARIABLE, parent.run_id)
         with tracking.stage_run("curate", {}) as child:
             pass
-        monkeypatch.delenv(tracking.PARENT_VARIABLE)
+        monkeypatch.delenv(run_module.PARENT_VARIABLE)
         with tracking.stage_run("erase", {}) as earlier:
             pass
         parent.link("curate", executed=True)
-        tracking.link_stage(parent.run_id, "erase", Path("runs/erase.json"))
-    client = tracking.client()
+        parent.link("erase", executed=False)
+    client = server.client()
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
     assert "mlflow.parentRunId" not in client.get_run(earlier.run_id).data.tags
     tags = client.get_run(parent.run_id).data.tags
@@ -149,7 +154,7 @@ def test_parent_and_children(store, monkeypatch):
 
 STAGE = """
 import sys, time
-from stages import tracking
+from erasediff import tracking
 with tracking.stage_run("erase", {"a": 1}) as run:
     print(run.run_id, flush=True)
     time.sleep(float(sys.argv[1]))
@@ -170,7 +175,7 @@ def test_killed_runs_are_told_from_living_ones(store):
         terminated.send_signal(signal.SIGTERM)
         time.sleep(0.005)
     assert terminated.returncode == 143
-    client = tracking.client()
+    client = server.client()
     assert client.get_run(first).info.status == "KILLED"
     killed.kill()
     killed.wait()
@@ -188,9 +193,9 @@ def test_killed_runs_are_told_from_living_ones(store):
 def test_processes_create_the_store_at_once(store):
     started = [subprocess.Popen([sys.executable, "-c", STAGE, "0"], stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait(120) for process in started] == [0, 0, 0]
-    client = tracking.client()
-    assert len(client.search_experiments(filter_string=f"name = '{tracking.EXPERIMENT}'")) == 1
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    client = server.client()
+    assert len(client.search_experiments(filter_string=f"name = '{server.EXPERIMENT}'")) == 1
+    experiment = client.get_experiment_by_name(server.EXPERIMENT)
     assert len(client.search_runs([experiment.experiment_id])) == 3
 
 
@@ -232,16 +237,16 @@ class Switch:
 
 @pytest.fixture
 def switch(store, monkeypatch):
-    real = tracking.client
+    real = server.client
 
     def client():
         if Switch.down:
             raise ConnectionError("Connection refused")
         return real()
 
-    monkeypatch.setattr(tracking, "client", client)
-    monkeypatch.setattr(tracking, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(tracking, "LAST_TRY_AFTER", 0.0)
+    monkeypatch.setattr(server, "client", client)
+    monkeypatch.setattr(run_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(run_module, "LAST_TRY_AFTER", 0.0)
     monkeypatch.setattr(Switch, "down", True)
     return Switch
 
@@ -283,16 +288,16 @@ def logged_while_down(name="erase"):
 
 
 def all_runs(name):
-    experiment = tracking.client().get_experiment_by_name(tracking.EXPERIMENT)
-    return tracking.client().search_runs([experiment.experiment_id], f"tags.stage = '{name}'")
+    experiment = server.client().get_experiment_by_name(server.EXPERIMENT)
+    return server.client().search_runs([experiment.experiment_id], f"tags.stage = '{name}'")
 
 
 def is_whole(run):
     """Whether MLflow has everything of :func:`logged_while_down`, once."""
     (there,) = all_runs("erase")
-    client = tracking.client()
+    client = server.client()
     artifacts = {a.path for a in client.list_artifacts(there.info.run_id)}
-    assert there.data.tags[tracking.KEY_TAG] == run.key and there.info.status == "FINISHED"
+    assert there.data.tags[calls.KEY_TAG] == run.key and there.info.status == "FINISHED"
     assert there.data.params == {"a": "1"} and there.data.tags["k"] == "v" and artifacts == {"a.txt", "folder"}
     steps = [m.step for m in client.get_metric_history(there.info.run_id, "x")]
     assert sorted(steps) == list(range(1200))
@@ -315,19 +320,19 @@ def test_the_next_run_delivers_what_waits(switch, capsys):
 
 
 @pytest.mark.pipeline
-@pytest.mark.parametrize("calls", range(1, 8))
-def test_a_delivery_that_is_killed_makes_no_second_run(switch, monkeypatch, calls):
+@pytest.mark.parametrize("n", range(1, 8))
+def test_a_delivery_that_is_killed_makes_no_second_run(switch, monkeypatch, n):
     run = logged_while_down()
     switch.down = False
-    real, made = tracking.send, []
+    real, made = calls.send, []
 
     def send(client, run_id, call):
         real(client, run_id, call)
         made.append(call.kind)
-        if len(made) == calls:
+        if len(made) == n:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking, "send", send)
+    monkeypatch.setattr(calls, "send", send)
     with pytest.raises(KeyboardInterrupt):
         outbox.deliver()
     assert len(all_runs("erase")) == 1
@@ -342,10 +347,10 @@ def test_a_flow_finds_the_runs_of_stages_that_had_to_wait(switch, monkeypatch):
         switch.down = False
         parent.link("erase", executed=True)
     there = is_whole(child)
-    flow = tracking.client().get_run(parent.run_id)
+    flow = server.client().get_run(parent.run_id)
     assert flow.data.tags["stage.erase.run_id"] == there.info.run_id
     assert there.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert stage_runs(Path()) == {"run.erase": there.info.run_id}
+    assert stage_runs(Path("runs")) == {"run.erase": there.info.run_id}
 
 
 @pytest.mark.pipeline
@@ -353,10 +358,10 @@ def test_the_command_says_what_it_sent(switch, capsys):
     run = logged_while_down()
     capsys.readouterr()
     with pytest.raises(TrackingError, match="connection refused; what is in .*mlflow-outbox.* goes on waiting"):
-        outbox.main()
+        outbox.deliver_now()
     switch.down = False
-    outbox.main()
-    outbox.main()
+    outbox_door()
+    outbox_door()
     said = capsys.readouterr().out.splitlines()
     assert [line.split(" sent")[0] for line in said] == ["1 run", "0 runs"]
     is_whole(run)
@@ -381,10 +386,11 @@ def test_a_resumed_training_goes_on_in_its_run(switch, down):
     with tracking.stage_run("erase", {}) as first:
         first.log_steps([(i, {"x": 1.0}) for i in range(1, 8)])
     switch.down = down
-    with tracking.stage_run("erase", {}, continues=first.run_id) as second:
+    with tracking.stage_run("erase", None) as second:
+        second.start({}, continues=first.run_id)
         second.log_steps([(i, {"x": 1.0}) for i in range(5, 12)])
     switch.down = False
     outbox.deliver()
     (there,) = all_runs("erase")
     assert there.info.run_id == first.run_id and there.info.status == "FINISHED"
-    assert [m.step for m in tracking.client().get_metric_history(first.run_id, "x")] == list(range(1, 12))
+    assert [m.step for m in server.client().get_metric_history(first.run_id, "x")] == list(range(1, 12))

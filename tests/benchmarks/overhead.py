@@ -23,7 +23,7 @@ import psutil
 from checkout import REPOSITORY, Project, new_project
 from deployments import ended, processes_in, submitted, with_ports
 
-from stages.door import quiet_environment
+from erasediff.command import quiet_environment
 
 HELPS = 3
 

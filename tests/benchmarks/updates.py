@@ -60,9 +60,9 @@ def prepared(model: str, n: int):
     """A family with random weights, and ``n`` random pictures of both sets."""
     import torch
 
-    from stages.diffusion import family_of
-    from stages.diffusion.class_conditional import build_pipeline
-    from stages.diffusion.family import ConceptImages
+    from erasediff.data.concept_images import ConceptImages
+    from erasediff.families import family_of
+    from erasediff.families.class_conditional import build_pipeline
 
     settings = dict(MODELS[model])
     shape = settings.pop("shape")
@@ -75,8 +75,8 @@ def ours(model: str, updates: int, n: int, settings: dict, precision: str) -> li
     """Seconds of each update."""
     from accelerate import Accelerator
 
-    from stages.unlearning import settings_for
-    from stages.unlearning.loop import run_loop
+    from erasediff.unlearning import settings_for
+    from erasediff.unlearning.loop import run_loop
 
     family, forget, retain = prepared(model, n)
     seconds: list[float] = []
@@ -145,8 +145,8 @@ def official(model: str, updates: int, n: int) -> list[float]:
 
 def passes(model: str, settings: dict) -> float:
     """Forward passes of a batch in one update of ours, a backward pass counted as two; the mean over what recurs."""
-    from stages.unlearning import settings_for
-    from stages.unlearning.settings import passes_of_update
+    from erasediff.unlearning import settings_for
+    from erasediff.unlearning.settings import passes_of_update
 
     sizes = {"forget_batch_size": BATCH[model], "retain_batch_size": BATCH[model]}
     chosen = settings_for("erasediff", **sizes, **settings)
@@ -176,13 +176,13 @@ def main() -> None:
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.variant:
-        from stages.door import quiet_environment
+        from erasediff.command import quiet_environment
 
         quiet_environment()
         from accelerate import PartialState
 
-        from stages.loading import device
-        from stages.unlearning.loop import peak_memory_bytes
+        from erasediff.device import device
+        from erasediff.unlearning.loop import peak_memory_bytes
 
         how = OURS.get(arguments.variant)
         where = device() if how else PartialState().device

@@ -3,19 +3,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from flows.compare import Comparison, Experiment, Search, base_of, compared, experiments, searched
-from stages.comparison import (
+from erasediff.comparison.page import page, pareto_png
+from erasediff.comparison.table import (
     Cell,
     against_gold,
     best,
     dominated_by,
-    page,
-    pareto_png,
     summary,
     table_rows,
     weakest_side,
 )
-from stages.errors import ParamsError
+from erasediff.errors import ParamsError
+from flows.compare import Comparison, Experiment, Search, base_of, compared, experiments, searched
 
 
 def evaluation(ua=0.9, kept=0.95, distance=2.0, passed=True):
@@ -209,7 +208,7 @@ def test_a_bad_file_is_told(tmp_path, text, message):
 def test_the_comparisons_that_are_shipped_are_sound():
     from pathlib import Path
 
-    from stages.unlearning import METHODS
+    from erasediff.unlearning import METHODS
 
     folder = Path(__file__).parents[2] / "comparisons"
     plans = {path.stem: Comparison.read(path) for path in folder.glob("*.yaml")}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.data import expectations, sources
-from stages.data.images import decode, encode_png
-from stages.data.table import counts, curate_table
-from stages.errors import DataError, ExpectationFailed, UnknownConcept
-from stages.forget_set import ID_LENGTH, select, without
+from erasediff.data import expectations, sources
+from erasediff.data.images import decode, encode_png
+from erasediff.data.selection import ID_LENGTH, select, without
+from erasediff.data.table import counts, curate_table
+from erasediff.errors import DataError, ExpectationFailed, UnknownConcept
 
 DEFAULTS = {"image_size": None, "mode": None, "test_fraction": 0.25, "max_per_concept": None}
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.data import expectations, sources
-from stages.data.images import content_id, decode, open_picture
-from stages.data.table import curate_table
-from stages.errors import DataError, ExpectationFailed
-from stages.forget_set import select
+from erasediff.data import expectations, sources
+from erasediff.data.images import content_id, decode, open_picture
+from erasediff.data.selection import select
+from erasediff.data.table import curate_table
+from erasediff.errors import DataError, ExpectationFailed
 
 DEFAULTS = {"image_size": None, "mode": None, "test_fraction": 0.25, "max_per_concept": None}
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from stages.evaluation.gates import gates
-from stages.evaluation.measure import score
-from stages.evaluation.report import grid_png, report_html
-from stages.evaluation.table import table_rows
+from erasediff.evaluation.gates import gates
+from erasediff.evaluation.measure import score
+from erasediff.evaluation.pictures import grid_png
+from erasediff.evaluation.report import report_html
+from erasediff.evaluation.table import table_rows
 
 LIMITS = {
     "min_unlearning_accuracy": 0.9,

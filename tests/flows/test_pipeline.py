@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from erasediff.errors import CheckoutBusy, StageFailed
 from flows.pipeline import end_children, only_run, parse_dag, reason, run_stage, stage_order
-from stages.errors import CheckoutBusy, StageFailed
 
 
 @pytest.mark.unit

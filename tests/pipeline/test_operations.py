@@ -10,8 +10,8 @@ import pytest
 from checkout import REPOSITORY
 from test_servers import client, with_ports
 
-from stages import errors
-from stages.artifacts import sha256_folder
+from erasediff import errors
+from erasediff.artifacts import sha256_folder
 
 PAGE = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
 MODEL = "erasediff-digits"

@@ -31,8 +31,8 @@ from deployments import (
 )
 from prefect.states import Cancelling
 
+from erasediff.artifacts import sha256_folder
 from flows.deployed import ACCELERATOR
-from stages.artifacts import sha256_folder
 
 pytestmark = pytest.mark.timeout(900)  # starting all servers is part of the first test
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from deployments import client, ended, processes_in, submitted, taken, versions, worktrees
 
-from stages.registry import load_pipeline
+from erasediff.loading import load
 
 RUNS, SEED = int(os.environ.get("SOAK_RUNS", "20")), int(os.environ.get("SOAK_SEED", "0"))
 VICTIMS = ("worker", "worker and job", "job", "stage", "dvc", "mlflow", "prefect", "nobody")
@@ -100,7 +100,7 @@ def is_whole(project, requests, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(project.root)
     for version in found:
-        load_pipeline(f"models:/{NAME}/{version}")
+        load(f"models:/{NAME}/{version}")
     assert project.run("flows.servers", "down").count(" stopped") == 3
     assert processes_in(project.root) == [psutil.Process()]
     assert leftovers(project.root) == []

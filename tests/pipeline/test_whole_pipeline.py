@@ -104,9 +104,9 @@ def test_an_experiment_runs_what_depends_on_it_and_moves_no_alias(project):
 @pytest.mark.parametrize(
     ("touched", "stages"),
     [
-        ("stages/unlearning/loop.py", {"erase"}),
-        ("stages/registry/model_card.py", {"register"}),
-        ("stages/tracking.py", set()),
+        ("erasediff/unlearning/loop.py", {"erase"}),
+        ("erasediff/registry/model_card.py", {"register"}),
+        ("erasediff/tracking/run.py", set()),
         ("data/own/new.png", {"curate"}),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import new_folder
+from erasediff.artifacts import new_folder
 
 
 @pytest.fixture

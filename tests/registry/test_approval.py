@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from stages import tracking
-from stages.artifacts import sha256_folder, write_json
-from stages.registry.promotion import champion_at, history, promote_initial
-from stages.registry.versions import aliases, get, register_version
+from erasediff import tracking
+from erasediff.artifacts import sha256_folder, write_json
+from erasediff.registry.promotion import champion_at, history, promote_initial
+from erasediff.registry.versions import aliases, get, register_version
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[2]

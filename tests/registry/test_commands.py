@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from erasediff.artifacts import new_folder, read_json, write_json
+from erasediff.registry.versions import aliases, get
+from erasediff.tracking import server
 from flows.sample_tasks import sample_flow
-from stages import register, sample, tracking
-from stages.artifacts import new_folder, read_json, write_json
-from stages.registry.versions import aliases, get
+from stages import register, sample
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -64,7 +65,7 @@ def test_register_makes_a_version_with_its_evidence_and_moves_no_alias(project, 
     assert json.loads(version.tags["erasures"]) == ["b", "c"]
     assert "made to forget **b**, from a base model, which had forgotten c before" in version.description
     assert "forget_source: retain (paper: forget)" in version.description
-    attached = {a.path for a in tracking.client().list_artifacts(version.run_id)}
+    attached = {a.path for a in server.client().list_artifacts(version.run_id)}
     assert {"params.yaml", "dvc.lock", "evaluation.json", "report.html"} <= attached
 
 

@@ -1,10 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from stages.errors import IntegrityError
-from stages.registry.lineage import collect, digest, read_lock, stage_params, stage_runs
-from stages.registry.model_card import model_card, paper_deviations
+from erasediff.errors import IntegrityError
+from erasediff.registry.lineage import collect, digest, read_lock, stage_params, stage_runs
+from erasediff.registry.model_card import model_card, paper_deviations
 
 
 def lock(eta=1, metrics="a", model="b", cmd="x"):
@@ -37,17 +38,18 @@ def test_a_lock_is_read_as_dvc_writes_it(tmp_path):
 @pytest.mark.unit
 def test_what_a_version_was_made_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("data/curated", "data/forget_set", "models/base", "models/erased", "runs"):
-        (tmp_path / name).mkdir(parents=True)
+    folders = [Path(f) for f in ("data/curated", "data/forget_set", "models/base", "models/erased")]
+    for folder in (*folders, Path("runs")):
+        folder.mkdir(parents=True)
     with pytest.raises(IntegrityError, match="data/curated/summary.json"):
-        collect(tmp_path, lock())
+        collect(lock(), *folders)
     for name in ("curated", "forget_set"):
         (tmp_path / "data" / name / "summary.json").write_text(json.dumps({"sha256": name}))
-    facts = collect(tmp_path, lock())
+    facts = collect(lock(), *folders)
     assert facts["dataset_sha256"] == "curated" and facts["lineage_digest"] == digest(lock())
     for name, run_id in (("erase", "r1"), ("curate", None), ("register", "old")):
         (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({"run_id": run_id}))
-    assert stage_runs(tmp_path) == {"run.erase": "r1"}
+    assert stage_runs(Path("runs")) == {"run.erase": "r1"}
 
 
 @pytest.mark.unit

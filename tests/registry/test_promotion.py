@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from stages import tracking
-from stages.artifacts import sha256_folder
-from stages.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
-from stages.registry import promotion
-from stages.registry.promotion import champion_at, history, promote, promote_initial, withdraw
-from stages.registry.versions import aliases, register_version
+from erasediff import tracking
+from erasediff.artifacts import sha256_folder
+from erasediff.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
+from erasediff.registry.promotion import champion_at, history, promote, promote_initial, withdraw
+from erasediff.registry.versions import aliases, register_version
+from erasediff.tracking import server
 
 FOLDER = Path("models/erased")
 
 
 def version(erasures, passed="true"):
     """A version that has forgotten these."""
-    number = str(len(tracking.client().search_model_versions("name = 'm'")) + 1)
+    number = str(len(server.client().search_model_versions("name = 'm'")) + 1)
     tags = {"lineage_digest": number, "gates_passed": passed, "erased_sha256": sha256_folder(FOLDER)}
     tags |= {"erasures": json.dumps(erasures), "example_concept": "a"}
     with tracking.stage_run("register", {}) as run:
@@ -79,7 +79,7 @@ def test_after_a_withdrawal_nobody_is_champion_and_nothing_comes_back_unseen(sto
     with pytest.raises(WouldUnerase, match="version 3 of m still draws y, which the champion .version 2. has"):
         promote("m", why="next")
     good = version(["x", "y"])
-    tracking.client().set_model_version_tag("m", good, "recheck_passed", "false")
+    server.client().set_model_version_tag("m", good, "recheck_passed", "false")
     with pytest.raises(GateFailed, match="version 4 of m failed its recheck"):
         promote("m", good, why="next")
     assert promote("m", why="y withdrew", brings_back=["y"]) == "3" == aliases("m")["champion"]
@@ -101,7 +101,7 @@ def test_what_cannot_become_champion(store):
 
     with pytest.raises(ModelError, match="it does not draw"):
         promote("m", good, why="x", check=refuse)
-    weights = next((store / "mlartifacts").rglob(f"*{tracking.client().get_model_version('m', good).source[-8:]}*"))
+    weights = next((store / "mlartifacts").rglob(f"*{server.client().get_model_version('m', good).source[-8:]}*"))
     file = next(weights.rglob("diffusion_pytorch_model.safetensors"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match="is not what was registered"):
@@ -134,7 +134,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store):
 def test_a_move_that_was_killed_is_settled_by_the_next(store, monkeypatch):
     promote_initial("m", version([]))
     second, third = version([]), version([])
-    plain = promotion.tracking.client
+    plain = server.client
 
     class Killed(BaseException):
         pass
@@ -149,7 +149,7 @@ def test_a_move_that_was_killed_is_settled_by_the_next(store, monkeypatch):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(promotion.tracking, "client", Client)
+        patch.setattr(server, "client", Client)
         promote("m", second, why="killed")
     assert aliases("m") == {"challenger": "1", "champion": "1", "previous_champion": "1"}
     promote("m", third, why="next")

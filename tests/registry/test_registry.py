@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages import tracking
-from stages.artifacts import new_folder, sha256_folder
-from stages.diffusion import family_of
-from stages.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
-from stages.registry import load_pipeline, versions
-from stages.registry.promotion import history, promote, promote_initial
-from stages.registry.versions import aliases, get, register_version
+from erasediff import tracking
+from erasediff.artifacts import new_folder, sha256_folder
+from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
+from erasediff.families import family_of
+from erasediff.loading import load
+from erasediff.registry import versions
+from erasediff.registry.promotion import history, promote, promote_initial
+from erasediff.registry.versions import aliases, get, register_version
+from erasediff.tracking import server
 
 FOLDER = Path("models/erased")
 
@@ -49,7 +51,7 @@ def test_one_version_a_digest_and_back_again(store, pipeline):
         promote_initial("m", second)
     found = get("m", first)
     assert found.tags["lineage_digest"] == "d1" and len(found.description) == versions.DESCRIPTION_LENGTH
-    again = family_of(load_pipeline("models:/m@champion"))
+    again = family_of(load("models:/m@champion"))
     for one, two in zip(again.denoiser.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -57,20 +59,20 @@ def test_one_version_a_digest_and_back_again(store, pipeline):
 @pytest.mark.pipeline
 def test_what_is_not_there_is_named(store):
     with pytest.raises(ModelError, match="no model 'm'; it has: none"):
-        load_pipeline("models:/m@champion")
+        load("models:/m@champion")
     first = register()
     with pytest.raises(ModelError, match="no alias 'best'; it has: none"):
-        load_pipeline("models:/m@best")
+        load("models:/m@best")
     promote_initial("m", first)
     with pytest.raises(ModelError, match="no alias 'best'; it has: challenger, champion"):
-        load_pipeline("models:/m@best")
+        load("models:/m@best")
     with pytest.raises(ModelError, match="no version 7"):
-        load_pipeline("models:/m/7")
+        load("models:/m/7")
     with pytest.raises(ModelError, match="no model 'x'; it has: m"):
-        load_pipeline("models:/x/1")
+        load("models:/x/1")
     for uri in ("models:/m", "models:/m/latest", "models:/../m/1"):
         with pytest.raises(ModelError, match="is no model: give a folder, models:/NAME@ALIAS"):
-            load_pipeline(uri)
+            load(uri)
     for name in ("../m", "m' or tags.model = 'x", "a/b", ""):
         for look_up in (aliases, history, lambda name: promote(name, why="x")):
             with pytest.raises(ModelError, match="is no name of a model"):
@@ -91,7 +93,7 @@ def test_a_stored_model_that_was_altered_is_refused(store, harm):
         else:
             stored.write_bytes(content[:-4] + (b"xxxx" if harm == "altered" else b""))
     with pytest.raises(IntegrityError, match="is not what was registered"):
-        load_pipeline("models:/m/1")
+        load("models:/m/1")
 
 
 @pytest.mark.pipeline
@@ -109,14 +111,14 @@ def test_the_slower_of_two_machines_takes_the_others_version(store, monkeypatch)
 
 
 def kept():
-    return [str(v.version) for v in tracking.client().search_model_versions("name = 'm'")]
+    return [str(v.version) for v in server.client().search_model_versions("name = 'm'")]
 
 
 RACER = """
 import os, sys
 from pathlib import Path
-from stages import tracking
-from stages.registry.versions import register_version
+from erasediff import tracking
+from erasediff.registry.versions import register_version
 os.environ["DVC_ROOT"] = sys.argv[1]  # another checkout: its lock does not help
 tags = {"lineage_digest": "d1", "erased_sha256": sys.argv[2]}
 with tracking.stage_run("register", {}) as run:
@@ -127,8 +129,8 @@ with tracking.stage_run("register", {}) as run:
 @pytest.mark.pipeline
 def test_two_racing_checkouts_make_one_version(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/shared.db")
-    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))
-    tracking.client()
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
+    server.client()
     command = [sys.executable, "-c", RACER]
     digest = sha256_folder(FOLDER)
     started = [
@@ -147,7 +149,7 @@ def test_an_unreachable_registry_is_one_line(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
     started = time.monotonic()
     with pytest.raises(TrackingError, match=f"registry at http://127.0.0.1:{port} cannot be used: connection refused"):
-        load_pipeline("models:/m@champion")
+        load("models:/m@champion")
     assert time.monotonic() - started < 30
 
 
@@ -227,7 +229,7 @@ def post(url, content, timeout=60):
 
 
 @contextmanager
-def server(*arguments, ready, folder):
+def listening(*arguments, ready, folder):
     """An MLflow command that listens, ended by the id of the group that it was started in."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -258,7 +260,7 @@ def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
     promote_initial("m", register())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
     serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m@champion")
-    with server(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
+    with listening(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
         url = f"http://127.0.0.1:{port}/invocations"
         rows = {"dataframe_records": [{"concept": "a"}, {"concept": "b"}], "params": {"num_inference_steps": 2}}
         answer = post(url, rows)["predictions"]
@@ -273,7 +275,7 @@ def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
 def test_a_server_holds_versions_and_its_password_is_shown_nowhere(store, tmp_path_factory, monkeypatch, capfd):
     folder = tmp_path_factory.mktemp("server")
     stores = ("--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts"))
-    with server("server", *stores, "--workers", "1", ready="health", folder=folder) as port:
+    with listening("server", *stores, "--workers", "1", ready="health", folder=folder) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hush-hush@127.0.0.1:{port}")
         assert register() == "1"
         cached = versions.resolve("models:/m/1")

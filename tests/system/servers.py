@@ -180,7 +180,7 @@ class Stack:
 
     def environment(self, service: str) -> dict[str, str]:
         """A service's environment on top of a bare one."""
-        from stages.door import TELEMETRY_OFF
+        from erasediff.command import TELEMETRY_OFF
 
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "USER", "TMPDIR")}
         path = f"{self.bin}{os.pathsep}{kept['PATH']}"

@@ -12,11 +12,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
-from stages.diffusion.family import ConceptImages, NoiseSchedule
-from stages.unlearning import loop, multipliers, settings_for, targets
-from stages.unlearning import losses as losses_module
+from erasediff.data.concept_images import ConceptImages
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
+from erasediff.families.family import NoiseSchedule
+from erasediff.unlearning import loop, multipliers, settings_for, targets
+from erasediff.unlearning import losses as losses_module
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
 
@@ -259,7 +260,7 @@ def fails(check):
 @pytest.mark.unit
 @pytest.mark.parametrize("raised", ["NameError('criteria')", "DataError('it is broken')"])
 def test_a_stage_never_exits_with_0_after_a_failure(raised):
-    code = f"from stages.door import run_door; from stages.errors import DataError\ndef main(): raise {raised}\n"
+    code = f"from stages.door import run_door; from erasediff.errors import DataError\ndef main(): raise {raised}\n"
     done = subprocess.run(
         [sys.executable, "-c", code + "run_door('erase', main, None)"], capture_output=True, text=True
     )

@@ -5,13 +5,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
-from stages.diffusion.family import ConceptImages
-from stages.errors import NonFiniteLoss, UnknownConcept
-from stages.unlearning import erase, settings_for
-from stages.unlearning.loop import Losses, run_loop
-from stages.unlearning.targets import mismatched
+from erasediff.data.concept_images import ConceptImages
+from erasediff.errors import NonFiniteLoss, UnknownConcept
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
+from erasediff.unlearning import erase, settings_for
+from erasediff.unlearning.loop import Losses, run_loop
+from erasediff.unlearning.targets import mismatched
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
 

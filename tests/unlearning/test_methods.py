@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
-from stages.diffusion.family import ConceptImages, NoiseSchedule
-from stages.diffusion.training import train_denoiser
+from erasediff.data.concept_images import ConceptImages
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
+from erasediff.families.family import NoiseSchedule
+from erasediff.training.denoising import train_denoiser
+from erasediff.unlearning import METHODS, erase, settings_for
+from erasediff.unlearning.importance import top_fraction
+from erasediff.unlearning.loop import run_loop, update_direction
+from erasediff.unlearning.losses import Losses, mixture_weights
 from stages.params import Erase
-from stages.unlearning import METHODS, erase, settings_for
-from stages.unlearning.importance import top_fraction
-from stages.unlearning.loop import run_loop, update_direction
-from stages.unlearning.losses import Losses, mixture_weights
 
 BASE = {"a": 1.0, "b": -1.0, "": 0.25}
 

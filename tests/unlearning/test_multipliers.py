@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.unlearning.multipliers import cosine_multiplier, fixed_multiplier, paper_multiplier
+from erasediff.unlearning.multipliers import cosine_multiplier, fixed_multiplier, paper_multiplier
 
 FLOAT32 = np.finfo(np.float32)
 #: The least length that float32 holds in full precision.

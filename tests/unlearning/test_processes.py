@@ -10,13 +10,13 @@ import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
 
-from stages.diffusion import family_of
-from stages.diffusion.class_conditional import build_pipeline
-from stages.diffusion.family import ConceptImages
-from stages.diffusion.sharding import local, shard, whole
-from stages.diffusion.training import train_denoiser
-from stages.unlearning import settings_for
-from stages.unlearning.loop import run_loop
+from erasediff.data.concept_images import ConceptImages
+from erasediff.families import family_of
+from erasediff.families.class_conditional import build_pipeline
+from erasediff.training.denoising import train_denoiser
+from erasediff.training.sharding import local, shard, whole
+from erasediff.unlearning import settings_for
+from erasediff.unlearning.loop import run_loop
 
 SETTINGS = [
     {"forget_source": "mixed", "gap_every": 2},

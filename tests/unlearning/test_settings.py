@@ -8,11 +8,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from stages.diffusion.family import ConceptImages
-from stages.unlearning import METHODS, erase, planned, settings_for
-from stages.unlearning.importance import TIMESTEP_PARTS, add_gradient, timestep_density
-from stages.unlearning.loop import Losses, run_loop, trainable_parameters, update_direction
-from stages.unlearning.timesteps import draw_timesteps, part_of
+from erasediff.data.concept_images import ConceptImages
+from erasediff.unlearning import METHODS, erase, planned, settings_for
+from erasediff.unlearning.importance import TIMESTEP_PARTS, add_gradient, timestep_density
+from erasediff.unlearning.loop import Losses, run_loop, trainable_parameters, update_direction
+from erasediff.unlearning.timesteps import draw_timesteps, part_of
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5, "fisher_samples": 2}
 
@@ -319,8 +319,8 @@ def test_selections(family, data, selection):
 
 @pytest.mark.unit
 def test_attention_alone():
-    from stages.diffusion import family_of
-    from stages.diffusion.class_conditional import build_pipeline
+    from erasediff.families import family_of
+    from erasediff.families.class_conditional import build_pipeline
 
     small = {"block_out_channels": (8, 16), "attention": (False, True), "norm_num_groups": 4}
     denoiser = family_of(build_pipeline(["a", "b"], (1, 8, 8), **small)).denoiser

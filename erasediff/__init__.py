@@ -1,0 +1,38 @@
+"""Erase concepts from diffusion models, and say with evidence what was forgotten and what was kept.
+
+>>> import erasediff
+>>> pipeline = erasediff.load("models/base")  # doctest: +SKIP
+>>> result = erasediff.erase(pipeline, "3")  # doctest: +SKIP
+>>> result.pipeline.save_pretrained("erased")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+#: Where each verb is: torch and diffusers are imported once one is used, so that ``import erasediff`` takes no time.
+_VERBS = {
+    "draw": "erasediff.families.drawing",
+    "erase": "erasediff.unlearning.erasing",
+    "load": "erasediff.loading",
+}
+
+if TYPE_CHECKING:
+    from erasediff.families.drawing import draw
+    from erasediff.loading import load
+    from erasediff.unlearning.erasing import erase
+
+__all__ = ["__version__", "draw", "erase", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'erasediff' has no attribute {name!r}; it has: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

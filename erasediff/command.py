@@ -1,0 +1,137 @@
+"""What every command shares: one line for a stated failure, exit codes, no telemetry, dying with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from erasediff.errors import CannotWrite, EraseDiffError, OutOfMemory
+
+
+def exit_code(
+    name: str,
+    work: Callable[[], None],
+    *,
+    interrupted: str = "nothing half-written counts, run it again to go on",
+    less_memory: str = "lower the batch size",
+) -> int:
+    """Do a command's work; its exit code: 0 done, 1 a stated failure, 2 wrong parameters, 130 interrupted.
+
+    A stated failure is printed in one line. Whatever was not foreseen is raised.
+
+    Args:
+        interrupted: what Ctrl-C leaves behind.
+        less_memory: what to do where memory ran out.
+    """
+    try:
+        work()
+    except EraseDiffError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (unwritable := cannot_write(name, error)) is not None:
+            return fail(unwritable)
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        return fail(OutOfMemory(f"{name} ran out of memory ({reason}): {less_memory}"))
+    return 0
+
+
+def fail(error: EraseDiffError) -> int:
+    """Print a stated failure in one line; its exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
+    """The stated failure that an error of the disk is, and ``None`` for any other error."""
+    text = str(error)
+    full = getattr(error, "errno", None) in DISK_FULL or any(reason in text for reason in map(os.strerror, DISK_FULL))
+    if full:  # safetensors and pyarrow raise errors of their own with the system's words
+        cannot, advice = "cannot write", "free some space and run it again to go on"
+    elif isinstance(error, OSError) and error.errno in READ_ONLY:
+        cannot, advice = "may not read or write", "change the rights of that, or work in a copy of the checkout"
+    else:
+        return None
+    return CannotWrite(f"{name} {cannot} ({' '.join(text.split())[:200]}): {advice}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory ran out."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def die_with_parent() -> None:
+    """Linux: end this process when the one that started it (DVC) ends, so that no stage writes on unseen."""
+    if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def quiet_environment() -> None:
+    """No telemetry: this software handles erasure requests. Before torch is imported, which reads its setting once."""
+    for name, value in {**TELEMETRY_OFF, **QUIET}.items():
+        os.environ.setdefault(name, value)
+
+
+#: What the system says of a disk, a quota or a file's limit that is used up; and of a place that may not be written.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+QUIET = {
+    # Two stages at once share the cores: threads that spin for long while they wait slow both down many times over;
+    # threads that never spin make one alone a third slower.
+    "GOMP_SPINCOUNT": "1000",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # On a GPU: what cuBLAS needs to give the same bits at every run (erasediff.device).
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM as an exception, so that the run is closed; further ones are ignored.
+
+    Whoever ends a process group sends one, and the parent's death brings another while the run is being closed. Left
+    alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

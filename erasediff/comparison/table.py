@@ -1,0 +1,145 @@
+"""Methods side by side: the table, and who dominates whom."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model measured: a variant, a concept, a seed; ``evaluation`` and ``erase`` are ``None`` where it failed."""
+
+    variant: str
+    concept: str
+    seed: int
+    evaluation: Mapping[str, Any] | None
+    erase: Mapping[str, Any] | None
+
+    @property
+    def numbers(self) -> dict[str, float] | None:
+        """What is compared, of this cell."""
+        if self.evaluation is None:
+            return None
+        base, erased = self.evaluation["base"], self.evaluation["erased"]
+        return {
+            "unlearning_accuracy": erased["unlearning_accuracy"],
+            "retain_accuracy_drop": base["in_domain_retain_accuracy"] - erased["in_domain_retain_accuracy"],
+            "distance_ratio": erased["fd_classifier"] / base["fd_classifier"],
+            "fd_classifier": erased["fd_classifier"],
+            "weakest_side": weakest_side(self.evaluation),
+            "gates_passed": float(self.evaluation["passed"]),
+        }
+
+
+#: What the table shows of the cells' numbers, with its head.
+COLUMNS = {
+    "unlearning_accuracy": "unlearning accuracy ↑",
+    "retain_accuracy_drop": "retain accuracy, drop ↓",
+    "distance_ratio": "distance, ratio to base ↓",
+    "weakest_side": "weakest side ↑",
+}
+
+
+def weakest_side(evaluation: Mapping[str, Any]) -> float:
+    """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
+    accuracy that is kept, and the base's distance to real pictures over the erased model's."""
+    base, erased = evaluation["base"], evaluation["erased"]
+    kept = erased["in_domain_retain_accuracy"] / base["in_domain_retain_accuracy"]
+    near = base["fd_classifier"] / max(erased["fd_classifier"], 1e-9)
+    return min(1.0, erased["unlearning_accuracy"], kept, near)
+
+
+def best(found: Mapping[str, Sequence[Cell]]) -> str:
+    """The choice whose cells have the best mean weakest side; a failed cell counts 0."""
+    scores = {
+        choice: statistics.fmean(weakest_side(c.evaluation) if c.evaluation else 0.0 for c in cells)
+        for choice, cells in found.items()
+    }
+    return max(scores, key=lambda choice: scores[choice])
+
+
+def summary(cells: Iterable[Cell]) -> dict[str, dict[str, float]]:
+    """By variant: mean and standard deviation (``_sd``) of each number over its cells, updates, passes, cells, failed.
+
+    A variant of which every cell failed has the counts alone.
+    """
+    by_variant: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_variant.setdefault(cell.variant, []).append(cell)
+    result: dict[str, dict[str, float]] = {}
+    for variant, own in by_variant.items():
+        rows = [numbers for cell in own if (numbers := cell.numbers) is not None]
+        line: dict[str, float] = {"cells": len(own), "failed": len(own) - len(rows)}
+        for name in rows[0] if rows else ():
+            values = [row[name] for row in rows]
+            line[name] = statistics.fmean(values)
+            line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        for name in ("updates", "passes", "gradient_cosine_mean"):
+            known = [cell.erase[name] for cell in own if cell.erase and name in cell.erase]
+            if known:
+                line[name] = statistics.fmean(known)
+        result[variant] = line
+    return result
+
+
+def dominated_by(table: Mapping[str, Mapping[str, float]], gold: str | None) -> dict[str, list[str]]:
+    """For each variant those, the gold standard apart, that forget as much at as small a distance, and one of both
+    better: by the means."""
+    axes = {
+        v: (row["unlearning_accuracy"], -row["distance_ratio"]) for v, row in table.items() if "distance_ratio" in row
+    }
+    return {
+        variant: [
+            other
+            for other, theirs in axes.items()
+            if other not in (variant, gold)
+            and theirs != mine
+            and all(t >= m for t, m in zip(theirs, mine, strict=True))
+        ]
+        for variant, mine in axes.items()
+    }
+
+
+def table_rows(
+    table: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str], gold: str | None
+) -> list[dict[str, str]]:
+    """The table as text, best weakest side first."""
+    worse = dominated_by(table, gold)
+    rows = []
+    for variant, row in sorted(table.items(), key=lambda item: -item[1].get("weakest_side", -1.0)):
+        line = {"variant": variant + (" (gold standard)" if variant == gold else "")}
+        for name, head in COLUMNS.items():
+            line[head] = f"{row[name]:.3f} ± {row[f'{name}_sd']:.3f}" if name in row else "failed"
+        line["gates passed"] = (
+            f"{row.get('gates_passed', 0.0) * (row['cells'] - row['failed']):.0f} of {row['cells']:.0f}"
+        )
+        line["updates"] = f"{row['updates']:.0f}" if "updates" in row else ""
+        line["images through the network"] = f"{row['passes']:,.0f}" if "passes" in row else ""
+        line["cosine of the gradients"] = f"{row['gradient_cosine_mean']:.2f}" if "gradient_cosine_mean" in row else ""
+        line["searched"] = chosen.get(variant, "")
+        line["dominated by"] = ", ".join(worse.get(variant, [])) if variant != gold else ""
+        rows.append(line)
+    return rows
+
+
+def against_gold(cells: Sequence[Cell], gold: str) -> list[dict[str, str]]:
+    """Each variant beside the gold standard at the same concept and seed, as text: mean differences and ratios."""
+    reference = {(c.concept, c.seed): n for c in cells if c.variant == gold and (n := c.numbers)}
+    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
+    for cell in cells:
+        other = reference.get((cell.concept, cell.seed))
+        if cell.variant != gold and other and (mine := cell.numbers):
+            pairs.setdefault(cell.variant, []).append((mine, other))
+    return [
+        {
+            "variant": variant,
+            "unlearning accuracy, less theirs": f"{statistics.fmean(a[u] - b[u] for a, b in found):+.3f}",
+            "distance, ratio to theirs": f"{statistics.fmean(a[d] / b[d] for a, b in found):.3f}",
+            "pairs": str(len(found)),
+        }
+        for variant, found in pairs.items()
+        for u, d in [("unlearning_accuracy", "fd_classifier")]
+    ]

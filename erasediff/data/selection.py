@@ -1,0 +1,109 @@
+"""What of a table is to be forgotten, and what stays of it beside what was forgotten before."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from erasediff.data.table import counts
+from erasediff.errors import DataError, UnknownConcept
+
+#: Characters of a sample id that are noted for good: enough to tell pictures apart.
+ID_LENGTH = 16
+
+
+def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> pd.Series[bool]:
+    """Rows of the train split to forget. Raises: UnknownConcept; DataError: an unknown id, or nothing would be left."""
+    known = sorted(set(table["concept"]))
+    for concept in concepts:
+        if concept not in known:
+            near = difflib.get_close_matches(concept, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UnknownConcept(
+                f"forget_set.concepts: no concept {concept!r} in the data{hint} There are: {', '.join(known)}"
+            )
+    chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
+    if chosen.all() or not chosen.any():
+        what = "everything" if chosen.all() else "nothing"
+        raise DataError(
+            f"forget_set selects {what} ({int(chosen.sum())} of {len(table)} pictures): name fewer or others"
+        )
+    return chosen
+
+
+def without(table: pd.DataFrame, chosen: pd.Series[bool], earlier: list[str]) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """The table, and what is chosen of it, without what the base has forgotten: retaining it would teach it anew.
+
+    Args:
+        earlier: concepts and starts of sample ids. What is asked for again stays.
+
+    Raises: DataError: nothing would be left to retain.
+    """
+    gone = table["concept"].isin(earlier) | table["sample_id"].str[:ID_LENGTH].isin(earlier)
+    table, chosen = table[chosen | ~gone], chosen[chosen | ~gone]
+    if chosen.all():
+        raise DataError(
+            f"nothing is left to retain: the base has forgotten {', '.join(earlier)} already; name fewer concepts"
+        )
+    return table, chosen
+
+
+def _whole_ids(known: set[str], asked: list[str]) -> list[str]:
+    """Ids by themselves or by a start of at least 8 characters. Raises: DataError: one names no picture, or several."""
+    found = {start: [i for i in known if i.startswith(start.lower())] if len(start) >= 8 else [] for start in asked}
+    missing = sorted(start for start, ids in found.items() if not ids)
+    if missing:
+        raise DataError(
+            f"forget_set.sample_ids: {len(missing)} id(s) are not in the train split of data/curated, first: "
+            f"{', '.join(missing[:5])} (a whole id, or at least its first 8 characters)"
+        )
+    several = sorted(start for start, ids in found.items() if len(ids) > 1)
+    if several:
+        raise DataError(
+            f"forget_set.sample_ids: more than one picture starts with {', '.join(several[:5])}: write more"
+        )
+    return [ids[0] for ids in found.values()]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """D_f and D_r, as rows of the table."""
+
+    forget: pd.DataFrame
+    retain: pd.DataFrame
+
+    def balanced(self, retain_per_concept: int | None) -> Sets:
+        """With at most so many retained pictures a concept, in the order of their ids; ``None``: all of them."""
+        if not retain_per_concept:
+            return self
+        first = self.retain.sort_values("sample_id").groupby("concept").head(retain_per_concept)
+        return Sets(self.forget, first)
+
+    def together(self) -> pd.DataFrame:
+        """Both in one table, with the columns that :func:`erasediff.data.expectations.forget_expectations` reads."""
+        both = pd.concat([self.forget.assign(set="forget"), self.retain.assign(set="retain")])
+        # A null is no value to check: each column speaks of its own set alone.
+        both["forget_concept"] = both["concept"].where(both["set"] == "forget")
+        both["retain_concept"] = both["concept"].where(both["set"] == "retain")
+        both["sets_of_picture"] = both.groupby("sample_id")["set"].transform("nunique")
+        return both
+
+    def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, Any]:
+        """What is forgotten now, what was before, and the number of pictures by concept.
+
+        Args:
+            earlier: what the base had forgotten: concepts and starts of sample ids.
+            by_id: single pictures are forgotten, which are noted by the start of their ids.
+        """
+        concepts = sorted(set(self.forget["concept"]) - set(self.retain["concept"]))
+        ids = sorted(i[:ID_LENGTH] for i in self.forget["sample_id"]) if by_id else []
+        return {
+            "concepts": concepts,
+            "sample_ids": ids,
+            "earlier": sorted({*earlier} - {*concepts, *ids}),
+            "forget": counts(self.forget),
+            "retain": counts(self.retain),
+        }

@@ -1,0 +1,54 @@
+"""Unconditional pixel diffusion: a ``UNet2DModel`` in diffusers' own ``DDPMPipeline`` or ``DDIMPipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from torch import Tensor, nn
+
+from erasediff.families.family import Condition, NoiseSchedule, image_shape, initial_noise
+
+
+class UnconditionalFamily(NoiseSchedule):
+    """The family interface over a model that cannot be asked for anything: every concept means the same to it.
+
+    What it can forget are single pictures, by a method whose forget target needs no concept.
+    """
+
+    conditional, has_null = False, False
+    concepts: tuple[str, ...] | None = None
+
+    def __init__(self, pipeline: DDPMPipeline):
+        self.pipeline = pipeline
+        self.denoiser: nn.Module = pipeline.unet
+        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.image_shape = image_shape(pipeline.unet)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def condition(self, concepts: Sequence[str]) -> Condition:
+        return {}
+
+    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        return denoiser(noisy, timesteps).sample
+
+    @torch.no_grad()
+    def sample(
+        self, concepts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float, batch_size: int = 100
+    ) -> Tensor:
+        unet = self.pipeline.unet.eval()
+        scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(steps)
+        parts = []
+        for i in range(0, len(seeds), batch_size):
+            images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
+            for t in scheduler.timesteps:
+                images = scheduler.step(unet(images, t).sample, t, images).prev_sample
+            parts.append(images.float().clamp(-1, 1).cpu())
+        return torch.cat(parts)
+
+    def with_denoiser(self, denoiser: nn.Module) -> UnconditionalFamily:
+        return UnconditionalFamily(type(self.pipeline)(denoiser, self.pipeline.scheduler))

@@ -1,0 +1,1 @@
+"""What recognises a concept in a picture: one file a kind."""

@@ -1,0 +1,1 @@
+"""Versions, aliases, lineage: the model registry."""

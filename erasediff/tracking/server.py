@@ -1,0 +1,100 @@
+"""The MLflow server: where it is, how long it is waited for, what its errors say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from erasediff.checkout import exclusive, project_root
+
+EXPERIMENT = "erasediff"
+
+
+#: Answers that the next try would get too.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+
+
+def without_credentials(text: str) -> str:
+    """A URI, or a message with URIs in it, that may be shown."""
+    # Also a password with an unquoted slash: no valid URI, but people write it and errors repeat it.
+    text = re.sub(r"(//)([^/\s'\":]*:[^\s'\"]*|[^/\s'\"]*)@", r"\1", text)
+    return re.sub(r"(?i)\b(password|token|secret)=[^&\s'\"]*", r"\1=…", text)
+
+
+@contextmanager
+def patience(seconds: int, retries: int) -> Iterator[None]:
+    """How long MLflow's HTTP calls in the block wait. What is set already stays: a person's setting, an outer block's.
+
+    Put back afterwards, so that a flow's short waits are not inherited by the stage that uploads a model.
+    """
+    wait = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    with mlflow_settings(wait):
+        yield
+
+
+@contextmanager
+def mlflow_settings(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that MLflow reads, for a block, where they are not set yet."""
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def client() -> Any:
+    """An MLflow client on :func:`tracking_uri`, with the experiment made where it is missing."""
+    os.environ.pop("MLFLOW_RUN_ID", None)  # a caller's run is not ours to write into
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints user:password@ too
+    import logging
+
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    local = re.match(r"sqlite:///([^?]+)", uri)
+    if not local:
+        return _with_experiment(mlflow.MlflowClient(uri), None)
+    # The first contact creates and migrates the database: two processes at once would trip over each other.
+    with exclusive(Path(f"{local[1]}.lock")):
+        return _with_experiment(mlflow.MlflowClient(uri), (project_root() / "mlartifacts").as_uri())
+
+
+def _with_experiment(result: Any, artifacts: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    if result.get_experiment_by_name(EXPERIMENT) is None:
+        try:
+            result.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another stage was faster
+                raise
+    return result
+
+
+def short_reason(error: BaseException) -> str:
+    """An MLflow error in a few words, without credentials."""
+    text = " ".join(str(error).split())
+    if "Connection refused" in text:
+        return "connection refused"
+    if "timed out" in text.lower():
+        return "no answer in time"
+    return without_credentials(text)[:160]
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the next try would get the same answer."""
+    return getattr(error, "error_code", None) in REFUSALS or isinstance(error, FileNotFoundError)

@@ -1,0 +1,64 @@
+"""Every path that one stage, or a flow, leaves and another reads; relative to the folder it runs in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DVC_LOCK = Path("dvc.lock")
+
+CURATED = Path("data/curated")
+TABLE = CURATED / "samples.parquet"
+CURATED_REPORTS = Path("reports/validation")
+
+BASE = Path("models/base")
+#: What the base had forgotten before it came here: concepts, and starts of sample ids.
+ERASURES = BASE / "erasures.json"
+PRETRAIN_TRACE = Path("plots/pretrain.csv")
+
+CLASSIFIER = Path("models/classifier")
+CLASSIFIER_METRICS = Path("metrics/classifier.json")
+
+SETS = Path("data/forget_set")
+FORGET_TABLE, RETAIN_TABLE = SETS / "forget.parquet", SETS / "retain.parquet"
+SETS_REPORTS = Path("reports/forget_set")
+
+ERASED = Path("models/erased")
+ERASE_METRICS = Path("metrics/erase.json")
+ERASE_TRACE = Path("plots/erase.csv")
+
+EVALUATION = Path("metrics/evaluation.json")
+REPORT = Path("reports/report.html")
+
+RUNS = Path("runs")
+REGISTERED = RUNS / "register.json"
+
+RECHECK = Path("metrics/recheck.json")
+RECHECK_SAMPLES = Path("plots/samples_recheck.png")
+
+COMPARISON_CELLS, COMPARISON_PAGE = Path("reports/comparison.json"), Path("reports/comparison.html")
+COMPARISON_PLOT, COMPARISON_TABLE = Path("reports/pareto.png"), Path("reports/comparison.csv")
+
+
+def summary(folder: Path) -> Path:
+    """What a folder of tables holds, in short."""
+    return folder / "summary.json"
+
+
+def model(which: str) -> Path:
+    """The folder of the ``base`` or the ``erased`` model."""
+    return {"base": BASE, "erased": ERASED}[which]
+
+
+def metrics(which: str) -> Path:
+    """Numbers of the ``base`` or the ``erased`` model."""
+    return Path(f"metrics/{which}.json")
+
+
+def samples(which: str) -> Path:
+    """Pictures drawn by the ``base`` or the ``erased`` model."""
+    return Path(f"plots/samples_{which}.png")
+
+
+def run_record(stage: str) -> Path:
+    """A stage's MLflow run, which tells that of a cached result."""
+    return RUNS / f"{stage}.json"
