@@ -1,4 +1,4 @@
-# make demo: forget a handwritten digit, from pictures to registered model · make test: set up and run the tests · make test-slow: the long ones · make test-gpu: those that need a GPU · make soak: 20 runs with random kills · make check: lint, types, import rules, fast tests · make compare: methods side by side (COMPARISON=comparisons/….yaml) · make bench: an update beside the official way, a deployed run beside bare stages · make audit: known holes in the pinned packages · make up, down, status: servers and a worker for scheduled jobs · make clean: remove what these made
+# Run `make` for the list of targets.
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -7,7 +7,8 @@ TORCH_BACKEND ?= cpu
 BACKEND = $(if $(UV_FIND_LINKS),,--torch-backend=$(TORCH_BACKEND))
 BIN := .venv/bin
 
-help: ; @head -1 Makefile
+help: ## this list
+	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/^([a-z -]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
@@ -16,46 +17,50 @@ help: ; @head -1 Makefile
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(BACKEND) -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: .venv/.installed
+demo: .venv/.installed ## forget a handwritten digit, from pictures to a registered model
 	@$(BIN)/python -m flows.erase
 
-compare: .venv/.installed
+compare: .venv/.installed ## methods side by side, hours: COMPARISON=comparisons/methods.yaml
 	@$(BIN)/python -m flows.compare $(COMPARISON)
 
-bench: .venv/.installed
-	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
-	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
-
-up down status: .venv/.installed
+up down status: .venv/.installed ## servers and a worker for scheduled jobs
 	@$(BIN)/python -m flows.servers $@
 
-test: .venv/.installed
-	$(BIN)/python -m pytest
-
-test-slow: .venv/.installed
-	$(BIN)/python -m pytest -m slow
-
-test-gpu: .venv/.installed
-	$(BIN)/python -m pytest -m gpu
-
-soak: .venv/.installed
-	$(BIN)/python -m pytest -m soak
-
-check: .venv/.installed
+check: .venv/.installed ## lint, types, import rules, docs, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mkdocs build --quiet
 	$(BIN)/python -m pytest -m '(unit or property) and not slow'
 
+test: .venv/.installed ## the tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv/.installed ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
+
+soak: .venv/.installed ## 20 runs with random kills, an hour or more
+	$(BIN)/python -m pytest -m soak
+
+bench: .venv/.installed ## one update beside the official way; a deployed run beside bare stages
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
+	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
+
+docs: .venv/.installed ## the pages of docs/ with the reference, as .work/site/index.html
+	$(BIN)/mkdocs build --quiet
+
 # Not part of check: it asks PyPI's database of known holes, and fails where that does not answer.
-audit: .venv/.installed
+audit: .venv/.installed ## known security holes in the pinned packages
 	$(BIN)/uv tool run pip-audit==2.10.1 -r constraints.txt --no-deps --disable-pip --strict
 
-clean:
+clean: ## remove what the others made
 	-test ! -d .work/servers || $(BIN)/python -m flows.servers down
 	rm -rf data/curated data/forget_set models/base models/classifier models/erased metrics plots reports runs dvc.lock \
 	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help demo compare bench up down status test test-slow test-gpu soak check audit clean
+.PHONY: help demo compare bench up down status test test-slow test-gpu soak check docs audit clean

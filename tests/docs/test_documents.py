@@ -1,0 +1,48 @@
+"""The documents of the house say what is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def closure(edges):
+    """All pairs that a path of edges joins."""
+    found, more = set(edges), True
+    while more:
+        new = {(a, d) for a, b in found for c, d in found if b == c} - found
+        found, more = found | new, bool(new)
+    return found
+
+
+@pytest.mark.pipeline
+def test_the_picture_of_the_pipeline_is_that_of_dvc():
+    command = [sys.executable, "-m", "dvc", "dag", "--dot"]
+    dot = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    titles = re.findall(r"<title>(.+?)</title>", (DOCS / "pipeline.svg").read_text())
+    drawn = {tuple(t.split("&#45;&gt;")) for t in titles if "&gt;" in t}
+    assert closure(drawn) == closure(set(re.findall(r'"(.+?)" -> "(.+?)"', dot)))
+
+
+@pytest.mark.unit
+def test_the_map_of_the_rooms_names_each_and_nothing_else():
+    text = (DOCS / "architecture.md").read_text()
+    named = {n for n in re.findall(r"^\| \**`([\w./]+)`", text, re.M) if "/" in n}
+    missing = sorted(n for n in named if not (ROOT / n).exists())
+    assert not missing, f"docs/architecture.md names what is not there: {missing}"
+    here = {p.name + ("/" if p.is_dir() else "") for p in (ROOT / "erasediff").iterdir()}
+    rooms = {f"erasediff/{n}" for n in here if not n.startswith(("_", "."))} - {"erasediff/py.typed"}
+    assert rooms <= named, f"docs/architecture.md does not name {sorted(rooms - named)}"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", (ROOT / page).read_text()):
+        if "://" not in link:
+            assert (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
