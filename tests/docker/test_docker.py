@@ -32,7 +32,7 @@ def test_what_the_dockerfile_copies_is_there_and_is_sent():
         assert (DOCKER.parent / name).exists(), name
     for names in re.findall(r"^COPY (?!--)(.*) \S+$", dockerfile, re.M):
         assert set(names.split()) <= {*sent, "."}
-    assert {"stages", "flows", "params.yaml", "dvc.yaml"} <= set(sent)
+    assert {"erasediff", "stages", "flows", "params.yaml", "dvc.yaml"} <= set(sent)
     stages = dict(re.findall(r"^FROM \S+ AS (\w+)$(.*?)(?=^FROM|\Z)", dockerfile, re.M | re.S))
     for target in ("cpu", "gpu"):
         assert stages[target].rstrip().endswith("USER 1000")  # nothing after it runs as root

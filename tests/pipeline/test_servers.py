@@ -32,7 +32,7 @@ from deployments import (
 from prefect.states import Cancelling
 
 from erasediff.artifacts import sha256_folder
-from flows.deployed import ACCELERATOR
+from flows.jobs.runner import ACCELERATOR
 
 pytestmark = pytest.mark.timeout(900)  # starting all servers is part of the first test
 

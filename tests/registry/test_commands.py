@@ -12,7 +12,7 @@ import pytest
 from erasediff.artifacts import new_folder, read_json, write_json
 from erasediff.registry.versions import aliases, get
 from erasediff.tracking import server
-from flows.sample_tasks import sample_flow
+from flows.jobs.sample import sample_flow
 from stages import register, sample
 
 REPOSITORY = Path(__file__).parents[2]
