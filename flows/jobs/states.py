@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import ParamSpec, TypeVar
 
 from prefect.states import Failed, State
@@ -34,6 +35,8 @@ def states(work: Callable[P, R]) -> Callable[P, R | State]:
                 raise
             return failed(failure)
 
+    # Prefect checks parameters by their types, and would look for these by name in this file.
+    stated.__signature__ = signature(work, eval_str=True)  # type: ignore[attr-defined]
     return stated
 
 
