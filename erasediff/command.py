@@ -1,4 +1,4 @@
-"""What every command shares: one line for a stated failure, exit codes, no telemetry, dying with its parent."""
+"""The frame of every command: one line for a stated failure, exit codes, no telemetry, dying with its parent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory ran out."""
+    """Return True if an error says that host or device memory ran out."""
     if not isinstance(error, MemoryError | RuntimeError):
         return False
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""What a comparison runs: variants × concepts × seeds, with one search of settings for each variant."""
+"""The plan of a comparison: variants × concepts × seeds, with one search of settings for each variant."""
 
 from __future__ import annotations
 

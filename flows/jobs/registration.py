@@ -1,4 +1,4 @@
-"""What the Prefect server has to know: work pool, concurrency limit, automations, deployments."""
+"""Tell the Prefect server of the work pool, the concurrency limit, the automations and the deployments."""
 
 from __future__ import annotations
 

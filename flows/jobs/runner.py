@@ -1,4 +1,4 @@
-"""Where work runs: tasks in threads of this process or on a Ray cluster, a deployed job once there is a place."""
+"""The places of work: threads of this process or a Ray cluster for tasks, one of a few for a deployed job."""
 
 from __future__ import annotations
 

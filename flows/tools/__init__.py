@@ -1,1 +1,1 @@
-"""What commands and jobs use, without Prefect: DVC, git, processes, locks, worktrees, servers, what the stages left."""
+"""Tools of commands and jobs, without Prefect: DVC, git, processes, locks, worktrees, servers, the stages' results."""

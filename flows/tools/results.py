@@ -1,4 +1,4 @@
-"""What the stages of this folder left: the evaluation, its gates in words, the registered version."""
+"""Results of the stages in this folder: the evaluation, its gates in words, the registered version."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Server:
 
 
 class Noted(NamedTuple):
-    """What is noted of a server's process; ``process_start`` tells it from another one with its number."""
+    """The note of a server's process; ``process_start`` tells it from a later one with the same number."""
 
     pid: int
     process_start: str | None
@@ -58,7 +58,7 @@ class Noted(NamedTuple):
 
 
 def folder() -> Path:
-    """Where process files, logs and Prefect's own database are."""
+    """Return the folder of process files, logs and Prefect's own database."""
     return project_root() / ".work" / "servers"
 
 
@@ -86,19 +86,19 @@ def last_line(path: Path) -> str:
 
 
 def noted_of(name: str) -> Noted | None:
-    """Return what is noted of a server's process, also where it does not run any more."""
+    """Return the note of a server's process, also of one that has ended."""
     file = folder() / f"{name}.json"
     return Noted(**read_json(file)) if file.exists() else None
 
 
 def alive(name: str) -> Noted | None:
-    """Return what is noted of a server's process, where that still runs."""
+    """Return the note of a server's process that still runs."""
     noted = noted_of(name)
     return noted if noted and process_start(noted.pid) == noted.process_start else None
 
 
 def process_tree(name: str) -> list[psutil.Process]:
-    """Return a server's processes, itself first where it lives; of one that was killed its session's, which it left."""
+    """Return a server's processes, itself first. A killed server's are those of its session, which it left behind."""
     import psutil
 
     noted = noted_of(name)

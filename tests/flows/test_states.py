@@ -1,21 +1,28 @@
 """How flows end, on a real Prefect server: a stated failure is a state of its name, and no traceback."""
 
+import json
+import re
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import Cancelled, Completed
 from prefect.testing.utilities import prefect_test_harness
 
+from erasediff import errors
 from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
 from flows.jobs.erase import EraseRequest, erase_flow
 from flows.jobs.states import finished, require_success, states
 
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 STAGES = """
 stages:
   fails:
@@ -44,12 +51,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def events(name):
-    """How many events of a name the server has, of the last hour."""
+def told(name):
+    """The event of a state's name, as the server has it, once it has."""
     hour = EventOccurredFilter(since=datetime.now(UTC) - timedelta(hours=1))
+    wanted = EventFilter(event=EventNameFilter(name=[f"prefect.flow-run.{name}"]), occurred=hour).model_dump(
+        mode="json"
+    )
+    until = time.monotonic() + 60
     with get_client(sync_client=True) as client:
-        wanted = EventFilter(event=EventNameFilter(name=[name]), occurred=hour).model_dump(mode="json")
-        return client._client.post("/events/filter", json={"filter": wanted}).raise_for_status().json()["total"]
+        while not (found := client._client.post("/events/filter", json={"filter": wanted}).json()["events"]):
+            assert time.monotonic() < until, f"no event of {name}"
+            time.sleep(0.5)
+    return ReceivedEvent.model_validate(found[0])
 
 
 def log_of(state):
@@ -75,12 +88,19 @@ def test_a_stages_failure_is_the_state_of_its_flow(prefect_server, folder, said,
     reason = said if name == "StageFailed" else said.partition(": ")[2]
     assert (state.type.value, state.name) == ("FAILED", name)
     assert state.message == f"stage fails failed: {reason}"
-    until = time.monotonic() + 60
-    while not events(f"prefect.flow-run.{name}"):  # what an automation waits for
-        assert time.monotonic() < until, f"no event prefect.flow-run.{name}"
-        time.sleep(0.5)
+    (trigger,) = re.findall(r"```json\n(.*?)```", OPERATIONS.read_text(), re.S)  # what an operator is told to wait for
+    assert EventTrigger.model_validate(json.loads(trigger)).covers(told(name)) == (name == "OutOfMemory")
     log = log_of(state)
     assert said in log and "Traceback" not in log and "exception" not in log.lower()
+
+
+@pytest.mark.unit
+def test_every_failure_has_its_line_in_the_table_of_alerts():
+    table = re.findall(r"^\| ([^|]+) \|", OPERATIONS.read_text().partition("## Alerts")[2], re.M)
+    named = {name for cell in table for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", cell)}
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    # A server's start is no run of a flow; the base class is never raised.
+    assert named - {"AwaitingConcurrencySlot"} == kinds - {"EraseDiffError", "ServerFailed"}
 
 
 @pytest.mark.unit

@@ -58,6 +58,16 @@ def test_parameters_are_checked_before_anything_runs(served):
 
 
 @pytest.mark.system
+def test_a_stages_failure_is_the_state_of_a_deployed_run(served):
+    run = ended(served, submitted(served, {"concepts": ["88"]}))
+    assert run.state.name == "UnknownConcept", run.state.message
+    assert run.state.message.startswith("stage forget_set failed: forget_set.concepts: no concept '88'")
+    assert worktrees(served) == [] and taken(served) == 0
+    log = (served.root / ".work/servers/worker.log").read_text()
+    assert "no concept '88'" in log and "Traceback" not in log
+
+
+@pytest.mark.system
 def test_what_is_deployed(served):
     with client(served) as prefect:
         found = {d.name: d for d in prefect.read_deployments()}
