@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from flows.command import run_command
+
+if TYPE_CHECKING:
+    from erasediff.registry.versions import Version
 
 
 def main() -> None:
@@ -42,6 +46,9 @@ def promote_or_tell(arguments: argparse.Namespace) -> None:
     from flows.tools.doors import require_drawing
     from flows.tools.results import model_name
 
+    def check(asked: Version, champion: str) -> None:
+        require_drawing(asked)
+
     name = model_name(arguments.model)
     if arguments.command == "history":
         print(show(name, arguments.at))
@@ -50,7 +57,7 @@ def promote_or_tell(arguments: argparse.Namespace) -> None:
     if arguments.approve:
         print(promote_if_approved(name, version, arguments.why, arguments.brings_back, arguments.wait))
         return
-    champion = promote(name, version, why=arguments.why, brings_back=arguments.brings_back, check=require_drawing)
+    champion = promote(name, version, why=arguments.why, brings_back=arguments.brings_back, check=check)
     print(f"champion of {name} is version {champion}")
 
 

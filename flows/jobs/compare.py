@@ -18,7 +18,7 @@ from erasediff.comparison.table import Cell, summary, table_rows
 from erasediff.errors import StageFailed
 from flows.jobs.artifacts import show_picture
 from flows.jobs.runner import computing, resources
-from flows.jobs.states import states
+from flows.jobs.states import failures_as_states
 from flows.tools import dvc
 from flows.tools.comparisons import read_comparison
 from flows.tools.doors import start_door
@@ -32,7 +32,7 @@ CELL, BASE = ["verdict"], ["pretrain", "classifier"]
 
 
 @flow(name="compare", flow_run_name="{file}", task_runner=ThreadPoolTaskRunner(max_workers=1))
-@states
+@failures_as_states
 def compare_flow(file: str = str(layout.COMPARISON), threads: int = 1) -> State:
     """Compare methods, cell by cell as DVC experiments → reports/comparison.html. Moves no alias, registers nothing.
 
@@ -83,7 +83,7 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
 
 
 @task(task_run_name="{label}")
-@states
+@failures_as_states
 def experiment(label: str, cell: Experiment, targets: list[str], threads: int, parent: str | None) -> str:
     """Run one cell through DVC, its output in the run's log; return the experiment's name."""
     logger = get_run_logger()

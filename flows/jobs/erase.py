@@ -19,7 +19,7 @@ from erasediff.registry.promotion import promote_initial
 from erasediff.registry.versions import version_exists
 from flows.jobs.artifacts import show_picture
 from flows.jobs.runner import computing, is_deployed
-from flows.jobs.states import require_success, states
+from flows.jobs.states import failures_as_states, require_success
 from flows.tools import dvc, processes, results
 from flows.tools.results import Registered
 from flows.tools.worktree import record, worktree
@@ -69,7 +69,7 @@ def _run_name() -> str:
 
 
 @flow(name="erase", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=2))
-@states
+@failures_as_states
 def erase_flow(request: EraseRequest = AS_IT_IS) -> State:
     """Request to forget → verified, registered model with aliases.
 
@@ -124,7 +124,7 @@ def stages_to_aliases(keep: Callable[[Registered], str] | None = None) -> dict[s
 
 
 @task(task_run_name="{name}")
-@states
+@failures_as_states
 def stage(name: str, parent: str | None, force: bool = False) -> bool:
     """Run a stage through DVC, its output in the run's log; True if it executed."""
     logger = get_run_logger()

@@ -17,7 +17,7 @@ from erasediff.registry.promotion import promote, refuse
 from erasediff.registry.versions import Version, attached, evidence
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.jobs.artifacts import markdown_table, show_picture
-from flows.jobs.states import states
+from flows.jobs.states import failures_as_states
 from flows.tools import results
 from flows.tools.doors import require_drawing
 from stages import layout
@@ -41,7 +41,7 @@ def _run_name() -> str:
 
 
 @flow(name="promote", flow_run_name=_run_name)
-@states
+@failures_as_states
 def promote_flow(
     why: str,
     version: str | None = None,

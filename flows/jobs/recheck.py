@@ -14,7 +14,7 @@ from erasediff.errors import GateFailed, IntegrityError
 from erasediff.registry.promotion import withdraw as take_away
 from erasediff.registry.versions import Version, get, set_tag, verify_stored
 from flows.jobs.runner import computing, is_deployed
-from flows.jobs.states import states
+from flows.jobs.states import failures_as_states
 from flows.tools import dvc, results
 from flows.tools.doors import start_door
 from flows.tools.lock import only_run
@@ -27,7 +27,7 @@ JUDGE = ("curate", "classifier")
 
 
 @flow(name="recheck", flow_run_name="champion")
-@states
+@failures_as_states
 def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> State:
     """Measure the champion again, under today's classifier and protocol; a failed gate is an alert.
 

@@ -11,13 +11,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from erasediff.errors import DataError
 from flows.jobs.runner import resources
-from flows.jobs.states import require_success, states
+from flows.jobs.states import failures_as_states, require_success
 from flows.tools.doors import start_door
 from flows.tools.processes import ending_children, settings
 
 
 @flow(name="sample", flow_run_name="{n} of {concept}", task_runner=ThreadPoolTaskRunner(max_workers=1))
-@states
+@failures_as_states
 def sample_flow(
     model: str,
     concept: str,
@@ -50,7 +50,7 @@ def sample_flow(
 
 
 @task(task_run_name="seeds {first} to {last}")
-@states
+@failures_as_states
 def drawn(first: int, last: int, arguments: list[str], threads: int) -> None:
     """Draw pictures of some seeds in a process of its own, a file each."""
     logger = get_run_logger()

@@ -22,7 +22,7 @@ def failed(error: EraseDiffError) -> State:
     return Failed(name=type(error).__name__, message=str(error))
 
 
-def states(work: Callable[P, R]) -> Callable[P, R | State]:
+def failures_as_states(work: Callable[P, R]) -> Callable[P, R | State]:
     """Have a flow or a task return a stated failure as its state: of an exception Prefect would log a traceback."""
 
     @wraps(work)

@@ -25,12 +25,8 @@ def start_door(name: str, *arguments: str, say: Callable[[str], None], extra: Ma
         raise processes.failure(name, lines, code)
 
 
-def require_drawing(version: Version, champion: str = "") -> None:
-    """Have a version draw a picture. Raises: ModelError: it does not.
-
-    Args:
-        champion: not used; what a promotion's check is called with.
-    """
+def require_drawing(version: Version) -> None:
+    """Have a version draw a picture. Raises: ModelError: it does not."""
     # One argument each: a concept may start with a dash.
     wanted = [f"--model={version.uri}", f"--concept={version.tags.get('example_concept', '')}", "--n=1", "--steps=2"]
     with tempfile.TemporaryDirectory() as folder:

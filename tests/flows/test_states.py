@@ -20,7 +20,7 @@ from prefect.testing.utilities import prefect_test_harness
 from erasediff import errors
 from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
 from flows.jobs.erase import EraseRequest, erase_flow
-from flows.jobs.states import finished, require_success, states
+from flows.jobs.states import failures_as_states, finished, require_success
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 STAGES = """
@@ -106,7 +106,7 @@ def test_every_failure_has_its_line_in_the_table_of_alerts():
 @pytest.mark.unit
 def test_a_state_is_the_failure_again(prefect_server):
     @flow
-    @states
+    @failures_as_states
     def ends(error: str) -> str:
         if error == "disk":
             raise OSError(28, "No space left on device")
