@@ -1,4 +1,4 @@
-"""What every command shares: one line for a stated failure, exit codes, no telemetry, dying with its parent."""
+"""The frame of every command: one line for a stated failure, exit codes, no telemetry, dying with its parent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 from erasediff.errors import CannotWrite, EraseDiffError, OutOfMemory
 
@@ -22,7 +22,7 @@ def exit_code(
     interrupted: str = "nothing half-written counts, run it again to go on",
     less_memory: str = "lower the batch size",
 ) -> int:
-    """Do a command's work; its exit code: 0 done, 1 a stated failure, 2 wrong parameters, 130 interrupted.
+    """Do a command's work and return its exit code: 0 done, 1 a stated failure, 2 wrong parameters, 130 interrupted.
 
     A stated failure is printed in one line. Whatever was not foreseen is raised.
 
@@ -32,29 +32,32 @@ def exit_code(
     """
     try:
         work()
-    except EraseDiffError as error:
-        return fail(error)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return 130
     except Exception as error:
-        if (unwritable := cannot_write(name, error)) is not None:
-            return fail(unwritable)
-        if not is_out_of_memory(error):
+        stated = stated_failure(name, error, less_memory)
+        if stated is None:
             raise
-        reason = " ".join(str(error).split())[:120]
-        return fail(OutOfMemory(f"{name} ran out of memory ({reason}): {less_memory}"))
+        print(f"{type(stated).__name__}: {stated}", file=sys.stderr)
+        return stated.exit_code
     return 0
 
 
-def fail(error: EraseDiffError) -> int:
-    """Print a stated failure in one line; its exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return error.exit_code
+def stated_failure(name: str, error: Exception, less_memory: str = "lower the batch size") -> EraseDiffError | None:
+    """The stated failure that an error is, or amounts to: a full disk, no memory. ``None``: it was not foreseen."""
+    if isinstance(error, EraseDiffError):
+        return error
+    if (unwritable := cannot_write(name, error)) is not None:
+        return unwritable
+    if is_out_of_memory(error):
+        reason = " ".join(str(error).split())[:120]
+        return OutOfMemory(f"{name} ran out of memory ({reason}): {less_memory}")
+    return None
 
 
 def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
-    """The stated failure that an error of the disk is, and ``None`` for any other error."""
+    """The stated failure that an error of the disk amounts to; ``None`` for any other error."""
     text = str(error)
     full = getattr(error, "errno", None) in DISK_FULL or any(reason in text for reason in map(os.strerror, DISK_FULL))
     if full:  # safetensors and pyarrow raise errors of their own with the system's words
@@ -67,7 +70,7 @@ def cannot_write(name: str, error: BaseException) -> CannotWrite | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory ran out."""
+    """Return True if an error says that host or device memory ran out."""
     if not isinstance(error, MemoryError | RuntimeError):
         return False
     text = str(error).lower()
@@ -75,21 +78,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def die_with_parent() -> None:
-    """Linux: end this process when the one that started it (DVC) ends, so that no stage writes on unseen."""
+    """On Linux, end this process when the one that started it (DVC) ends, so that no stage writes on unseen."""
     if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def quiet_environment() -> None:
-    """No telemetry: this software handles erasure requests. Before torch is imported, which reads its setting once."""
+    """Turn telemetry off: this software handles erasure requests. Call it before torch is imported: torch reads its
+    settings once."""
     for name, value in {**TELEMETRY_OFF, **QUIET}.items():
         os.environ.setdefault(name, value)
 
 
-#: What the system says of a disk, a quota or a file's limit that is used up; and of a place that may not be written.
+#: The system's errors for a disk, a quota or a file's limit that is used up, and for a place that may not be written.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -115,17 +117,17 @@ QUIET = {
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM as an exception, so that the run is closed; further ones are ignored.
+    """Raise SIGTERM as an exception, so that the run is closed; further ones are ignored.
 
-    Whoever ends a process group sends one, and the parent's death brings another while the run is being closed. Left
-    alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
+    Whoever ends a process group sends one, and the parent's death brings another while the run is being closed. The
+    signal is left alone where someone else handles it (Prefect), and outside the main thread, where Python cannot.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 

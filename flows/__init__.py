@@ -1,1 +1,4 @@
-"""Prefect flows: order, one run a checkout, aliases. They compute nothing."""
+"""Commands that run the stages in order, hold the checkout and move aliases. They compute nothing.
+
+A file here is a command; ``jobs`` holds all that imports Prefect, ``tools`` what needs none.
+"""

@@ -3,56 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-DAY = 24 * 60 * 60
+from flows.command import run_command
 
-
-def draws(version: Any, champion: str = "") -> None:
-    """Have a version draw a picture in a process of its own. Raises: ModelError: it does not."""
-    from erasediff.errors import ModelError
-    from flows.pipeline import environment
-
-    with tempfile.TemporaryDirectory() as temporary:
-        picture = Path(temporary) / "picture.png"
-        concept = version.tags.get("example_concept", "")
-        # One argument each: a concept may start with a dash.
-        command = [sys.executable, "-m", "stages.sample", f"--model={version.uri}", f"--concept={concept}"]
-        done = subprocess.run(
-            [*command, "--n", "1", "--steps", "2", "--out", str(picture)],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            check=False,
-        )
-        if done.returncode or not picture.exists():
-            raise ModelError(f"{version.uri} does not draw: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-
-
-def show(name: str, at: str | None) -> str:
-    """The history of a model's aliases, or its champion at a date. Raises: ParamsError: no date."""
-    from erasediff.errors import ParamsError
-    from erasediff.registry.promotion import champion_at, history
-
-    if at is not None:
-        try:
-            moment = datetime.fromisoformat(at)
-        except ValueError:
-            raise ParamsError(f"--at {at!r} is no date: give one such as 2026-01-31 or 2026-01-31T12:00") from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        version = champion_at(name, moment)
-        return f"{name} version {version}" if version else f"{name} had no champion"
-    lines = [
-        f"{move.at:%Y-%m-%d %H:%M:%S}Z  {move.alias:17} {move.before or '-':>4} → {move.after or '-':4} "
-        f"{move.by}: {move.why}  [{move.evidence[:12]}]"
-        for move in history(name)
-    ]
-    return "\n".join(lines) or f"no alias of {name} was ever moved"
+if TYPE_CHECKING:
+    from erasediff.registry.versions import Version
 
 
 def main() -> None:
@@ -74,43 +31,66 @@ def main() -> None:
             help="go on though this one, which the champion has forgotten, is drawn again",
         )
         sub.add_argument("--approve", action="store_true", help="first ask somebody, in the UI of the Prefect server")
-        sub.add_argument(
-            "--wait", type=int, default=DAY, metavar="SECONDS", help="for an approval at most so long (default: a day)"
-        )
+        sub.add_argument("--wait", type=int, metavar="SECONDS", help="for an approval at most so long (default: a day)")
         if command == "challenger":
             sub.add_argument("--version", help="instead of the challenger")
     sub = commands.add_parser("history", help="who moved which alias, when and why")
     sub.add_argument("--at", metavar="DATE", help="only: which version was champion then (UTC)")
     arguments = parser.parse_args()
-    from erasediff.command import fail, quiet_environment
-    from erasediff.errors import EraseDiffError
-
-    quiet_environment()
-    try:
-        run(arguments)
-    except EraseDiffError as error:
-        sys.exit(fail(error))
+    run_command("promote", lambda: promote_or_tell(arguments))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """What :func:`main` was asked for."""
+def promote_or_tell(arguments: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
     from erasediff.registry.promotion import promote
-    from stages.params import load_params
+    from flows.tools.doors import require_drawing
+    from flows.tools.results import model_name
 
-    name = arguments.model or load_params().register_.model_name
+    def check(asked: Version, champion: str) -> None:
+        require_drawing(asked)
+
+    name = model_name(arguments.model)
     if arguments.command == "history":
         print(show(name, arguments.at))
         return
     version = "previous_champion" if arguments.command == "rollback" else arguments.version
     if arguments.approve:
-        from flows.champion import finished, promote_flow, require_server
-
-        require_server()
-        asked = {"why": arguments.why, "version": version, "model_name": name, "brings_back": arguments.brings_back}
-        print(finished(promote_flow(**asked, approve=True, wait_seconds=arguments.wait, return_state=True)))
+        print(promote_if_approved(name, version, arguments.why, arguments.brings_back, arguments.wait))
         return
-    champion = promote(name, version, why=arguments.why, brings_back=arguments.brings_back, check=draws)
+    champion = promote(name, version, why=arguments.why, brings_back=arguments.brings_back, check=check)
     print(f"champion of {name} is version {champion}")
+
+
+def promote_if_approved(name: str, version: str | None, why: str, brings_back: list[str], seconds: int | None) -> str:
+    """Ask somebody on the Prefect server, wait, promote; return what was done. Raises: what the flow states."""
+    from flows.jobs.promotion import DAY, promote_flow, require_server
+    from flows.jobs.states import finished
+
+    require_server()
+    asked = {"why": why, "version": version, "model_name": name, "brings_back": brings_back}
+    wait = DAY if seconds is None else seconds
+    return finished(promote_flow(**asked, approve=True, wait_seconds=wait, return_state=True))
+
+
+def show(name: str, at: str | None) -> str:
+    """Return the history of a model's aliases, or its champion at a date. Raises: ParamsError: no date."""
+    from erasediff.errors import ParamsError
+    from erasediff.registry.promotion import champion_at, history
+
+    if at is not None:
+        try:
+            moment = datetime.fromisoformat(at)
+        except ValueError:
+            raise ParamsError(f"--at {at!r} is no date: give one such as 2026-01-31 or 2026-01-31T12:00") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        version = champion_at(name, moment)
+        return f"{name} version {version}" if version else f"{name} had no champion"
+    lines = [
+        f"{move.at:%Y-%m-%d %H:%M:%S}Z  {move.alias:17} {move.before or '-':>4} → {move.after or '-':4} "
+        f"{move.by}: {move.why}  [{move.evidence[:12]}]"
+        for move in history(name)
+    ]
+    return "\n".join(lines) or f"no alias of {name} was ever moved"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
+
+from flows.command import run_command
 
 
 def main() -> None:
@@ -12,24 +13,18 @@ def main() -> None:
     parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
     parser.add_argument("--withdraw", action="store_true", help="take the alias from a champion that fails")
     arguments = parser.parse_args()
-    from erasediff.command import fail, quiet_environment
-    from erasediff.errors import EraseDiffError
-
-    quiet_environment()
-    try:
-        run(arguments.model, arguments.withdraw)
-    except EraseDiffError as error:
-        sys.exit(fail(error))
+    run_command("recheck", lambda: recheck(arguments.model, arguments.withdraw))
 
 
-def run(model: str | None, withdraw: bool) -> None:
+def recheck(model: str | None, withdraw: bool) -> None:
     """Check the parameters, recheck. Raises: GateFailed, and what else the flow states."""
-    from flows import pipeline
+    from flows.command import temporary_server
     from stages.params import load_params
 
     load_params()
-    pipeline.temporary_server()
-    from flows.champion import finished, recheck_flow
+    temporary_server()
+    from flows.jobs.recheck import recheck_flow
+    from flows.jobs.states import finished
 
     print(finished(recheck_flow(model, withdraw, return_state=True)))
 

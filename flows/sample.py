@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
+
+from flows.command import run_command
 
 
 def main() -> None:
@@ -24,24 +25,21 @@ def main() -> None:
     for name, least in {"n": 1, "seed": 0, "steps": 1, "batch": 1, "jobs": 1}.items():
         if (value := getattr(arguments, name)) < least:
             parser.error(f"--{name} {value}: at least {least}")
-    from erasediff.command import fail, quiet_environment
-    from erasediff.errors import EraseDiffError
-    from flows import pipeline
+    run_command("sample", lambda: sample(**vars(arguments)))
 
-    quiet_environment()
-    try:
-        pipeline.temporary_server()
-        from flows.champion import finished  # now that Prefect's settings stand
-        from flows.runner import task_runner
-        from flows.sample_tasks import sample_flow
 
-        options = vars(arguments)
-        jobs = options.pop("jobs")
-        options["out"] = os.path.abspath(arguments.out)
-        flow = sample_flow.with_options(task_runner=task_runner(jobs))
-        print(finished(flow(**options, threads=pipeline.threads(jobs), return_state=True)))
-    except EraseDiffError as error:
-        sys.exit(fail(error))
+def sample(out: Path, jobs: int, **wanted: str | int | float) -> None:
+    """Draw the pictures. Raises: DataError: the folder is there already; what a task states."""
+    from flows.command import temporary_server
+    from flows.tools.processes import threads
+
+    temporary_server()
+    from flows.jobs.runner import task_runner
+    from flows.jobs.sample import sample_flow
+    from flows.jobs.states import finished
+
+    flow = sample_flow.with_options(task_runner=task_runner(jobs))
+    print(finished(flow(out=os.path.abspath(out), **wanted, threads=threads(jobs), return_state=True)))
 
 
 if __name__ == "__main__":

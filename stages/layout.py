@@ -35,6 +35,8 @@ REGISTERED = RUNS / "register.json"
 RECHECK = Path("metrics/recheck.json")
 RECHECK_SAMPLES = Path("plots/samples_recheck.png")
 
+#: What is compared where nothing else is named.
+COMPARISON = Path("comparisons/methods.yaml")
 COMPARISON_CELLS, COMPARISON_PAGE = Path("reports/comparison.json"), Path("reports/comparison.html")
 COMPARISON_PLOT, COMPARISON_TABLE = Path("reports/pareto.png"), Path("reports/comparison.csv")
 

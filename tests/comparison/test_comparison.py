@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from erasediff.comparison.page import page, pareto_png
+from erasediff.comparison.plan import Comparison, Experiment, Search, base_of, compared, experiments, searched
 from erasediff.comparison.table import (
     Cell,
     against_gold,
@@ -14,7 +15,7 @@ from erasediff.comparison.table import (
     weakest_side,
 )
 from erasediff.errors import ParamsError
-from flows.compare import Comparison, Experiment, Search, base_of, compared, experiments, searched
+from flows.tools.comparisons import read_comparison
 
 
 def evaluation(ua=0.9, kept=0.95, distance=2.0, passed=True):
@@ -199,9 +200,9 @@ def test_every_variant_but_the_gold_standard_is_searched_alike():
 def test_a_bad_file_is_told(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ParamsError, match=message):
-        Comparison.read(tmp_path / "c.yaml")
+        read_comparison(tmp_path / "c.yaml")
     with pytest.raises(ParamsError, match="is missing"):
-        Comparison.read(tmp_path / "none.yaml")
+        read_comparison(tmp_path / "none.yaml")
 
 
 @pytest.mark.unit
@@ -211,7 +212,7 @@ def test_the_comparisons_that_are_shipped_are_sound():
     from erasediff.unlearning import METHODS
 
     folder = Path(__file__).parents[2] / "comparisons"
-    plans = {path.stem: Comparison.read(path) for path in folder.glob("*.yaml")}
+    plans = {path.stem: read_comparison(path) for path in folder.glob("*.yaml")}
     assert {v["erase.method"] for v in plans["methods"].variants.values()} == set(METHODS)
     for plan in plans.values():
         wanted = plan.search.concepts if plan.search else []

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-import erasediff.checkout as place
+from erasediff.checkout import ROOT_VARIABLE, git_state, project_root
 from erasediff.errors import ParamsError, WorktreeError
-from flows.pipeline import git
-from flows.worktree import WORKTREES, record, worktree
+from flows.tools.git import git
+from flows.tools.worktree import WORKTREES, record, worktree
 from stages.params import load_params
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
 import sys, time
-from flows.worktree import worktree
+from flows.tools.worktree import worktree
 with worktree({}):
     print("in", flush=True)
     time.sleep(60)
@@ -30,7 +30,7 @@ def checkout(tmp_path, monkeypatch):
     root = tmp_path / "chat noir é"
     root.mkdir()
     monkeypatch.chdir(root)
-    for name in ("DVC_ROOT", place.ROOT_VARIABLE):
+    for name in ("DVC_ROOT", ROOT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     shutil.copy(REPOSITORY / "params.yaml", root)
@@ -59,14 +59,14 @@ def test_params_cache_remote_and_store(checkout):
         params = load_params()
         assert params.erase.eta == 0.5 and params.forget_set.concepts == ["3", "no"]
         assert "# what to forget" in Path("params.yaml").read_text()
-        assert place.project_root() == checkout
+        assert project_root() == checkout
         config = Config(str(place / ".dvc"))
         assert Path(config["cache"]["dir"]) == checkout / ".dvc/cache"
         assert Path(config["remote"]["store"]["url"]) == checkout.parent / "store"
-        assert place.git_state()["git_dirty"] == "false"
+        assert git_state()["git_dirty"] == "false"
     assert Path.cwd() == checkout and left() == ([], 0)
     assert git("rev-parse", "HEAD").stdout == before and git("status", "--porcelain").stdout == ""
-    assert place.ROOT_VARIABLE not in os.environ
+    assert ROOT_VARIABLE not in os.environ
 
 
 @pytest.mark.pipeline

@@ -11,7 +11,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from flows.deployed import ACCELERATOR
+from flows.jobs.runner import ACCELERATOR
 
 #: A job that takes until it is stopped.
 LONG = {"settings": {"erase.outer_steps": 100_000, "erase.checkpoint_every": 5}}

@@ -32,7 +32,7 @@ from deployments import (
 from prefect.states import Cancelling
 
 from erasediff.artifacts import sha256_folder
-from flows.deployed import ACCELERATOR
+from flows.jobs.runner import ACCELERATOR
 
 pytestmark = pytest.mark.timeout(900)  # starting all servers is part of the first test
 
@@ -55,6 +55,16 @@ def test_parameters_are_checked_before_anything_runs(served):
         form = prefect.read_deployment_by_name("erase/erase").parameter_openapi_schema
     asked = form["definitions"]["EraseRequest"]["properties"]
     assert asked["concepts"]["description"] and "salun" in json.dumps(asked["method"])
+
+
+@pytest.mark.system
+def test_a_stages_failure_is_the_state_of_a_deployed_run(served):
+    run = ended(served, submitted(served, {"concepts": ["88"]}))
+    assert run.state.name == "UnknownConcept", run.state.message
+    assert run.state.message.startswith("stage forget_set failed: forget_set.concepts: no concept '88'")
+    assert worktrees(served) == [] and taken(served) == 0
+    log = (served.root / ".work/servers/worker.log").read_text()
+    assert "no concept '88'" in log and "Traceback" not in log
 
 
 @pytest.mark.system

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.pipeline import only_run
+from flows.tools.lock import only_run
 
 STAGES = {
     "curate",
@@ -153,7 +153,7 @@ def test_a_failed_stage_fails_the_flow_in_one_line(project):
     project.set_params(forget_set__concepts=["88"])
     said = project.run("flows.erase", code=1)
     assert executed(said) == {"forget_set"}
-    assert "\nStageFailed: stage forget_set failed: UnknownConcept: forget_set.concepts: no concept '88'" in said
+    assert "\nUnknownConcept: stage forget_set failed: forget_set.concepts: no concept '88'" in said
     assert "Traceback" not in said
     registry = client(project)
     runs = registry.search_runs([registry.get_experiment_by_name("erasediff").experiment_id])

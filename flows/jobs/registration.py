@@ -1,4 +1,4 @@
-"""What the Prefect server has to know: work pool, limit, automation, deployments. Imports Prefect: imported late."""
+"""Tell the Prefect server of the work pool, the concurrency limit, the automations and the deployments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -20,13 +19,13 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectAlreadyExists
 
 from erasediff.errors import ServerFailed
-from flows.deployed import ACCELERATOR
+from flows.jobs.runner import ACCELERATOR
+from flows.tools.names import ALERT_URL, WORK_POOL
 
-WORK_POOL = "erasediff"
 CRASHED = "A flow run without a sign of life has crashed"
 TOLD = "A flow run that failed is told"
-#: Where it is told, and the block that keeps this address encrypted.
-ALERT_VARIABLE, ALERT = "ERASEDIFF_ALERT_URL", "erasediff-alert"
+#: The block that keeps the address encrypted where it is told.
+ALERT = "erasediff-alert"
 #: Seconds without a heartbeat after which a run is Crashed. A job beats every 30: one may be lost.
 SILENCE = 75
 
@@ -45,7 +44,7 @@ def register(log: Path, jobs: int) -> None:
             client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
         client.upsert_global_concurrency_limit_by_name(ACCELERATOR, jobs)
         _renew(client, silent_runs_crash())
-        if address := os.environ.get(ALERT_VARIABLE):
+        if address := os.environ.get(ALERT_URL):
             _renew(client, failed_runs_are_told(address))
     with open(log, "wb") as file:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
@@ -62,12 +61,12 @@ def _renew(client: SyncPrefectClient, automation: AutomationCore) -> None:
         client.update_automation(there[0].id, automation)
 
 
-def _meaning(automation: AutomationCore) -> tuple[Any, Any]:
-    return automation.trigger.model_dump(mode="json", exclude={"id"}), automation.actions
+def _meaning(automation: AutomationCore) -> tuple[dict[str, object], list[object]]:
+    return automation.trigger.model_dump(mode="json", exclude={"id"}), list(automation.actions)
 
 
 def failed_runs_are_told(address: str) -> AutomationCore:
-    """The automation that posts ``{"text": …}`` to an address for each run that failed or crashed.
+    """Return the automation that posts ``{"text": …}`` to an address for each run that failed or crashed.
 
     Prefect's template "flow run enters Failed" would see none of them: it goes by the state's name, which is here that
     of the failure.
@@ -97,7 +96,7 @@ def failed_runs_are_told(address: str) -> AutomationCore:
 
 
 def silent_runs_crash() -> AutomationCore:
-    """The automation that marks the run of a killed process: nobody else could."""
+    """Return the automation that marks the run of a killed process: nobody else could."""
     return AutomationCore(
         name=CRASHED,
         trigger=EventTrigger(
@@ -118,7 +117,7 @@ def silent_runs_crash() -> AutomationCore:
 
 
 def worker_is_online(name: str, since: datetime) -> bool:
-    """Whether a worker of the pool has reported since then."""
+    """Return True if a worker of the pool has reported since then."""
     with get_client(sync_client=True) as client:
         workers = client.read_workers_for_work_pool(WORK_POOL)
     return any(

@@ -7,23 +7,31 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from erasediff.checkout import ROOT_VARIABLE, exclusive, process_start, project_root
 from erasediff.errors import WorktreeError
-from flows import pipeline
+from flows.tools import dvc
+from flows.tools.git import commit_files, git, record_lock
+from stages import layout
+from stages.params import PARAMS_FILE, change_params
 
-WORKTREES = Path(".work/worktrees")
+#: In the checkout: a folder a run, and who changes their list.
+WORKTREES, WORKTREES_LOCK = Path(".work/worktrees"), Path(".work/worktrees.lock")
+#: Where a training keeps its last state (erasediff.training.checkpoint).
+CHECKPOINTS = Path(".work/checkpoints")
 #: Tags of the commits that hold what deployed runs made.
 RECORDS = "refs/tags/erased/"
 
 
 @contextmanager
-def worktree(changes: Mapping[str, Any], commit: str = "HEAD") -> Iterator[str | None]:
+def worktree(changes: Mapping[str, object], commit: str = "HEAD") -> Iterator[str | None]:
     """Work in a new worktree of this checkout; it is removed afterwards, also after a failure.
 
-    The changed params are committed there: what MLflow notes of a stage is a commit that holds what was run.
+    The changed params are committed there: what MLflow notes of a stage is a commit that holds what was run. Until the
+    block ends the worktree is the folder of this whole process, and the checkout is named by its environment: a
+    deployed run is a process of its own.
 
     Args:
         changes: of params.yaml, such as ``{"erase.eta": 0.5}``.
@@ -33,26 +41,31 @@ def worktree(changes: Mapping[str, Any], commit: str = "HEAD") -> Iterator[str |
         none, it starts from the commit's own.
     Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses.
     """
-    from erasediff.checkout import ROOT_VARIABLE, project_root
-
     checkout = project_root()
-    if pipeline.git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
+    if git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
         raise WorktreeError(f"there is no commit {commit!r} in {checkout}: give one of git log, or HEAD")
-    place, before = _add(checkout, commit), Path.cwd()
-    root = os.environ.get(ROOT_VARIABLE)
+    place = _add(checkout, commit)
     try:
-        pipeline.share_storage(checkout, place)
-        os.chdir(place)
-        os.environ[ROOT_VARIABLE] = str(checkout)
-        earlier = _prepare(changes)
-        with _checkpoints(checkout):
-            yield earlier
+        dvc.share_storage(checkout, place)
+        with chdir(place), _rooted_in(checkout):
+            earlier = _prepare(changes)
+            with _checkpoints(checkout):
+                yield earlier
     finally:
-        os.chdir(before)
-        os.environ.pop(ROOT_VARIABLE, None)
-        if root is not None:
-            os.environ[ROOT_VARIABLE] = root
         _remove(checkout, place)
+
+
+@contextmanager
+def _rooted_in(checkout: Path) -> Iterator[None]:
+    """Use a checkout's store and locks, in this process and those below it."""
+    before = os.environ.get(ROOT_VARIABLE)
+    os.environ[ROOT_VARIABLE] = str(checkout)
+    try:
+        yield
+    finally:
+        del os.environ[ROOT_VARIABLE]
+        if before is not None:
+            os.environ[ROOT_VARIABLE] = before
 
 
 def _name(pid: int, started: str | None) -> str:
@@ -60,12 +73,10 @@ def _name(pid: int, started: str | None) -> str:
 
 
 def _add(checkout: Path, commit: str) -> Path:
-    from erasediff.checkout import exclusive, process_start
-
     place = checkout / WORKTREES / _name(os.getpid(), process_start(os.getpid()))
-    with exclusive(checkout / ".work" / "worktrees.lock"):
+    with exclusive(checkout / WORKTREES_LOCK):
         _remove_abandoned(checkout)
-        done = pipeline.git("worktree", "add", "--quiet", "--detach", str(place), commit)
+        done = git("worktree", "add", "--quiet", "--detach", str(place), commit)
     if done.returncode:
         raise WorktreeError(f"git worktree add failed: {' '.join(done.stderr.split())[:200]}")
     return place
@@ -73,33 +84,27 @@ def _add(checkout: Path, commit: str) -> Path:
 
 def _remove_abandoned(checkout: Path) -> None:
     """Remove what killed processes of this host left."""
-    from erasediff.checkout import process_start
-
     for place in (checkout / WORKTREES).glob(f"{socket.gethostname()}-*-*"):
         pid = place.name.split("-")[-2]
         if pid.isdigit() and place.name != _name(int(pid), process_start(int(pid))):
             shutil.rmtree(place, ignore_errors=True)
-    pipeline.git("worktree", "prune", at=checkout)
+    git("worktree", "prune", at=checkout)
 
 
 def _remove(checkout: Path, place: Path) -> None:
-    from erasediff.checkout import exclusive
-
-    with exclusive(checkout / ".work" / "worktrees.lock"):
+    with exclusive(checkout / WORKTREES_LOCK):
         shutil.rmtree(place, ignore_errors=True)
-        pipeline.git("worktree", "prune", at=checkout)
+        git("worktree", "prune", at=checkout)
 
 
-def _prepare(changes: Mapping[str, Any]) -> str | None:
+def _prepare(changes: Mapping[str, object]) -> str | None:
     """Write and commit the params, with the ``dvc.lock`` of an earlier run that had the same ones."""
-    from stages.params import PARAMS_FILE, change_params
-
     change_params(changes)
     earlier = _record_of(PARAMS_FILE)
     if earlier is not None:
-        pipeline.git("checkout", "--quiet", earlier, "--", pipeline.DVC_LOCK)
+        git("checkout", "--quiet", earlier, "--", str(layout.DVC_LOCK))
     told = "\n".join(f"{key}: {value}" for key, value in changes.items())
-    if complaint := pipeline.commit(f"Parameters of a run\n\n{told}", str(PARAMS_FILE), pipeline.DVC_LOCK):
+    if complaint := commit_files(f"Parameters of a run\n\n{told}", PARAMS_FILE, layout.DVC_LOCK):
         raise WorktreeError(complaint)
     return earlier
 
@@ -110,7 +115,7 @@ def _checkpoints(checkout: Path) -> Iterator[None]:
 
     Of two such at once only one has them.
     """
-    kept = checkout / ".work" / "checkpoints" / pipeline.git("rev-parse", "HEAD^{tree}").stdout.strip()
+    kept = checkout / CHECKPOINTS / git("rev-parse", "HEAD^{tree}").stdout.strip()
     kept.mkdir(parents=True, exist_ok=True)
     with open(kept.with_suffix(".lock"), "w") as lock:
         try:
@@ -118,19 +123,19 @@ def _checkpoints(checkout: Path) -> Iterator[None]:
         except BlockingIOError:
             yield
             return
-        Path(".work").mkdir(exist_ok=True)
-        Path(".work/checkpoints").symlink_to(kept, target_is_directory=True)
+        CHECKPOINTS.parent.mkdir(exist_ok=True)
+        CHECKPOINTS.symlink_to(kept, target_is_directory=True)
         yield
     with suppress(OSError):  # a failed training's checkpoint is in it
         kept.rmdir()
 
 
 def _record_of(params: Path) -> str | None:
-    """The newest recorded commit with these params."""
-    wanted = pipeline.git("hash-object", str(params)).stdout.strip()
-    refs = pipeline.git("for-each-ref", "--sort=-creatordate", "--format=%(objectname)", RECORDS).stdout.split()
+    """Return the newest recorded commit with these params."""
+    wanted = git("hash-object", str(params)).stdout.strip()
+    refs = git("for-each-ref", "--sort=-creatordate", "--format=%(objectname)", RECORDS).stdout.split()
     for commit in refs:
-        if pipeline.git("rev-parse", f"{commit}:{params}").stdout.strip() == wanted:
+        if git("rev-parse", f"{commit}:{params}").stdout.strip() == wanted:
             return commit
     return None
 
@@ -143,12 +148,12 @@ def record(model: str, version: str, earlier: str | None) -> str:
     Returns: the commit.
     Raises: WorktreeError: git refuses.
     """
-    commit, reason = pipeline.record_lock(f"dvc.lock of {model} version {version}")
+    commit, reason = record_lock(f"dvc.lock of {model} version {version}")
     if commit is None:
         raise WorktreeError(f"dvc.lock of {model} version {version} is not committed: {reason}")
-    if earlier is not None and pipeline.git("diff", "--quiet", earlier, commit).returncode == 0:
+    if earlier is not None and git("diff", "--quiet", earlier, commit).returncode == 0:
         return earlier
-    done = pipeline.git("tag", f"{RECORDS.removeprefix('refs/tags/')}{model}-v{version}-{commit[:10]}", commit)
+    done = git("tag", f"{RECORDS.removeprefix('refs/tags/')}{model}-v{version}-{commit[:10]}", commit)
     if done.returncode and "already exists" not in done.stderr:
         raise WorktreeError(f"git tag failed: {' '.join(done.stderr.split())[:200]}")
     return commit

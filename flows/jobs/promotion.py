@@ -1,0 +1,123 @@
+"""The promotion flow: a version becomes champion once it is checked, and somebody approved where that is asked."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Cancelled, Completed, State
+from pydantic import Field
+
+from erasediff.errors import ApprovalTimeout, ParamsError, PromotionRefused
+from erasediff.registry.promotion import promote, refuse
+from erasediff.registry.versions import Version, attached, evidence
+from erasediff.tracking import tracking_uri, without_credentials
+from flows.jobs.artifacts import markdown_table, show_picture
+from flows.jobs.states import failures_as_states
+from flows.tools import results
+from flows.tools.doors import require_drawing
+from stages import layout
+
+#: Seconds.
+DAY = 24 * 60 * 60
+
+
+class Decision(RunInput):
+    """The form that somebody fills in."""
+
+    approve: bool = Field(description="Whether this version becomes the champion")
+    by: str = Field(min_length=1, max_length=200, description="Who decides")
+    why: str = Field(min_length=1, max_length=2000, description="Kept in the history of the aliases")
+
+
+def _run_name() -> str:
+    """Name a run in Prefect's lists."""
+    asked = flow_run.parameters
+    return f"{asked.get('version') or 'challenger'}: {asked.get('why', '')}"[:80]
+
+
+@flow(name="promote", flow_run_name=_run_name)
+@failures_as_states
+def promote_flow(
+    why: str,
+    version: str | None = None,
+    model_name: str | None = None,
+    brings_back: list[str] | None = None,
+    approve: bool = False,
+    wait_seconds: int = DAY,
+) -> State:
+    """Make a version champion, once its gates, hash and a picture are checked, and somebody approved.
+
+    Args:
+        why: Kept in the history of the aliases.
+        version: A number, or an alias such as previous_champion. None: the challenger.
+        model_name: Registered model. None: register.model_name of params.yaml.
+        brings_back: What the champion has forgotten and may be drawn again. None: nothing may.
+        approve: Pause until somebody decides: the run then has a form, numbers and pictures.
+        wait_seconds: With approve: nobody has decided after so many seconds, the run fails.
+    """
+
+    def check(asked: Version, champion: str) -> str | None:
+        require_drawing(asked)
+        return approval(asked, champion, why, wait_seconds) if approve else None
+
+    name = results.model_name(model_name)
+    try:
+        promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check)
+    except PromotionRefused as error:  # somebody's decision, no failure
+        return Cancelled(name=type(error).__name__, message=str(error))
+    return Completed(message=f"champion of {name} is version {promoted}")
+
+
+def approval(asked: Version, champion: str, why: str, seconds: int) -> str:
+    """Show a version's numbers and pictures, and pause until somebody decides; return who approved and why.
+
+    Raises: PromotionRefused, ApprovalTimeout.
+    """
+    label = f"version {asked.version} of {asked.name}"
+    question = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}"
+    numbers, gates, report = _numbers(asked)
+    whole = f"{question}\n\n{numbers}\n\n{report}"
+    artifact = create_markdown_artifact(key="approval", markdown=whole, description=f"To be decided: {label}")
+    _show_pictures(asked)
+    numbers_at = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
+    link = f"[All numbers]({numbers_at}). The pictures are among this run's artifacts."
+    get_run_logger().info("waiting for a decision on %s", label)
+    try:
+        form = Decision.with_initial_data(description=f"{question}\n\n{gates}\n\n{link}")
+        decision = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=5)
+    except FlowPauseTimeout:
+        raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
+    said = f"by {decision.by}: {decision.why}"
+    if not decision.approve:
+        refuse(asked, champion, by=decision.by, why=decision.why)
+        raise PromotionRefused(f"{label} was refused {said}; nothing was moved")
+    return f"approved {said}"
+
+
+def _numbers(asked: Version) -> tuple[str, str, str]:
+    """Return in Markdown the verdict's table, its gates alone for a narrow form, and where the report is."""
+    rows = results.rows(evidence(asked, layout.EVALUATION.name))
+    gates = "\n".join(f"- {name}: {base} → {erased}; gate: {gate}" for name, base, erased, gate in rows if gate)
+    uri = without_credentials(tracking_uri())
+    page = f"[MLflow]({uri}/#/models/{asked.name}/versions/{asked.version})" if uri.startswith("http") else "MLflow"
+    return markdown_table(results.HEAD, rows), gates, f"The report is report.html of run {asked.run_id} in {page}."
+
+
+def _show_pictures(asked: Version) -> None:
+    """Show the grids of generated pictures, before and after, where their runs were logged."""
+    for model in ("base", "erased"):
+        run_id = asked.tags.get(f"run.evaluate-{model}")
+        png = attached(run_id, layout.samples(model).name) if run_id else None
+        if png is not None:
+            show_picture(png, f"approval-{model}", f"Drawn by the {model} model")
+
+
+def require_server() -> None:
+    """Raises: ParamsError: there is no server on which somebody could be asked."""
+    if not PREFECT_API_URL.value():
+        raise ParamsError("--approve asks in Prefect's UI: name its server, PREFECT_API_URL=http://127.0.0.1:4200/api")

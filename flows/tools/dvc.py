@@ -1,0 +1,191 @@
+"""The only caller of DVC: the order of the stages, a stage run, an experiment, the cache and the remote."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from erasediff.errors import PushFailed, StageFailed
+from erasediff.registry.lineage import read_lock
+from flows.tools import processes
+from stages import layout
+
+#: How DVC says that a stage executes, and that its command ended with an error.
+EXECUTES = "Running stage"
+ENDED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
+#: DVC's advice for a run by hand, which the flow does or does not need.
+HINTS = (
+    "To track the changes with git",
+    "git add",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+    "WARNING: No file hash info found",  # of outs that an experiment is yet to make
+    "To apply the results of an experiment",
+    "dvc exp apply",
+)
+
+
+def dvc(*arguments: str) -> list[str]:
+    """Return the command line of this environment's DVC."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run DVC silently."""
+    return subprocess.run(dvc(*arguments), capture_output=True, text=True, env=processes.environment(), check=False)
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+
+def _follow(what: str, say: Callable[[str], None], extra: Mapping[str, str], *arguments: str) -> list[str]:
+    """Run DVC, its output line by line to ``say``; return all lines.
+
+    Raises: the stated failure that a stage ends with; StageFailed: another one.
+    """
+    lines, code = processes.follow(dvc(*arguments), say, extra, HINTS)
+    if code:
+        codes = [int(found[1]) for line in lines if (found := ENDED.search(line))]
+        raise processes.failure(what, lines, (codes or [code])[-1])
+    return lines
+
+
+def stage_order() -> dict[str, list[str]]:
+    """Return the stages in an order that can be run, each with the stages it waits for. Raises: StageFailed."""
+    done = _ask("dag", "--dot")
+    if done.returncode:
+        raise StageFailed(f"dvc dag failed: {_last_line(done)}: mend dvc.yaml")
+    return parse_dag(done.stdout)
+
+
+def parse_dag(dot: str) -> dict[str, list[str]]:
+    """Turn ``dvc dag --dot`` into ``{stage: stages it waits for}`` in topological order."""
+    before: dict[str, set[str]] = {}
+    for line in dot.splitlines():
+        names = re.findall(r'"([^"]+)"', line)
+        if names:
+            before.setdefault(names[-1], set()).update(names[:-1])
+    return {name: sorted(before.get(name, ())) for name in TopologicalSorter(before).static_order()}
+
+
+def run_stage(name: str, say: Callable[[str], None], extra: Mapping[str, str], *, force: bool = False) -> bool:
+    """Run one stage, its output line by line to ``say``; True if it executed (not cached or unchanged).
+
+    Args:
+        extra: environment variables for it.
+        force: run it though nothing that it reads has changed.
+
+    Raises: the stated failure that the stage ends with; StageFailed: another one.
+    """
+    forced = ["-f"] if force else []
+    lines = _follow(f"stage {name}", say, extra, "--wait-for-lock", "repro", "-s", *forced, name)
+    return any(line.startswith(EXECUTES) for line in lines)
+
+
+def run_experiment(
+    name: str,
+    overrides: Mapping[str, object],
+    targets: Sequence[str],
+    say: Callable[[str], None],
+    extra: Mapping[str, str],
+) -> None:
+    """Run stages as a DVC experiment in a folder of its own, beside others.
+
+    Args:
+        overrides: params by their dotted names.
+
+    Raises: the stated failure that a stage ends with; StageFailed: another one.
+    """
+    changed = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
+    _follow(f"experiment {name}", say, extra, "exp", "run", "--temp", "--name", name, *changed, *targets)
+
+
+def experiment_metrics() -> dict[str, dict[str, Any]]:
+    """Return ``{experiment: {"evaluation": …, "erase": …}}`` of this commit's experiments that ended.
+
+    Raises: StageFailed.
+    """
+    done = _ask("exp", "show", "--json", "--hide-queued")
+    if done.returncode:
+        raise StageFailed(f"dvc exp show failed: {_last_line(done)}")
+    found = {}
+    for baseline in json.loads(done.stdout):
+        for experiment in baseline.get("experiments") or []:
+            # Of one whose process was killed DVC says that it runs for ever: it has no result, nor a name to remove.
+            if (experiment.get("executor") or {}).get("state") == "running":
+                continue
+            metrics = (experiment["revs"][0].get("data") or {}).get("metrics") or {}
+            found[experiment["name"]] = {
+                Path(path).stem: content["data"] for path, content in metrics.items() if content and "data" in content
+            }
+    return found
+
+
+def remove_experiments(names: Sequence[str]) -> None:
+    """Let their names be used again; what they made stays in DVC's cache. Raises: StageFailed."""
+    if names:
+        _follow("removing experiments", lambda line: None, {}, "exp", "remove", *names)
+
+
+def is_clean() -> bool:
+    """Return True if DVC has nothing to run."""
+    return _ask("status", "--quiet").returncode == 0
+
+
+def outs_only_missing() -> bool:
+    """Return True if DVC has nothing to run but to check out the outs: ``dvc.lock`` says what they are."""
+    done = _ask("status", "--json")
+    if done.returncode or not layout.DVC_LOCK.exists():
+        return False
+    outs = {out["path"] for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
+
+    def only_missing(change: object) -> bool:
+        return isinstance(change, dict) and all(
+            isinstance(files, dict) and state == "deleted" and path in outs
+            for files in change.values()
+            for path, state in (files.items() if isinstance(files, dict) else [("", "")])
+        )
+
+    return all(only_missing(change) for changes in json.loads(done.stdout or "{}").values() for change in changes)
+
+
+def fetch_outs(*paths: Path) -> bool:
+    """Bring outs of ``dvc.lock`` from the cache; True if they are there."""
+    return _ask("checkout", "--quiet", *map(str, paths)).returncode == 0
+
+
+def share_storage(checkout: Path, place: Path) -> None:
+    """Have another checkout use this one's DVC cache and remotes, whatever they are relative to."""
+    from dvc.config import Config, merge
+    from dvc.config_schema import RelPath
+
+    ours = Config(str(checkout / ".dvc"), validate=False)
+    with Config(str(place / ".dvc"), validate=False).edit("local", validate=False) as theirs:
+        for level in ("repo", "local"):
+            merge(theirs, ours.read(level))
+        # Written as a relative path: DVC's file holds ASCII alone, and the checkout's own path may not be that.
+        theirs["cache"].setdefault("dir", RelPath(checkout / ".dvc" / "cache"))
+
+
+def remote() -> str | None:
+    """Return the default DVC remote, where one is configured."""
+    from dvc.config import Config
+
+    name = Config(".dvc").get("core", {}).get("remote")
+    return None if name is None else str(name)
+
+
+def push() -> None:
+    """Send what ``dvc.lock`` names to the DVC remote. Raises: PushFailed."""
+    done = _ask("push", "--quiet")
+    if done.returncode:
+        reason = _last_line(done)
+        raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; mend the remote and push")

@@ -1,0 +1,188 @@
+"""Processes below this one: followed line by line, their failure told, ended with this one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from erasediff import errors
+from erasediff.errors import EraseDiffError, StageFailed
+from flows.tools.names import THREADS
+
+if TYPE_CHECKING:
+    import psutil
+
+#: A line that tells an error: a stated failure, or the last line of a traceback.
+TOLD = re.compile(r"((?:\w+\.)*[A-Z]\w+): ")
+#: How Python's own errors are called. Others with a colon (``WARNING: …``, ``Note: …``) tell no error.
+PYTHON_ERROR = ("Error", "Exception", "Exit", "Expired", "Interrupt")
+#: Loaded before a fork: the child may not import.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def environment() -> dict[str, str]:
+    """Return the caller's environment with this interpreter's folder first on PATH."""
+    folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
+
+
+def threads(jobs: int) -> int:
+    """Return the number of processor threads for each of ``jobs`` processes at once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def settings(parent: str | None = None, threads: int | None = None) -> dict[str, str]:
+    """Return environment variables for a stage.
+
+    Args:
+        parent: the MLflow run that the stage's own hangs under.
+        threads: how many processor threads it may use; another number may change the last digits of a result.
+    """
+    from erasediff.tracking.run import PARENT_VARIABLE
+
+    wanted = {PARENT_VARIABLE: parent, THREADS: threads}
+    return {name: str(value) for name, value in wanted.items() if value is not None}
+
+
+def follow(
+    command: Sequence[str], say: Callable[[str], None], extra: Mapping[str, str], ignore: tuple[str, ...] = ()
+) -> tuple[list[str], int]:
+    """Run a command, pass each line of its output to ``say``; return all lines and the exit code.
+
+    The command ends with this process.
+
+    Args:
+        extra: environment variables beside :func:`environment`.
+        ignore: starts of lines that are left out.
+    """
+
+    def with_parent() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed flow leaves no writer behind
+
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**environment(), **extra},
+        preexec_fn=with_parent,
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:  # universal newlines: a progress bar's refresh is a line too, a few seconds apart
+            if line.strip() and not line.strip().startswith(ignore):
+                lines.append(line.rstrip())
+                say(line.rstrip())
+        return lines, process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def failure(what: str, lines: Sequence[str], code: int) -> EraseDiffError:
+    """Return the failure of a command: of the class that its last told error names, else StageFailed.
+
+    Args:
+        what: the command, for a person.
+        lines: what it printed.
+        code: its exit code; negative, or 128 more (a shell's), where a signal ended it.
+    """
+    number = -code if code < 0 else code - 128
+    if number in set(signal.Signals) - {signal.SIGINT}:
+        why = f"it was ended by {signal.Signals(number).name}, as where memory runs out: run it again to go on"
+        return StageFailed(f"{what} failed: {why}")
+    kind, reason = told_error(lines)
+    return kind(f"{what} failed: {reason}")
+
+
+def told_error(lines: Sequence[str]) -> tuple[type[EraseDiffError], str]:
+    """Return the class and the message of the last error that a command's output tells."""
+    for number, line in reversed(list(enumerate(lines))):
+        if not (found := TOLD.match(line)):
+            continue
+        if (kind := stated_class(found[1])) is not None:
+            mistakes = takewhile(lambda more: more.startswith("  - "), lines[number + 1 :])
+            return kind, "\n".join([line[found.end() :], *mistakes])
+        if found[1].endswith(PYTHON_ERROR):
+            return StageFailed, line
+    return StageFailed, (lines or ["no output"])[-1]
+
+
+def stated_class(name: str) -> type[EraseDiffError] | None:
+    """Return the class of :mod:`erasediff.errors` that has this name, ``None`` where none has."""
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, EraseDiffError) else None
+
+
+@contextmanager
+def ending_children() -> Iterator[None]:
+    """End the processes below this one where a cancellation or an unforeseen error leaves the block.
+
+    DVC would go on, and tasks wait for it.
+    """
+    try:
+        yield
+    except EraseDiffError:
+        raise  # nothing runs any more, but for a temporary server that is to be told
+    except BaseException:
+        end_children()
+        raise
+
+
+def end_children(patience: float = 20) -> None:
+    """Terminate the processes below this one, and wait for all of them: a stage keeps its checkpoint, DVC sees it end.
+
+    They are never reaped here: who started them waits for their exit code, and would otherwise be told 0.
+    """
+    import psutil
+
+    left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            if not process.children():  # a stage; once it has ended DVC does
+                process.terminate()
+    while (left := [process for process in left if _lives(process)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def end_on_interrupt() -> None:
+    """Have Ctrl-C end this process once its children have ended: for a flow on Prefect's temporary server.
+
+    The terminal interrupts that server too, and Prefect would try for minutes to tell it. The stages are interrupted
+    likewise and keep their checkpoints; where only this process was, they are terminated.
+    """
+
+    def end(*_: object) -> None:
+        import psutil
+
+        children = psutil.Process().children(recursive=True)
+        psutil.wait_procs(children, timeout=10)
+        end_children()
+        print("interrupted; the next run goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end)

@@ -1,0 +1,62 @@
+"""The rooms of flows: which flow a deployment and a command end in, and what a command imports before it works."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect import Flow
+from ruamel.yaml import YAML
+
+import flows
+import flows.jobs
+from flows.tools.names import WORK_POOL
+
+REPOSITORY = Path(__file__).parents[2]
+COMMANDS = [m.name for m in pkgutil.iter_modules(flows.__path__) if not m.ispkg and m.name != "command"]
+JOBS = [importlib.import_module(f"flows.jobs.{m.name}") for m in pkgutil.iter_modules(flows.jobs.__path__)]
+
+
+def defined():
+    """Every Prefect flow, with the module that defines it."""
+    return [(f.name, m.__name__) for m in JOBS for f in vars(m).values() if isinstance(f, Flow)]
+
+
+@pytest.mark.unit
+def test_every_flow_has_a_name_and_a_file_of_its_own():
+    names, modules = zip(*defined(), strict=True)
+    assert sorted(names) == ["compare", "erase", "promote", "recheck", "sample"]
+    assert len(set(modules)) == len(modules)
+
+
+@pytest.mark.unit
+def test_deployments_lead_to_these_flows():
+    deployments = YAML(typ="safe").load(REPOSITORY / "prefect.yaml")["deployments"]
+    found = {}
+    for deployment in deployments:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        found[deployment["name"]] = getattr(importlib.import_module(module), name).name
+        assert deployment["work_pool"]["name"] == WORK_POOL
+    assert found == {
+        "erase": "erase",
+        "promote": "promote",
+        "rollback": "promote",
+        "recheck-champion": "recheck",
+        "compare": "compare",
+    }
+
+
+@pytest.mark.unit
+def test_a_command_loads_nothing_heavy_before_it_has_read_its_arguments():
+    assert sorted(COMMANDS) == ["compare", "erase", "promote", "recheck", "sample", "servers"]
+    code = f"import sys, {', '.join(f'flows.{name}' for name in COMMANDS)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"prefect", "torch", "mlflow", "dvc", "psutil", "pydantic", "flows.jobs"} & set(done.stdout.split())
+
+
+@pytest.mark.unit
+def test_flows_compute_nothing():
+    code = f"import sys, {', '.join(job.__name__ for job in JOBS)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -1,0 +1,138 @@
+"""How flows end, on a real Prefect server: a stated failure is a state of its name, and no traceback."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.states import Cancelled, Completed
+from prefect.testing.utilities import prefect_test_harness
+
+from erasediff import errors
+from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
+from flows.jobs.erase import EraseRequest, erase_flow
+from flows.jobs.states import failures_as_states, finished, require_success
+
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
+STAGES = """
+stages:
+  fails:
+    cmd: "echo 'WARNING: old cache'; echo '{said}' >&2; echo 'WARNING: older' >&2; exit 1"
+    outs: [a]
+  waits:
+    cmd: "true"
+    deps: [a]
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A checkout of stages of our own, with an MLflow store of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "ERASEDIFF_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
+    return tmp_path
+
+
+def told(name):
+    """The event of a state's name, as the server has it, once it has."""
+    hour = EventOccurredFilter(since=datetime.now(UTC) - timedelta(hours=1))
+    wanted = EventFilter(event=EventNameFilter(name=[f"prefect.flow-run.{name}"]), occurred=hour).model_dump(
+        mode="json"
+    )
+    until = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        while not (found := client._client.post("/events/filter", json={"filter": wanted}).json()["events"]):
+            assert time.monotonic() < until, f"no event of {name}"
+            time.sleep(0.5)
+    return ReceivedEvent.model_validate(found[0])
+
+
+def log_of(state):
+    """What the server keeps of a run's log, its tasks' too."""
+    run_id = str(state.state_details.flow_run_id)
+    with get_client(sync_client=True) as client:
+        wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}}
+        return "\n".join(line["message"] for line in client._client.post("/logs/filter", json=wanted).json())
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    "said, name",
+    [
+        ("ClassifierTooWeak: it reads 0.4 of the pictures", "ClassifierTooWeak"),
+        ("OutOfMemory: erase ran out of memory (x): lower the batch size", "OutOfMemory"),
+        ("ZeroDivisionError: division by zero", "StageFailed"),
+    ],
+)
+def test_a_stages_failure_is_the_state_of_its_flow(prefect_server, folder, said, name):
+    (folder / "dvc.yaml").write_text(STAGES.format(said=said))
+    state = erase_flow(return_state=True)
+    reason = said if name == "StageFailed" else said.partition(": ")[2]
+    assert (state.type.value, state.name) == ("FAILED", name)
+    assert state.message == f"stage fails failed: {reason}"
+    (trigger,) = re.findall(r"```json\n(.*?)```", OPERATIONS.read_text(), re.S)  # what an operator is told to wait for
+    assert EventTrigger.model_validate(json.loads(trigger)).covers(told(name)) == (name == "OutOfMemory")
+    log = log_of(state)
+    assert said in log and "Traceback" not in log and "exception" not in log.lower()
+
+
+@pytest.mark.unit
+def test_every_failure_has_its_line_in_the_table_of_alerts():
+    table = re.findall(r"^\| ([^|]+) \|", OPERATIONS.read_text().partition("## Alerts")[2], re.M)
+    named = {name for cell in table for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", cell)}
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    # A server's start is no run of a flow; the base class is never raised.
+    assert named - {"AwaitingConcurrencySlot"} == kinds - {"EraseDiffError", "ServerFailed"}
+
+
+@pytest.mark.unit
+def test_a_state_is_the_failure_again(prefect_server):
+    @flow
+    @failures_as_states
+    def ends(error: str) -> str:
+        if error == "disk":
+            raise OSError(28, "No space left on device")
+        if error == "memory":
+            raise MemoryError
+        if error == "time":
+            raise ApprovalTimeout("nobody decided")
+        if error == "refused":
+            return Cancelled(name="PromotionRefused", message="no")
+        if error == "unforeseen":
+            raise ZeroDivisionError("a fault of ours")
+        return Completed(message="well")
+
+    assert finished(ends("nothing", return_state=True)) == "well"
+    wanted = {"disk": CannotWrite, "memory": OutOfMemory, "time": ApprovalTimeout, "refused": PromotionRefused}
+    for error, kind in wanted.items():
+        state = ends(error, return_state=True)
+        assert state.name == kind.__name__
+        with pytest.raises(kind):
+            require_success(state)
+    with pytest.raises(ZeroDivisionError):
+        require_success(ends("unforeseen", return_state=True))
+
+
+@pytest.mark.unit
+def test_a_request_says_what_differs_from_the_commit():
+    request = EraseRequest(concepts=["3"], eta=0.5, settings={"erase.outer_steps": 3, "seed": 1}, seed=2)
+    assert request.changes() == {"erase.outer_steps": 3, "seed": 2, "forget_set.concepts": ["3"], "erase.eta": 0.5}
+    assert EraseRequest().changes() == {} and EraseRequest() != EraseRequest(commit="main")

@@ -1,0 +1,122 @@
+"""What runs below a flow: DVC, the stages' own failures, one run a checkout."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from erasediff.errors import (
+    CheckoutBusy,
+    ClassifierTooWeak,
+    DataError,
+    EraseDiffError,
+    OutOfMemory,
+    ParamsError,
+    StageFailed,
+)
+from flows.tools.doors import start_door
+from flows.tools.dvc import parse_dag, run_stage, stage_order
+from flows.tools.lock import only_run
+from flows.tools.processes import end_children, failure, told_error
+
+BAR = "erase:   0%|          | 0/400 [00:00<?, ?it/s]"
+DVC = "ERROR: failed to reproduce 'erase': failed to run: x, exited with 1"
+
+
+@pytest.mark.unit
+def test_order_and_dependencies_from_dot():
+    order = parse_dag('strict digraph {\n"a";\n"b";\n"a" -> "b";\n"b" -> "c@base";\n"a" -> "c@base";\n}')
+    assert list(order) == ["a", "b", "c@base"] and order["c@base"] == ["a", "b"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "lines, kind, reason",
+    [
+        (["DataError: no picture", DVC], DataError, "no picture"),
+        ([BAR, "OutOfMemory: lower it", DVC], OutOfMemory, "lower it"),
+        (["TrackingError: down", "ClassifierTooWeak: 0.4", DVC], ClassifierTooWeak, "0.4"),
+        (["ClassifierTooWeak: 0.4", "WARNING: old cache", DVC], ClassifierTooWeak, "0.4"),
+        (["DataError: a", "UserWarning: old", "Note: see b", "Computing: 3", DVC], DataError, "a"),
+        (["ParamsError: 2 error(s)", "  - a: b", "  - c: d", "", DVC], ParamsError, "2 error(s)\n  - a: b\n  - c: d"),
+        (["DataError: one", "Traceback", "ValueError: x", DVC], StageFailed, "ValueError: x"),
+        (["torch.OutOfMemoryError: CUDA", DVC], StageFailed, "torch.OutOfMemoryError: CUDA"),
+        (["erase: interrupted", DVC], StageFailed, DVC),
+        (["EraseDiffErrors: no class", "annotations: none", DVC], StageFailed, DVC),
+        ([], StageFailed, "no output"),
+    ],
+)
+def test_the_last_error_that_a_stage_tells_is_its_failure(lines, kind, reason):
+    assert told_error(lines) == (kind, reason)
+
+
+@pytest.mark.unit
+def test_a_signal_is_told_before_any_error():
+    for code in (-9, 137):
+        error = failure("stage erase", ["DataError: before"], code)
+        assert type(error) is StageFailed
+        assert str(error).startswith("stage erase failed: it was ended by SIGKILL, as where memory runs out")
+    assert str(failure("stage erase", [], 143)).startswith("stage erase failed: it was ended by SIGTERM")
+    assert str(failure("stage erase", ["erase: interrupted"], 130)) == "stage erase failed: erase: interrupted"
+
+
+@pytest.mark.unit
+def test_a_second_run_is_told_who_holds_the_checkout(tmp_path):
+    with only_run(tmp_path / "lock"):
+        busy = pytest.raises(CheckoutBusy, match="another run works in this checkout .pid [0-9]+, user")
+        with busy, only_run(tmp_path / "lock"):
+            pass
+    with only_run(tmp_path / "lock"):
+        pass
+
+
+@pytest.mark.unit
+def test_a_door_that_is_no_stage_fails_by_its_own_class(tmp_path, monkeypatch):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/weak.py").write_text("import sys\nprint(sys.argv[1])\nsys.exit('ClassifierTooWeak: 0.4')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    said: list[str] = []
+    with pytest.raises(ClassifierTooWeak, match="^weak failed: 0.4$"):
+        start_door("weak", "--now", say=said.append)
+    assert said == ["--now", "ClassifierTooWeak: 0.4"]
+
+
+def stages_of(tmp_path, text):
+    """A DVC project with these stages, without git."""
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True, cwd=tmp_path)
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n{text}")
+
+
+@pytest.mark.pipeline
+def test_stages_through_dvc(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages_of(
+        tmp_path,
+        "  one:\n    cmd: echo hello > one.txt && echo working\n    outs: [one.txt]\n"
+        "  two:\n    cmd: \"echo 'DataError: it is broken' >&2; exit 1\"\n    deps: [one.txt]\n    outs: [two.txt]\n",
+    )
+    assert stage_order() == {"one": [], "two": ["one"]}
+    said: list[str] = []
+    assert run_stage("one", said.append, {}) is True
+    assert "working" in said
+    assert run_stage("one", said.append, {}) is False
+    with pytest.raises(DataError, match="^stage two failed: it is broken$"):
+        run_stage("two", said.append, {})
+
+
+@pytest.mark.pipeline
+def test_a_stage_that_is_ended_has_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages_of(tmp_path, "  long:\n    cmd: touch begun && sleep 60\n    outs: [begun]\n")
+    with ThreadPoolExecutor() as threads:
+        future = threads.submit(run_stage, "long", lambda line: None, {})
+        while not (tmp_path / "begun").exists():
+            assert not future.done()
+            time.sleep(0.1)
+        end_children()
+        with pytest.raises(EraseDiffError) as ended:
+            future.result(timeout=20)
+        assert type(ended.value) is StageFailed and "stage long failed" in str(ended.value)
