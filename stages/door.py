@@ -7,10 +7,14 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from erasediff.command import die_with_parent, exit_code, quiet_environment
+
+if TYPE_CHECKING:
+    from erasediff.tracking import StageRun
 
 #: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
 LAUNCH = "ERASEDIFF_LAUNCH"
@@ -82,6 +86,47 @@ def logged_params(name: str, sections: dict[str, Any]) -> dict[str, Any]:
     """What MLflow shows of a stage: the seed, where it takes one, and its own section."""
     own = sections[name].model_dump() if name in sections else {}
     return {**({"seed": sections["seed"]} if "seed" in sections else {}), **own}
+
+
+@contextmanager
+def progress_bar(label: str, *, unit: str = "it", delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a work is; yields what is called with what is done, and of how much.
+
+    Args:
+        unit: of what is counted.
+        delay: seconds before it is shown.
+    """
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, delay=delay, mininterval=2) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_progress
+
+
+@contextmanager
+def step_bar(
+    label: str, total: int, run: StageRun, rows: list[dict[str, float]] | None = None
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Follow a training; yields what is called after each step with its number and what was measured.
+
+    Args:
+        run: gets what was measured.
+        rows: get it too, where they are given.
+    """
+    with progress_bar(label) as on_progress:
+        on_progress(0, total)
+
+        def on_step(step: int, row: dict[str, float]) -> None:
+            on_progress(step, total)
+            if rows is not None:
+                rows.append({"step": step, **row})
+            run.log_metrics(row, step)
+
+        yield on_step
 
 
 def launched(name: str, options: list[str]) -> int:
