@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +14,6 @@ from erasediff.command import die_with_parent, exit_code, quiet_environment
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
-
-#: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
-LAUNCH = "ERASEDIFF_LAUNCH"
 
 
 def run_door(
@@ -48,11 +44,11 @@ def run_door(
     arguments = vars(parser.parse_args())
     die_with_parent()
     quiet_environment()
-    if trains and os.environ.get(LAUNCH) and "RANK" not in os.environ:
-        sys.exit(launched(name, shlex.split(os.environ[LAUNCH])))
     wanted = inspect.signature(main).parameters
 
     def work() -> None:
+        if trains and (options := launch_options()):
+            sys.exit(launched(name, options))
         sections = sections_of([name for name in wanted if name not in arguments])
         if "run" not in wanted:
             main(**sections, **arguments)
@@ -127,6 +123,14 @@ def step_bar(
             run.log_metrics(row, step)
 
         yield on_step
+
+
+def launch_options() -> list[str]:
+    """Torchrun's options, where somebody gave some and torchrun did not start this process already."""
+    from erasediff.environment import environment
+
+    given = environment()
+    return shlex.split(given.erasediff_launch or "") if given.rank is None else []
 
 
 def launched(name: str, options: list[str]) -> int:

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, StableDiffusionPipeline, UNet2DModel
 from tiny_stable_diffusion import tiny_stable_diffusion
 
+from erasediff.data.images import decode, encode_png
 from erasediff.families import family_of
 from erasediff.families.class_conditional import ClassConditionalPipeline, build_pipeline
 from erasediff.families.drawing import draw, drawn_table
@@ -73,9 +74,8 @@ def test_rows_of_a_condition_are_the_condition_of_rows(family):
 def test_a_condition_may_be_nested_and_share_what_is_no_batch():
     """As SDXL's ``added_cond_kwargs``, and FLUX's ids of text."""
     added = {"text_embeds": torch.arange(8.0).view(4, 2), "time_ids": torch.arange(4)}
-    condition = DenoiserArguments(
-        {"added_cond_kwargs": added, "labels": torch.arange(4)}, {"txt_ids": torch.zeros(7, 3)}
-    )
+    batched = {"added_cond_kwargs": added, "labels": torch.arange(4)}
+    condition = DenoiserArguments(batched, {"txt_ids": torch.zeros(7, 3)})
     part = condition.rows(1, 3)
     assert part["labels"].tolist() == [1, 2] and part["txt_ids"].shape == (7, 3)
     assert part["added_cond_kwargs"]["text_embeds"].tolist() == [[2, 3], [4, 5]]
@@ -95,8 +95,6 @@ def test_a_drawn_forget_set_has_its_own_seeds_and_every_concept():
     table, discarded = drawn_table(family, ["a", "b"], every_second, 2, seed=5, **how)
     assert table["concept"].tolist() == ["a", "a", "b", "b"] and set(table["origin"]) == {"generated"}
     assert discarded == {"a": 2, "b": 2} and done == [(1, 2), (2, 2)]
-    from erasediff.data.images import decode, encode_png
-
     seeds = image_seeds(5, 1, 20, FORGET_SET_BLOCKS)
     drawn = family.sample(["b"] * 2, [seeds[0], seeds[2]], steps=2)
     again = decode([encode_png(image) for image in drawn], (1, 8, 8))
