@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -91,7 +90,7 @@ class Sets:
         both["sets_of_picture"] = both.groupby("sample_id")["set"].transform("nunique")
         return both
 
-    def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, Any]:
+    def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, object]:
         """What is forgotten now, what was before, and the number of pictures by concept.
 
         Args:

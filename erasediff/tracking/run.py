@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -120,6 +121,11 @@ class StageRun:
                 self._rows.append((step, now, numbers))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def resumed(self, step: int, rows: list[dict[str, float]]) -> None:
+        """Say that a training goes on after ``step``, and log what it measured before a kill but could not send."""
+        print(f"going on from step {step}", file=sys.stderr)
+        self.log_steps((int(row["step"]), {k: v for k, v in row.items() if k != "step"}) for row in rows)
 
     def flush(self) -> None:
         """Send what was gathered."""
