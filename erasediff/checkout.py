@@ -54,7 +54,7 @@ def git_state() -> dict[str, str]:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this host started (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
+    """Start of a process of this host (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if after_name[0] == "Z" else after_name[19]

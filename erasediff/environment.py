@@ -18,7 +18,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Environment(BaseSettings):
-    """What is read. An empty variable counts as not set."""
+    """Variables that are read. An empty one counts as not set."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -61,7 +61,7 @@ class Environment(BaseSettings):
 
 
 class Given(BaseModel):
-    """What is set, or taken out, for libraries and for processes that are started."""
+    """Variables that are set, or taken out, for libraries and for processes that are started."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

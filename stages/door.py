@@ -6,9 +6,9 @@ import argparse
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from erasediff.command import die_with_parent, exit_code, quiet_environment
 
@@ -68,7 +68,7 @@ def run_door(
     sys.exit(exit_code(name, work, **{**advice, **outcome}))
 
 
-def sections_of(wanted: Iterable[str]) -> dict[str, Any]:
+def sections_of(wanted: Iterable[str]) -> dict[str, object]:
     """The sections of params.yaml among what a function takes; the file is read, and checked, for nothing else."""
     from stages.params import Params, load_params
 
@@ -78,10 +78,12 @@ def sections_of(wanted: Iterable[str]) -> dict[str, Any]:
     return {section: getattr(params, attributes[section]) for section in taken}
 
 
-def logged_params(name: str, sections: dict[str, Any]) -> dict[str, Any]:
-    """What MLflow shows of a stage: the seed, where it takes one, and its own section."""
-    own = sections[name].model_dump() if name in sections else {}
-    return {**({"seed": sections["seed"]} if "seed" in sections else {}), **own}
+def logged_params(name: str, sections: Mapping[str, object]) -> dict[str, object]:
+    """Params that MLflow shows of a stage: the seed, where it takes one, and its own section."""
+    from stages.params import Section
+
+    own, seed = sections.get(name), {"seed": sections["seed"]} if "seed" in sections else {}
+    return seed | own.model_dump() if isinstance(own, Section) else seed
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Result(TypedDict):
-    """What a check found. ``first`` are the first few rows of the ``failed_rows``, or what was seen instead."""
+    """The outcome of a check. ``first`` are the first few of the ``failed_rows``, or what was seen instead."""
 
     expectation: str
     column: str
@@ -30,7 +30,7 @@ class Result(TypedDict):
 
 
 def curated_expectations(size: int, mode: str, min_per_concept: int) -> list[Expectation]:
-    """What a curated table must satisfy; see :func:`with_checks` for the columns it adds."""
+    """The checks of a curated table; see :func:`with_checks` for the columns it adds."""
     import great_expectations.expectations as gxe
 
     return [
@@ -117,7 +117,7 @@ def _result(item: ExpectationValidationResult) -> Result:
 
 
 def _offender(column: str | None, row: dict[str, object]) -> str:
-    """What to name in a message: the concept where it is at fault as a whole, else the picture."""
+    """The name for a message: the concept where it is at fault as a whole, else the picture."""
     if column == "concept_count":
         return f"{row['concept']!r} has {row['concept_count']}"
     return f"{row['source']} ({str(row['sample_id'])[:12]}, {row['concept']!r})"

@@ -1,4 +1,4 @@
-"""What of a table is to be forgotten, and what stays of it beside what was forgotten before."""
+"""Selecting what to forget from a table, without what was forgotten before."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Sets:
         return both
 
     def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, object]:
-        """What is forgotten now, what was before, and the number of pictures by concept.
+        """The summary: forgotten now, forgotten before, the number of pictures by concept.
 
         Args:
             earlier: what the base had forgotten: concepts and starts of sample ids.

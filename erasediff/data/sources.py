@@ -1,4 +1,4 @@
-"""Where pictures come from: embedded digits, a folder, a parquet file. Each gives ``(name, concept, content)``."""
+"""Sources of pictures: embedded digits, a folder, a parquet file. Each gives ``(name, concept, content)``."""
 
 from __future__ import annotations
 

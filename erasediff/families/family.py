@@ -1,4 +1,4 @@
-"""What the rest of the product knows about a diffusion model: the family interface."""
+"""The family interface: all that the rest of the product knows about a diffusion model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Nested: TypeAlias = "Tensor | Mapping[str, Nested]"
 
 
 class Condition(Protocol):
-    """What a denoiser is asked for, one entry a sample. Only the family that made it looks inside."""
+    """A request to a denoiser, one entry a sample. Only the family that made it looks inside."""
 
     def rows(self, start: int, stop: int) -> Condition:
         """The samples ``start:stop``."""
@@ -126,7 +126,7 @@ class Family(Protocol):
 
 
 class NoiseSchedule:
-    """What families of diffusers' UNets share: noising by a scheduler's betas, and the denoiser's call.
+    """Noising by a scheduler's betas, and the denoiser's call: shared by families of diffusers' UNets.
 
     Whatever scheduler a pipeline samples with, training noises with ``DDPMScheduler`` made from its config:
     other schedulers' ``add_noise`` differ, and some lack ``get_velocity``.

@@ -1,4 +1,4 @@
-"""What recognises a concept in a picture: one file a kind."""
+"""Judges recognise a concept in a picture: one file a kind."""
 
 from __future__ import annotations
 

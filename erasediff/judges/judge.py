@@ -1,4 +1,4 @@
-"""What a judge is: something that recognises concepts in pictures, whatever it is made of."""
+"""The judge interface: something that recognises concepts in pictures, whatever it is made of."""
 
 from __future__ import annotations
 

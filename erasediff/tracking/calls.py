@@ -1,4 +1,4 @@
-"""What is logged as plain data, so that it can wait on disk; made twice, a call has the effect of one."""
+"""Calls as plain data, so that they can wait on disk; made twice, a call has the effect of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Value: TypeAlias = "tuple[str, float, int, int]"
 
 
 class About(TypedDict):
-    """What a run is made from, whenever that is.
+    """All that a run is made from, whenever that is.
 
     ``started`` is in milliseconds; ``continues`` is the id of a killed process's run to go on with.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def box() -> Path:
-    """What waits for this MLflow server; what waits for another one is left alone."""
+    """The folder of what waits for this MLflow server; what waits for another one is left alone."""
     server = sha256_text(without_credentials(tracking_uri()))[:12]
     return project_root() / ".work" / "mlflow-outbox" / server
 

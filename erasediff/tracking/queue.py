@@ -1,4 +1,4 @@
-"""What waits to be told to MLflow: it stays in order while the server is down, and goes to the outbox at the end."""
+"""The queue of a run: while the server is down calls wait in order, and at the end they go to the outbox."""
 
 from __future__ import annotations
 

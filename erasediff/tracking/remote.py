@@ -67,7 +67,7 @@ class RemoteRun:
 
 
 def run_tags(name: str, key: str) -> dict[str, str]:
-    """Who makes a run, where, of which commit, and with what may change its last digits."""
+    """Tags of a new run: the process, the checkout, the commit, and the threads, which may change the last digits."""
     given = environment()
     tags = {
         KEY_TAG: key,

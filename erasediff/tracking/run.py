@@ -59,7 +59,7 @@ class StageRun:
 
     @property
     def queue(self) -> CallQueue:
-        """What waits to be logged, of a run that was started."""
+        """The calls that wait. Only a run that was started has any."""
         assert self._queue is not None, f"run {self.name} was not started"
         return self._queue
 

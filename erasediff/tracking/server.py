@@ -36,7 +36,7 @@ def without_credentials(text: str) -> str:
 
 @contextmanager
 def patience(seconds: int, retries: int) -> Iterator[None]:
-    """How long MLflow's HTTP calls in the block wait. What is set already stays: a person's setting, an outer block's.
+    """Limit how long MLflow's HTTP calls in the block wait. What is set already stays: a person's, an outer block's.
 
     Put back afterwards, so that a flow's short waits are not inherited by the stage that uploads a model.
     """

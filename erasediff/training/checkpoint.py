@@ -15,7 +15,7 @@ from erasediff.errors import IntegrityError
 
 
 class Run(Protocol):
-    """Who is told about a training, such as an MLflow run."""
+    """An MLflow run, or whatever else is told about a training."""
 
     @property
     def run_id(self) -> str | None: ...
@@ -25,7 +25,7 @@ class Run(Protocol):
 
 
 class About(TypedDict):
-    """What is known of a state without reading it; ``file`` and ``sha256`` are ``None`` before there is one."""
+    """Facts of a state, known without reading it; ``file`` and ``sha256`` are ``None`` before there is one."""
 
     key: str
     file: str | None
