@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+#: The checkout whose store and locks a run in another folder (a worktree) uses.
+ROOT_VARIABLE = "ERASEDIFF_ROOT"
 
 
 def project_root() -> Path:
     """The real checkout, also from a worktree, or an experiment's temporary copy (DVC sets ``DVC_ROOT``)."""
-    if root := os.environ.get(ROOT_VARIABLE) or os.environ.get("DVC_ROOT"):
-        return Path(root).resolve()
+    from erasediff.environment import environment  # not before a command has said how it is used
+
+    given = environment()
+    if root := given.erasediff_root or given.dvc_root:
+        return root.resolve()
     here = Path.cwd().resolve()
     return next((p for p in (here, *here.parents) if (p / "dvc.yaml").exists() or (p / ".git").exists()), here)
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file."""
-    import fcntl
+def exclusive(path: Path) -> FileLock:
+    """A lock file to hold with ``with``, by one process at a time; others wait."""
+    from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(path)
 
 
 def git_state() -> dict[str, str]:
-    """Commit, and whether there are uncommitted changes. ``dvc.lock`` does not count: running writes it.
+    """Commit, and ``true`` where there are uncommitted changes. ``dvc.lock`` does not count: running writes it.
 
     Read in the working folder: a DVC experiment's temporary copy has a commit of its own.
     """
@@ -49,7 +54,7 @@ def git_state() -> dict[str, str]:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this host started (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
+    """Start of a process of this host (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if after_name[0] == "Z" else after_name[19]
@@ -63,7 +68,3 @@ def process_start(pid: int) -> str | None:
     except PermissionError:
         pass
     return "unknown"
-
-
-#: The checkout whose store and locks a run in another folder (a worktree) uses.
-ROOT_VARIABLE = "ERASEDIFF_ROOT"

@@ -1,4 +1,4 @@
-"""Where trainings and drawings compute, and that a GPU gives the same bits at every run."""
+"""The device that trainings and drawings compute on, and kernels that give the same bits at every run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def device() -> torch.device:
-    """Where accelerate would train: the GPU where there is one."""
+    """The device that accelerate would train on: the GPU where there is one."""
     from accelerate import PartialState
 
     return repeatable(PartialState().device)

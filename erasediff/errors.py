@@ -27,6 +27,10 @@ class UnknownConcept(EraseDiffError, ValueError):
     """A concept that the model or the data does not have."""
 
 
+class OutOfSeeds(EraseDiffError, ValueError):
+    """More pictures are to be drawn than a run has seeds for."""
+
+
 class ModelError(EraseDiffError):
     """A model folder that cannot be loaded or does not fit the data."""
 

@@ -11,11 +11,37 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from erasediff.errors import OutOfSeeds
+
+#: Seeds of pictures stand in blocks of a million, a thousand blocks to each seed of a run. Every use has blocks of its
+#: own, so that no two of them draw from the same noise: evaluation a block a draw, the forget set a block a concept,
+#: ``erase`` one for the pictures to forget and one for those to keep.
+EVALUATION_BLOCKS, FORGET_SET_BLOCKS, ERASE_BLOCKS = range(100), range(100, 900), range(900, 902)
+SEEDS_A_BLOCK, BLOCKS_A_SEED = 10**6, 1000
+
 
 def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
     """A CPU generator for one stream of draws at one step."""
     digest = hashlib.sha256(f"{seed}/{stream}/{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def image_seeds(seed: int, block: int, n: int, blocks: range = EVALUATION_BLOCKS) -> list[int]:
+    """Seeds of ``n`` pictures, no two of which are equal for different ``(seed, block, blocks)``.
+
+    Args:
+        seed: of the whole run.
+        block: counted from the first of ``blocks``.
+        blocks: those of one use, such as :data:`EVALUATION_BLOCKS`.
+
+    Raises: OutOfSeeds: there is no such block, or it holds fewer than ``n`` seeds.
+    """
+    if not 0 <= block < len(blocks):
+        raise OutOfSeeds(f"block {block} of image seeds, where there are {len(blocks)}: draw fewer sets of pictures")
+    if n > SEEDS_A_BLOCK:
+        raise OutOfSeeds(f"{n} pictures from one block of {SEEDS_A_BLOCK} image seeds: draw fewer pictures at once")
+    first = (seed * BLOCKS_A_SEED + blocks[block]) * SEEDS_A_BLOCK
+    return list(range(first, first + n))
 
 
 @lru_cache(maxsize=8)

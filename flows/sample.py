@@ -17,13 +17,13 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="pictures (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="new folder for them")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1: no guidance (default)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--batch", type=int, default=200, help="pictures a task (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once without Ray (default: %(default)s)")
     arguments = parser.parse_args()
     for name, least in {"n": 1, "seed": 0, "steps": 1, "batch": 1, "jobs": 1}.items():
-        if (value := getattr(arguments, name)) < least:
+        if (value := getattr(arguments, name)) is not None and value < least:
             parser.error(f"--{name} {value}: at least {least}")
     run_command("sample", lambda: sample(**vars(arguments)))
 

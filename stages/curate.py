@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.door import run_door
+from stages.door import progress_bar, run_door
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, curate: Curate) -> None:
     """params.yaml → ``data/curated/``, ``reports/validation/``."""
-    from tqdm import tqdm
-
     from erasediff.artifacts import new_folder, sha256_file, write_json
     from erasediff.data import expectations, sources
     from erasediff.data.table import counts, curate_table
@@ -27,12 +25,7 @@ def main(run: StageRun, curate: Curate) -> None:
         "image_folder": lambda: sources.read_image_folder(path),
         "parquet": lambda: sources.read_parquet(path, curate.image_column, curate.label_column),
     }[curate.source]()
-    with tqdm(desc="curate", unit=" pictures", delay=2, mininterval=2) as bar:
-
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("curate", unit=" pictures", delay=2) as on_progress:
         table, duplicates = curate_table(
             raw,
             image_size=curate.image_size,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from erasediff.command import die_with_parent, exit_code, quiet_environment
 
-#: Options of torchrun for the stages that train, such as ``--standalone --nproc_per_node 4``.
-LAUNCH = "ERASEDIFF_LAUNCH"
+if TYPE_CHECKING:
+    from erasediff.tracking import StageRun
 
 
 def run_door(
@@ -44,11 +44,11 @@ def run_door(
     arguments = vars(parser.parse_args())
     die_with_parent()
     quiet_environment()
-    if trains and os.environ.get(LAUNCH) and "RANK" not in os.environ:
-        sys.exit(launched(name, shlex.split(os.environ[LAUNCH])))
     wanted = inspect.signature(main).parameters
 
     def work() -> None:
+        if trains and (options := launch_options()):
+            sys.exit(launched(name, options))
         sections = sections_of([name for name in wanted if name not in arguments])
         if "run" not in wanted:
             main(**sections, **arguments)
@@ -68,7 +68,7 @@ def run_door(
     sys.exit(exit_code(name, work, **{**advice, **outcome}))
 
 
-def sections_of(wanted: Iterable[str]) -> dict[str, Any]:
+def sections_of(wanted: Iterable[str]) -> dict[str, object]:
     """The sections of params.yaml among what a function takes; the file is read, and checked, for nothing else."""
     from stages.params import Params, load_params
 
@@ -78,10 +78,61 @@ def sections_of(wanted: Iterable[str]) -> dict[str, Any]:
     return {section: getattr(params, attributes[section]) for section in taken}
 
 
-def logged_params(name: str, sections: dict[str, Any]) -> dict[str, Any]:
-    """What MLflow shows of a stage: the seed, where it takes one, and its own section."""
-    own = sections[name].model_dump() if name in sections else {}
-    return {**({"seed": sections["seed"]} if "seed" in sections else {}), **own}
+def logged_params(name: str, sections: Mapping[str, object]) -> dict[str, object]:
+    """Params that MLflow shows of a stage: the seed, where it takes one, and its own section."""
+    from stages.params import Section
+
+    own, seed = sections.get(name), {"seed": sections["seed"]} if "seed" in sections else {}
+    return seed | own.model_dump() if isinstance(own, Section) else seed
+
+
+@contextmanager
+def progress_bar(label: str, *, unit: str = "it", delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a work is; yields what is called with what is done, and of how much.
+
+    Args:
+        unit: of what is counted.
+        delay: seconds before it is shown.
+    """
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, delay=delay, mininterval=2) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_progress
+
+
+@contextmanager
+def step_bar(
+    label: str, total: int, run: StageRun, rows: list[dict[str, float]] | None = None
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Follow a training; yields what is called after each step with its number and what was measured.
+
+    Args:
+        run: gets what was measured.
+        rows: get it too, where they are given.
+    """
+    with progress_bar(label) as on_progress:
+        on_progress(0, total)
+
+        def on_step(step: int, row: dict[str, float]) -> None:
+            on_progress(step, total)
+            if rows is not None:
+                rows.append({"step": step, **row})
+            run.log_metrics(row, step)
+
+        yield on_step
+
+
+def launch_options() -> list[str]:
+    """Torchrun's options, where somebody gave some and torchrun did not start this process already."""
+    from erasediff.environment import environment
+
+    given = environment()
+    return shlex.split(given.erasediff_launch or "") if given.rank is None else []
 
 
 def launched(name: str, options: list[str]) -> int:

@@ -23,7 +23,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
-    from erasediff.judges.cnn import load_classifier
+    from erasediff.judges import open_judge
     from stages import layout
 
     sets = read_json(layout.summary(layout.SETS))
@@ -32,7 +32,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     with tqdm(desc=f"evaluate {which}", mininterval=2) as bar:
         numbers, shown, concepts = measure_pipeline(
             pipeline,
-            load_classifier(layout.CLASSIFIER),
+            open_judge(layout.CLASSIFIER),
             read_table(layout.TABLE, "test"),
             sets["concepts"],
             sets["earlier"],

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.door import run_door
+from stages.door import progress_bar, run_door
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from erasediff.tracking import StageRun
     from stages.params import ForgetSet
 
@@ -27,55 +25,37 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     table, chosen = without(table, select(table, forget_set.concepts, forget_set.sample_ids), earlier)
     discarded: dict[str, int] = {}
     if forget_set.origin == "generated":
-        table, discarded = _generated(sorted(set(table["concept"])), forget_set, seed)
+        from erasediff.device import device  # seconds of torch, of which selecting needs nothing
+        from erasediff.families import family_of, open_pipeline
+        from erasediff.families.drawing import drawn_table
+        from erasediff.judges import open_judge
+
+        with progress_bar("forget_set") as on_progress:
+            table, discarded = drawn_table(
+                family_of(open_pipeline(layout.BASE).to(device())),
+                sorted(set(table["concept"])),
+                open_judge(layout.CLASSIFIER).to(device()).recognises,
+                forget_set.count,
+                seed=seed,
+                steps=forget_set.inference_steps,
+                guidance_scale=forget_set.guidance_scale,
+                on_progress=on_progress,
+            )
         chosen = table["concept"].isin(forget_set.concepts)
     sets = Sets(table[chosen], table[~chosen]).balanced(forget_set.retain_per_concept)
-    checks = expectations.forget_expectations(forget_set.concepts, bool(forget_set.sample_ids))
+    by_id = bool(forget_set.sample_ids)
+    checks = expectations.forget_expectations(forget_set.concepts, by_id)
     page = layout.SETS_REPORTS / "index.html"
     expectations.require_valid(sets.together(), checks, "the forget set", "Forget set", page, counts(sets.forget))
-    facts = sets.facts(earlier, by_id=bool(forget_set.sample_ids)) | {"origin": forget_set.origin}
+    facts = {**sets.facts(earlier, by_id=by_id), "origin": forget_set.origin, "discarded": discarded}
     with new_folder(layout.SETS) as folder:
         sets.forget.to_parquet(folder / layout.FORGET_TABLE.name, index=False)
         sets.retain.to_parquet(folder / layout.RETAIN_TABLE.name, index=False)
-        write_json(layout.summary(folder), {**facts, "discarded": discarded, "sha256": sha256_folder(folder)})
+        write_json(layout.summary(folder), {**facts, "sha256": sha256_folder(folder)})
     n, m = len(sets.forget), len(sets.retain)
     run.log_metrics({"forget_samples": n, "retain_samples": m, "discarded": sum(discarded.values())})
     run.log_artifact(page)
     print(f"forget set: {n} pictures to forget, {m} to retain; discarded {discarded or 'none'}")
-
-
-def _generated(concepts: list[str], forget_set: ForgetSet, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
-    """``count`` pictures a concept that the classifier recognises, and how many it did not."""
-    from functools import partial
-
-    from tqdm import tqdm
-
-    from erasediff.data.images import encode_png
-    from erasediff.data.table import generated_table
-    from erasediff.device import device
-    from erasediff.families import family_of, open_pipeline
-    from erasediff.families.drawing import draw_recognised
-    from erasediff.judges.cnn import load_classifier
-    from stages import layout
-
-    family = family_of(open_pipeline(layout.BASE).to(device()))
-    classifier = load_classifier(layout.CLASSIFIER).to(device())
-    pngs: list[bytes] = []
-    discarded: dict[str, int] = {}
-    for number, concept in enumerate(tqdm(concepts, desc="forget_set")):
-        images, discarded[concept] = draw_recognised(
-            family,
-            concept,
-            partial(classifier.recognises, concept),
-            forget_set.count,
-            first_seed=(seed + 1) * 10**9 + number * 10**6,
-            steps=forget_set.inference_steps,
-            guidance_scale=forget_set.guidance_scale,
-        )
-        pngs += map(encode_png, images)
-    names = [concept for concept in concepts for _ in range(forget_set.count)]
-    channels, height, width = family.image_shape
-    return generated_table(pngs, names, (height, width), "L" if channels == 1 else "RGB"), discarded
 
 
 if __name__ == "__main__":

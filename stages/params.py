@@ -107,8 +107,8 @@ class ForgetSet(Section):
     sample_ids: list[str]
     origin: Literal["selected", "generated"]
     count: Count
-    guidance_scale: Annotated[float, Field(ge=0)]
-    inference_steps: Count
+    guidance_scale: Annotated[float, Field(ge=0)] | None
+    inference_steps: Count | None
     retain_per_concept: Count | None
 
     @model_validator(mode="after")
@@ -171,8 +171,8 @@ class Erase(Section):
 class Evaluate(Section):
     samples_per_concept: Annotated[int, Field(ge=2)]
     draws: Count
-    inference_steps: Count
-    guidance_scale: Annotated[float, Field(ge=0)]
+    inference_steps: Count | None
+    guidance_scale: Annotated[float, Field(ge=0)] | None
     batch_size: Count
 
 

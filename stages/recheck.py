@@ -24,7 +24,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.pictures import grid_png
-    from erasediff.judges.cnn import load_classifier
+    from erasediff.judges import open_judge
     from erasediff.loading import load
     from erasediff.registry.promotion import erasures
     from erasediff.registry.versions import at, evidence, set_tag
@@ -38,7 +38,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     with tqdm(desc="recheck", mininterval=2) as bar:
         numbers, shown, concepts = measure_pipeline(
             load(version.uri),
-            load_classifier(layout.CLASSIFIER),
+            open_judge(layout.CLASSIFIER),
             read_table(layout.TABLE, "test"),
             forgotten,
             earlier,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from stages.door import run_door
 
 
-def main(model: str, concept: str, n: int, out: str, seed: int, steps: int, guidance_scale: float) -> None:
+def main(
+    model: str, concept: str, n: int, out: str, seed: int, steps: int | None, guidance_scale: float | None
+) -> None:
     """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
 
     Args:
@@ -45,11 +48,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=_at_least(1), default=16, help="pictures (default 16)")
     parser.add_argument("--out", required=True, help="PNG to write, or FOLDER/ for a file each")
     parser.add_argument("--seed", type=_at_least(0), default=0, help="of the first picture (default 0)")
-    parser.add_argument("--steps", type=_at_least(1), default=25, help="sampling steps (default 25)")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1: no guidance (default)")
+    parser.add_argument("--steps", type=_at_least(1), help="sampling steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
 
 
-def _at_least(least: int):  # type: ignore[no-untyped-def]
+def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")

@@ -14,7 +14,6 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.device import repeatable
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.judges.cnn import train_classifier
 from erasediff.training.denoising import train_denoiser
 from erasediff.unlearning import METHODS, erase
 
@@ -142,11 +141,11 @@ def test_training_is_repeatable():
     def base():
         shape = {"block_out_channels": (32, 64), "attention": (False, True), "norm_num_groups": 8}
         pipeline = build_pipeline(["a", "b", "c"], (3, 16, 16), **shape)
-        return flat(train_denoiser(family_of(pipeline), *vars(data).values(), **RECIPE, ema_decay=0.9))
+        return flat(train_denoiser(family_of(pipeline), data.images, data.prompts, **RECIPE, ema_decay=0.9))
 
     def classifier():
         how = {"width": 16, "steps": 5, "batch_size": 8, "learning_rate": 1e-3, "seed": 0, "device": "cuda"}
-        return flat(train_classifier(data.images, data.concepts, (3, 16, 16), **how))
+        return flat(train(data.images, data.concepts, (3, 16, 16), **how))
 
     for train in (base, classifier):
         assert torch.equal(train(), train())

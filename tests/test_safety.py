@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [p for room in ("stages", "flows") for p in sorted((ROOT / room).rglob("*.py"))]
+SOURCES = [p for room in ("erasediff", "stages", "flows") for p in sorted((ROOT / room).rglob("*.py"))]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {
     "eval",

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Images(Protocol):
+    """Anything that gives float32 ``(B, C, H, W)`` in [-1, 1] for an index tensor ``(B,)``; a tensor is one."""
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class ConceptImages:
-    """Images with their concepts. ``images[index]`` gives float32 ``(B, C, H, W)`` in [-1, 1]."""
+    """Images, what each shows, and how a model is asked for it.
 
-    images: Any
-    concepts: list[str]
+    Attributes:
+        images: ``images[index]`` gives float32 ``(B, C, H, W)`` in [-1, 1].
+        concepts: one an image. Losses choose by concept.
+        prompts: one an image, the concepts themselves by default. Models are asked by prompt.
+
+    Raises: ValueError: there are more or fewer of one than of another.
+    """
+
+    images: Images
+    concepts: Sequence[str]
+    prompts: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            object.__setattr__(self, "prompts", self.concepts)
+        if not len(self.images) == len(self.concepts) == len(self.prompts):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.concepts)} concepts and {len(self.prompts)} prompts: "
+                "give one of each a sample"
+            )
 
     def __len__(self) -> int:
         return len(self.concepts)

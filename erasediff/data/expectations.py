@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
@@ -13,12 +13,24 @@ from erasediff.artifacts import write_bytes, write_json
 from erasediff.data.table import COLUMNS, counts
 from erasediff.errors import ExpectationFailed
 
-#: What a check found: name, whether it held, how many rows failed, the first of them.
-Result = dict[str, Any]
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.expectations import Expectation
 
 
-def curated_expectations(size: int, mode: str, min_per_concept: int) -> list[Any]:
-    """What a curated table must satisfy; see :func:`with_checks` for the columns it adds."""
+class Result(TypedDict):
+    """The outcome of a check. ``first`` are the first few of the ``failed_rows``, or what was seen instead."""
+
+    expectation: str
+    column: str
+    wanted: str
+    success: bool
+    failed_rows: int
+    first: list[str]
+
+
+def curated_expectations(size: int, mode: str, min_per_concept: int) -> list[Expectation]:
+    """The checks of a curated table; see :func:`with_checks` for the columns it adds."""
     import great_expectations.expectations as gxe
 
     return [
@@ -51,7 +63,7 @@ def with_checks(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Any]:
+def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Expectation]:
     """D_f and D_r in one table with the column ``set``: disjoint, none empty, only the target in D_f, none in D_r."""
     import great_expectations.expectations as gxe
 
@@ -68,7 +80,7 @@ def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Any]:
     return checks
 
 
-def validate(table: pd.DataFrame, expectations: list[Any], name: str) -> list[Result]:
+def validate(table: pd.DataFrame, expectations: list[Expectation], name: str) -> list[Result]:
     """Run expectations on a table with ``sample_id``, ``source``, ``concept``. One result a check, in their order."""
     import great_expectations as gx
 
@@ -88,7 +100,7 @@ def validate(table: pd.DataFrame, expectations: list[Any], name: str) -> list[Re
     return [_result(item) for item in sorted(outcome.results, key=lambda r: r.expectation_config.meta["order"])]
 
 
-def _result(item: Any) -> Result:
+def _result(item: ExpectationValidationResult) -> Result:
     config, found = item.expectation_config, item.result
     rows = found.get("unexpected_index_list") or []
     first = list(dict.fromkeys(_offender(config.kwargs.get("column"), row) for row in rows))[:5]
@@ -104,8 +116,8 @@ def _result(item: Any) -> Result:
     }
 
 
-def _offender(column: str | None, row: dict[str, Any]) -> str:
-    """What to name in a message: the concept where it is at fault as a whole, else the picture."""
+def _offender(column: str | None, row: dict[str, object]) -> str:
+    """The name for a message: the concept where it is at fault as a whole, else the picture."""
     if column == "concept_count":
         return f"{row['concept']!r} has {row['concept_count']}"
     return f"{row['source']} ({str(row['sample_id'])[:12]}, {row['concept']!r})"
@@ -113,7 +125,7 @@ def _offender(column: str | None, row: dict[str, Any]) -> str:
 
 def require_valid(
     table: pd.DataFrame,
-    expectations: list[Any],
+    expectations: list[Expectation],
     what: str,
     title: str,
     report: Path,

@@ -64,26 +64,41 @@ def content_id(png: bytes) -> str:
 def decode(pngs: Sequence[bytes], image_shape: tuple[int, int, int]) -> Tensor:
     """PNG bytes to float32 ``(N, C, H, W)`` in [-1, 1], converted and resized where they are not of that shape."""
     import torch
+
+    images = torch.empty(len(pngs), *image_shape)
+    for i, png in enumerate(pngs):
+        picture: Image.Image = Image.open(io.BytesIO(png))
+        picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+        pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).view(picture.height, picture.width, -1)
+        images[i] = as_shape(pixels.permute(2, 0, 1)[None] / 127.5 - 1, image_shape)[0]
+    return images
+
+
+def as_shape(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """Images ``(N, C, H, W)`` in [-1, 1] of any size, grey or RGB, to ``(N, *image_shape)``; those of it stay.
+
+    Colour becomes grey by its luma (ITU-R BT.601, as Pillow does it); sizes change bilinearly, smoothed first.
+    """
+    import torch
     import torch.nn.functional as F
 
     channels, height, width = image_shape
-    mode = "L" if channels == 1 else "RGB"
-    images = torch.empty(len(pngs), channels, height, width)
-    for i, png in enumerate(pngs):
-        picture = Image.open(io.BytesIO(png)).convert(mode)
-        pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).view(picture.height, picture.width, channels)
-        image = pixels.permute(2, 0, 1)[None] / 127.5 - 1
-        if image.shape[2:] != (height, width):
-            image = F.interpolate(image, (height, width), mode="bilinear", antialias=True, align_corners=False)
-        images[i] = image[0]
+    if images.shape[1] != channels:
+        luma = torch.tensor([0.299, 0.587, 0.114], device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
+        images = (images * luma).sum(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
+    if images.shape[2:] != (height, width):
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return images
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] of any shape to uint8 of the same."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def encode_png(image: Tensor) -> bytes:
     """An image ``(C, H, W)`` in [-1, 1], C of 1 or 3, to PNG bytes."""
-    import torch
-
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    pixels = to_pixels(image).permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

@@ -1,10 +1,9 @@
-"""What of a table is to be forgotten, and what stays of it beside what was forgotten before."""
+"""Selecting what to forget from a table, without what was forgotten before."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -91,8 +90,8 @@ class Sets:
         both["sets_of_picture"] = both.groupby("sample_id")["set"].transform("nunique")
         return both
 
-    def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, Any]:
-        """What is forgotten now, what was before, and the number of pictures by concept.
+    def facts(self, earlier: list[str], *, by_id: bool) -> dict[str, object]:
+        """The summary: forgotten now, forgotten before, the number of pictures by concept.
 
         Args:
             earlier: what the base had forgotten: concepts and starts of sample ids.

@@ -1,4 +1,4 @@
-"""Where pictures come from: embedded digits, a folder, a parquet file. Each gives ``(name, concept, content)``."""
+"""Sources of pictures: embedded digits, a folder, a parquet file. Each gives ``(name, concept, content)``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 from erasediff.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Name to tell the picture by in a message, its concept, the file's bytes.
 Raw = tuple[str, str, bytes]
@@ -126,11 +129,11 @@ def read_parquet(path: Path, image_column: str, label_column: str) -> Iterator[R
                 row += 1
 
 
-def _check_types(file: Path, schema: Any, image_column: str, label_column: str) -> None:
+def _check_types(file: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
     """Raises: DataError: the columns hold something other than pictures and labels."""
     import pyarrow.types as types
 
-    def binary(kind: Any) -> bool:
+    def binary(kind: pa.DataType) -> bool:
         return types.is_binary(kind) or types.is_large_binary(kind)
 
     kind = schema.field(image_column).type
@@ -147,13 +150,16 @@ def _check_types(file: Path, schema: Any, image_column: str, label_column: str) 
         )
 
 
-def _concept(where: str, label: Any, names: list[str] | None) -> str:
+def _concept(where: str, label: str | int | None, names: list[str] | None) -> str:
     """A label's name. Raises: DataError: it has none; in the Hugging Face schema -1 stands for "not labelled"."""
-    numbered = isinstance(label, int) and names is not None
-    if label is None or label == "" or (numbered and not 0 <= label < len(names or [])):
+    if isinstance(label, int) and names is not None:
+        name = names[label] if 0 <= label < len(names) else ""
+    else:
+        name = "" if label is None else str(label)
+    if not name:
         known = f"; the class numbers are 0 to {len(names) - 1}" if names else ""
         raise DataError(f"{where} has the label {label!r}, which is no concept{known}: label or remove such rows")
-    return unicodedata.normalize("NFC", names[label] if numbered and names else str(label))
+    return unicodedata.normalize("NFC", name)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:

@@ -14,8 +14,9 @@ from erasediff.device import device
 from erasediff.errors import DataError, UnknownConcept
 from erasediff.families import family_of
 from erasediff.families.family import Family
-from erasediff.judges.cnn import ConceptClassifier
+from erasediff.judges import Judge
 from erasediff.metrics.distance import frechet_distance
+from erasediff.randomness import image_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +24,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def sample_seeds(seed: int, draw: int, n: int) -> list[int]:
-    """Seeds of one draw: the same for every model that is measured."""
-    return [seed * 10**9 + draw * 10**6 + i for i in range(n)]
-
-
 def measure(
     family: Family,
-    classifier: ConceptClassifier,
+    classifier: Judge,
     concepts: Sequence[str],
     forgotten: Sequence[str],
     held_out: Any,
@@ -38,8 +34,8 @@ def measure(
     earlier: Sequence[str] = (),
     samples_per_concept: int,
     draws: int,
-    steps: int,
-    guidance_scale: float,
+    steps: int | None,
+    guidance_scale: float | None,
     batch_size: int,
     seed: int,
     on_progress: Callable[[int], None],
@@ -59,7 +55,7 @@ def measure(
     per_draw: list[dict[str, float]] = []
     shown = torch.empty(0)
     for draw in range(draws):
-        seeds = sample_seeds(seed, draw, len(names))
+        seeds = image_seeds(seed, draw, len(names))  # the same for every model that is measured
         parts = []
         for start in range(0, len(names), batch_size):
             chunk = slice(start, start + batch_size)
@@ -85,15 +81,15 @@ def measure(
 
 def measure_pipeline(
     pipeline: DiffusionPipeline,
-    classifier: ConceptClassifier,
+    classifier: Judge,
     test: pd.DataFrame,
     forgotten: Sequence[str],
     earlier: Sequence[str],
     *,
     samples_per_concept: int,
     draws: int,
-    inference_steps: int,
-    guidance_scale: float,
+    inference_steps: int | None,
+    guidance_scale: float | None,
     batch_size: int,
     seed: int,
     bar: tqdm,

@@ -24,6 +24,8 @@ def grid_png(
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
+    from erasediff.data.images import to_pixels
+
     rows, columns, channels, height, width = images.shape
     scale = max(1, tile // max(height, width))
     cell_h, cell_w = height * scale + 4, width * scale + 4
@@ -33,7 +35,7 @@ def grid_png(
     canvas = Image.new("RGB", (label + columns * cell_w, 34 + rows * cell_h), "white")
     pen = ImageDraw.Draw(canvas)
     pen.text((8, 6), title, fill="black", font=font)
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = to_pixels(images)
     for r in range(rows):
         top = 34 + r * cell_h
         colour = "#c00000" if concepts[r] in marked else "black"

@@ -73,10 +73,11 @@ def how_measured(
         evaluate, erase: those sections of params.yaml.
     """
     base, judge = evaluation["base"], evaluation["classifier"]
+    steps, scale, own = evaluate["inference_steps"], evaluate["guidance_scale"], "the model's own"
     how = {
         "samples": f"{evaluate['samples_per_concept']} a concept × {evaluate['draws']} noise draws, the same seeds for "
         "both models",
-        "sampling": f"{evaluate['inference_steps']} steps, guidance scale {evaluate['guidance_scale']:g}",
+        "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
         "base model": f"{base['recognised']:.3f} of its pictures recognised, all concepts",
         "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures",
         "distance": "Fréchet distance of classifier features, retained concepts, to held-out real pictures",

@@ -11,7 +11,17 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor, nn
 
 from erasediff.errors import ModelError, UnknownConcept
-from erasediff.families.family import NULL_CONCEPT, Condition, NoiseSchedule, image_shape, initial_noise
+from erasediff.families.family import (
+    NULL_CONCEPT,
+    Condition,
+    DenoiserArguments,
+    NoiseSchedule,
+    image_shape,
+    initial_noise,
+)
+
+#: How these models are sampled where nobody says how.
+DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 25, 1.0
 
 
 class ClassConditionalPipeline(DiffusionPipeline):
@@ -65,8 +75,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
     def __call__(
         self,
         concepts: str | Sequence[str],
-        num_inference_steps: int = 25,
-        guidance_scale: float = 1.0,
+        num_inference_steps: int = DEFAULT_STEPS,
+        guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
         seeds: Sequence[int] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -109,6 +119,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
 class ClassConditionalFamily(NoiseSchedule):
     """The family interface over a :class:`ClassConditionalPipeline`. ``encode`` is the identity."""
 
+    default_steps, default_guidance_scale = DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE
+
     def __init__(self, pipeline: ClassConditionalPipeline):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
@@ -120,22 +132,27 @@ class ClassConditionalFamily(NoiseSchedule):
     def encode(self, images: Tensor) -> Tensor:
         return images
 
-    def condition(self, concepts: Sequence[str]) -> Condition:
-        return {"class_labels": self.pipeline.class_labels(concepts)}
-
-    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        return denoiser(noisy, timesteps, **condition).sample
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        return DenoiserArguments({"class_labels": self.pipeline.class_labels(prompts)})
 
     def sample(
-        self, concepts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float, batch_size: int = 100
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 100,
     ) -> Tensor:
         self.pipeline.unet.eval()
         self.pipeline.set_progress_bar_config(disable=True)
+        steps = self.default_steps if steps is None else steps
+        guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         parts = [
             self.pipeline(
-                concepts[i : i + batch_size], steps, guidance_scale, seeds[i : i + batch_size], output_type="pt"
+                prompts[i : i + batch_size], steps, guidance_scale, seeds[i : i + batch_size], output_type="pt"
             ).images
-            for i in range(0, len(concepts), batch_size)
+            for i in range(0, len(prompts), batch_size)
         ]
         return torch.cat(parts)
 

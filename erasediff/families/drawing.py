@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from erasediff.data.images import encode_png, to_pixels
 from erasediff.errors import DataError
 from erasediff.families import family_of
 from erasediff.families.family import Family
+from erasediff.randomness import FORGET_SET_BLOCKS, image_seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A concept and images ``(B, C, H, W)`` to bool ``(B,)``: whether each shows it.
+Recognises: TypeAlias = Callable[[str, Tensor], Tensor]
 
 
 def draw(
@@ -19,14 +28,14 @@ def draw(
     n: int = 1,
     *,
     seed: int = 0,
-    steps: int = 25,
-    guidance_scale: float = 1.0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
 ) -> Tensor:
     """``n`` pictures of a concept with the seeds ``seed`` to ``seed + n - 1``, float32 ``(n, C, H, W)`` in [-1, 1].
 
     Args:
-        steps: of the sampler.
-        guidance_scale: 1 is no guidance.
+        steps: of the sampler; the model's own by default.
+        guidance_scale: 1 is no guidance; the model's own by default.
 
     Raises: UnknownConcept, ModelError.
     """
@@ -37,37 +46,71 @@ def draw(
 def draw_recognised(
     family: Family,
     concept: str,
-    recognised: Callable[[Tensor], Tensor],
+    recognises: Recognises,
     count: int,
     *,
-    first_seed: int,
-    steps: int,
-    guidance_scale: float,
+    seeds: Sequence[int],
+    steps: int | None = None,
+    guidance_scale: float | None = None,
 ) -> tuple[Tensor, int]:
     """``count`` different pictures of a concept that are recognised as such.
 
     Args:
-        recognised: images ``(B, C, H, W)`` to bool ``(B,)``.
-        first_seed: further pictures take the seeds after it.
+        seeds: one a picture that may be tried, in this order.
 
     Returns: images ``(count, C, H, W)`` float32 in [-1, 1], and how many more were drawn but not recognised.
-    Raises: DataError: of ten times ``count`` too few were recognised.
+    Raises: DataError: under all the seeds too few were recognised.
     """
     kept: dict[bytes, Tensor] = {}
     drawn = discarded = 0
     while len(kept) < count:
-        if drawn >= 10 * count:
+        if drawn >= len(seeds):
             found = f"{len(kept)} of {drawn} pictures of {concept!r}"
             raise DataError(f"the classifier recognised only {found} by the base model: train it longer")
-        seeds = [first_seed + drawn + i for i in range(count)]
-        drawn += count
-        images = family.sample([concept] * count, seeds, steps=steps, guidance_scale=guidance_scale)
-        seen = recognised(images)
+        these = seeds[drawn : drawn + count]
+        drawn += len(these)
+        images = family.sample([concept] * len(these), these, steps=steps, guidance_scale=guidance_scale)
+        seen = recognises(concept, images)
         discarded += int((~seen).sum())
         # Two seeds may give the same 8-bit picture: it counts once.
-        kept |= {_pixels(image): image for image in images[seen]}
+        kept |= {to_pixels(image).numpy().tobytes(): image for image in images[seen]}
     return torch.stack(list(kept.values())[:count]), discarded
 
 
-def _pixels(image: Tensor) -> bytes:
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().numpy().tobytes()
+def drawn_table(
+    family: Family,
+    concepts: Sequence[str],
+    recognises: Recognises,
+    count: int,
+    *,
+    seed: int,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """A table of ``count`` pictures a concept that the model drew and that are recognised.
+
+    Of each concept at most ten times ``count`` pictures are tried.
+
+    Args:
+        seed: of the whole run.
+        on_progress: called with the concepts done and their number.
+
+    Returns: the table, and by concept how many pictures were drawn but not recognised.
+    Raises: DataError: too few were recognised. OutOfSeeds: too many concepts, or pictures.
+    """
+    from erasediff.data.table import generated_table  # pandas, which drawing alone needs nothing of
+
+    pngs: list[bytes] = []
+    discarded: dict[str, int] = {}
+    for number, concept in enumerate(concepts):
+        seeds = image_seeds(seed, number, 10 * count, FORGET_SET_BLOCKS)
+        images, discarded[concept] = draw_recognised(
+            family, concept, recognises, count, seeds=seeds, steps=steps, guidance_scale=guidance_scale
+        )
+        pngs += map(encode_png, images)
+        if on_progress is not None:
+            on_progress(number + 1, len(concepts))
+    names = [concept for concept in concepts for _ in range(count)]
+    channels, height, width = family.image_shape
+    return generated_table(pngs, names, (height, width), "L" if channels == 1 else "RGB"), discarded

@@ -1,41 +1,88 @@
-"""What the rest of the product knows about a diffusion model: the family interface."""
+"""The family interface: all that the rest of the product knows about a diffusion model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
-#: What a denoiser is conditioned on: batch-first tensors by the name of the denoiser's argument.
-Condition: TypeAlias = dict[str, Tensor]
-
-#: The concept that stands for "no condition".
+#: The prompt that stands for "no condition".
 NULL_CONCEPT = ""
+
+#: Tensors by name, inside one another where a denoiser takes them so.
+Nested: TypeAlias = "Tensor | Mapping[str, Nested]"
+
+
+class Condition(Protocol):
+    """A request to a denoiser, one entry a sample. Only the family that made it looks inside."""
+
+    def rows(self, start: int, stop: int) -> Condition:
+        """The samples ``start:stop``."""
+
+
+@dataclass(frozen=True)
+class DenoiserArguments(Mapping[str, object]):
+    """A condition as keyword arguments of the denoiser: ``denoiser(noisy, timesteps, **condition)``.
+
+    Attributes:
+        batched: batch-first tensors, in mappings where the denoiser takes them so (``added_cond_kwargs`` of SDXL).
+        shared: what is the same for every sample, such as the text ids of FLUX, or a flag.
+    """
+
+    batched: Mapping[str, Nested] = field(default_factory=dict)
+    shared: Mapping[str, object] = field(default_factory=dict)
+
+    def rows(self, start: int, stop: int) -> DenoiserArguments:
+        """The samples ``start:stop``; what is shared stays."""
+        return DenoiserArguments({name: _rows(value, start, stop) for name, value in self.batched.items()}, self.shared)
+
+    def __getitem__(self, name: str) -> object:
+        return self.batched[name] if name in self.batched else self.shared[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.batched
+        yield from self.shared
+
+    def __len__(self) -> int:
+        return len(self.batched) + len(self.shared)
+
+
+def _rows(value: Nested, start: int, stop: int) -> Nested:
+    if isinstance(value, Mapping):
+        return {name: _rows(inner, start, stop) for name, inner in value.items()}
+    return value[start:stop]
 
 
 class Family(Protocol):
-    """One kind of diffusion model. Methods see concepts and tensors, never labels or prompts.
+    """One kind of diffusion model. Methods take prompts and tensors; labels, token ids and embeddings stay inside.
+
+    For a model of named classes a prompt is the name of one.
 
     Attributes:
         pipeline: the diffusers pipeline that is wrapped.
         denoiser: the network that erasing trains.
-        concepts: names the model knows, or ``None`` where any prompt is a concept.
+        concepts: names the model knows, or ``None`` where any prompt can be given.
         conditional: whether it can be asked for anything at all.
-        has_null: whether the null concept ``""`` can be asked for (needed for guidance).
+        has_null: whether the null prompt ``""`` can be given (needed for guidance).
         image_shape: ``(channels, height, width)`` of the images it takes and draws.
         num_timesteps: T; timesteps are in ``[0, T)``.
+        default_steps: steps of the sampler where nobody says how many.
+        default_guidance_scale: likewise; 1 is no guidance.
     """
 
-    pipeline: Any
+    pipeline: DiffusionPipeline
     denoiser: nn.Module
     concepts: tuple[str, ...] | None
     conditional: bool
     has_null: bool
     image_shape: tuple[int, int, int]
+    default_steps: int
+    default_guidance_scale: float
 
     @property
     def num_timesteps(self) -> int: ...
@@ -43,8 +90,8 @@ class Family(Protocol):
     def encode(self, images: Tensor) -> Tensor:
         """Pixels ``(B, C, H, W)`` in [-1, 1] to what is noised."""
 
-    def condition(self, concepts: Sequence[str]) -> Condition:
-        """Class names or prompts, one a sample, to batch-first tensors."""
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Prompts, one a sample, to what the denoiser is asked for. Raises: UnknownConcept."""
 
     def timesteps(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` timesteps as they are drawn in training, on the CPU."""
@@ -59,19 +106,32 @@ class Family(Protocol):
         """The denoiser's prediction, of the shape of ``noisy``."""
 
     def sample(
-        self, concepts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float, batch_size: int = 100
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 100,
     ) -> Tensor:
-        """One image a concept, ``(B, C, H, W)`` float32 in [-1, 1] on the CPU, each from its own seed."""
+        """One image a prompt, ``(B, C, H, W)`` float32 in [-1, 1] on the CPU, each from its own seed.
+
+        Args:
+            steps: ``None``: :attr:`default_steps`.
+            guidance_scale: ``None``: :attr:`default_guidance_scale`.
+        """
 
     def with_denoiser(self, denoiser: nn.Module) -> Family:
         """The same model around another denoiser; nothing is copied."""
 
 
 class NoiseSchedule:
-    """Discrete-time noising by a diffusers scheduler's betas (DDPM, arXiv 2006.11239, eq. 4).
+    """Noising by a scheduler's betas, and the denoiser's call: shared by families of diffusers' UNets.
 
     Whatever scheduler a pipeline samples with, training noises with ``DDPMScheduler`` made from its config:
     other schedulers' ``add_noise`` differ, and some lack ``get_velocity``.
+
+    Source: DDPM, arXiv 2006.11239, eq. 4.
     """
 
     scheduler: DDPMScheduler
@@ -106,10 +166,10 @@ class NoiseSchedule:
             return noisy, clean
         raise ValueError(f"prediction_type {kind!r} is none of epsilon, v_prediction, sample")
 
-
-def rows(condition: Condition, start: int, stop: int) -> Condition:
-    """The samples ``start:stop`` of a condition."""
-    return {name: tensor[start:stop] for name, tensor in condition.items()}
+    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's output under a condition of :class:`DenoiserArguments`."""
+        assert isinstance(condition, DenoiserArguments)  # this family made it
+        return denoiser(noisy, timesteps, **condition).sample
 
 
 def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -120,7 +180,7 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
-def image_shape(unet: Any) -> tuple[int, int, int]:
+def image_shape(unet: UNet2DModel) -> tuple[int, int, int]:
     """``(channels, height, width)`` of the images that a pixel UNet takes."""
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size

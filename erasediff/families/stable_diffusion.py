@@ -1,4 +1,4 @@
-"""Stable Diffusion: prompts as concepts, noise in the VAE's latent space."""
+"""Stable Diffusion: any prompt, noise in the VAE's latent space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from erasediff.families.family import Condition, NoiseSchedule, initial_noise
+from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, initial_noise
 
 
 class StableDiffusionFamily(NoiseSchedule):
@@ -19,6 +19,7 @@ class StableDiffusionFamily(NoiseSchedule):
     """
 
     has_null = True
+    default_steps, default_guidance_scale = 50, 7.5  # those of StableDiffusionPipeline.__call__
     concepts: tuple[str, ...] | None = None
 
     def __init__(self, pipeline: StableDiffusionPipeline):
@@ -35,29 +36,32 @@ class StableDiffusionFamily(NoiseSchedule):
         return latents.to(self.denoiser.device)
 
     @torch.no_grad()  # encode_prompt is not under no_grad by itself
-    def condition(self, concepts: Sequence[str]) -> Condition:
-        unique = sorted(set(concepts))
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        unique = sorted(set(prompts))
         where = self.pipeline.text_encoder.device
         embeddings, _ = self.pipeline.encode_prompt(unique, where, 1, do_classifier_free_guidance=False)
-        index = torch.tensor([unique.index(c) for c in concepts], device=where)
-        return {"encoder_hidden_states": embeddings[index].to(self.denoiser.device)}
-
-    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        return denoiser(noisy, timesteps, **condition).sample
+        index = torch.tensor([unique.index(p) for p in prompts], device=where)
+        return DenoiserArguments({"encoder_hidden_states": embeddings[index].to(self.denoiser.device)})
 
     def sample(
-        self, concepts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float, batch_size: int = 8
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 8,
     ) -> Tensor:
         self.pipeline.set_progress_bar_config(disable=True)
         unet = self.pipeline.unet
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         parts = []
-        for i in range(0, len(concepts), batch_size):
+        for i in range(0, len(prompts), batch_size):
             latents = initial_noise(shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
             images = self.pipeline(
-                list(concepts[i : i + batch_size]),
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
+                list(prompts[i : i + batch_size]),
+                num_inference_steps=self.default_steps if steps is None else steps,
+                guidance_scale=self.default_guidance_scale if guidance_scale is None else guidance_scale,
                 latents=latents,  # the pipeline multiplies by init_noise_sigma itself
                 output_type="pt",
             ).images

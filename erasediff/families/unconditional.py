@@ -8,16 +8,17 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 
-from erasediff.families.family import Condition, NoiseSchedule, image_shape, initial_noise
+from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, image_shape, initial_noise
 
 
 class UnconditionalFamily(NoiseSchedule):
-    """The family interface over a model that cannot be asked for anything: every concept means the same to it.
+    """The family interface over a model that cannot be asked for anything: every prompt means the same to it.
 
     What it can forget are single pictures, by a method whose forget target needs no concept.
     """
 
     conditional, has_null = False, False
+    default_steps, default_guidance_scale = 25, 1.0
     concepts: tuple[str, ...] | None = None
 
     def __init__(self, pipeline: DDPMPipeline):
@@ -29,19 +30,22 @@ class UnconditionalFamily(NoiseSchedule):
     def encode(self, images: Tensor) -> Tensor:
         return images
 
-    def condition(self, concepts: Sequence[str]) -> Condition:
-        return {}
-
-    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        return denoiser(noisy, timesteps).sample
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        return DenoiserArguments()
 
     @torch.no_grad()
     def sample(
-        self, concepts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance_scale: float, batch_size: int = 100
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 100,
     ) -> Tensor:
         unet = self.pipeline.unet.eval()
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(self.default_steps if steps is None else steps)
         parts = []
         for i in range(0, len(seeds), batch_size):
             images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from erasediff.artifacts import verify_folder, write_bytes, write_json
+from erasediff.data.concept_images import Images
+from erasediff.data.images import as_shape
 from erasediff.errors import IntegrityError, UnknownConcept
+
+if TYPE_CHECKING:
+    from erasediff.training.state import OnStep
 
 
 class ConceptClassifier(nn.Module):
@@ -42,25 +50,16 @@ class ConceptClassifier(nn.Module):
         self.to_features = nn.Sequential(nn.Linear(8 * width, 2 * width), nn.ReLU())
         self.head = nn.Linear(2 * width, len(concepts))
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Images of any size, grey or RGB, as this classifier reads them."""
-        channels, height, width = self.image_shape
-        if images.shape[1] != channels:
-            images = images.mean(1, keepdim=True) if channels == 1 else images[:, :1].expand(-1, channels, -1, -1)
-        if images.shape[2:] != (height, width):
-            images = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
-        return images
-
     def features(self, images: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 2 × width)``."""
-        return self.to_features(self.body(self.prepare(images)))
+        return self.to_features(self.body(as_shape(images, self.image_shape)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, number of concepts)``."""
         return self.head(self.features(images))
 
     @torch.no_grad()
-    def read(self, images: Any, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    def read(self, images: Images, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """``(probabilities, features)`` of images, on the CPU, in eval mode."""
         self.eval()
         device = self.head.weight.device
@@ -72,25 +71,23 @@ class ConceptClassifier(nn.Module):
             probabilities.append(self.head(f).softmax(1).cpu())
         return torch.cat(probabilities), torch.cat(features)
 
-    def predict(self, images: Any, batch_size: int = 500) -> Tensor:
-        """Probabilities ``(N, number of concepts)``."""
-        return self.read(images, batch_size)[0]
-
-    def accuracy(self, images: Any, concepts: Sequence[str]) -> float:
-        """Share of images whose likeliest concept is the one given for each."""
-        read = [self.concepts[i] for i in self.predict(images).argmax(1).tolist()]
-        return sum(a == b for a, b in zip(read, concepts, strict=True)) / len(read)
-
-    def recognises(self, concept: str, images: Any) -> Tensor:
-        """Whether each image shows ``concept``, bool ``(N,)``. Raises: UnknownConcept: it was not trained on it."""
+    def recognises(self, concept: str, images: Images) -> Tensor:
+        """True where an image shows ``concept``, bool ``(N,)``. Raises: UnknownConcept: it was not trained on it."""
         if concept not in self.concepts:
             known = ", ".join(self.concepts)
             raise UnknownConcept(f"the classifier does not know {concept!r}; it knows: {known}")
-        return self.predict(images).argmax(1) == self.concepts.index(concept)
+        return self.read(images)[0].argmax(1) == self.concepts.index(concept)
+
+    @property
+    def fingerprint(self) -> str:
+        """Kind, SHA-256 of ``model.safetensors``, what images are made to, version of PyTorch."""
+        weights = hashlib.sha256(_weights(self)).hexdigest()
+        shape = "x".join(map(str, self.image_shape))
+        return f"cnn {weights}; luma, antialiased bilinear to {shape}; torch {torch.__version__}"
 
 
-def train_classifier(
-    images: Any,
+def train(
+    images: Images,
     concepts: Sequence[str],
     image_shape: tuple[int, int, int],
     *,
@@ -100,7 +97,7 @@ def train_classifier(
     learning_rate: float,
     seed: int,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> ConceptClassifier:
     """Train on images shifted by up to an eighth of a side; a one-cycle learning rate; the last weights."""
     names = sorted(set(concepts))
@@ -127,18 +124,15 @@ def train_classifier(
     return model.eval()
 
 
-def save_classifier(model: ConceptClassifier, folder: Path, **facts: Any) -> None:
+def save(model: ConceptClassifier, folder: Path, **facts: float) -> None:
     """Write ``model.safetensors`` and ``config.json`` (with ``facts``, such as its test accuracy)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    config = {"concepts": model.concepts, "image_shape": model.image_shape, "width": model.width, **facts}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = {"kind": "cnn", "concepts": model.concepts, "image_shape": model.image_shape, "width": model.width}
+    write_bytes(folder / "model.safetensors", _weights(model))
+    write_json(folder / "config.json", {**config, **facts})
 
 
-def load_classifier(folder: Path) -> ConceptClassifier:
-    """Read what :func:`save_classifier` wrote. Raises: IntegrityError: missing, truncated or altered."""
-    from erasediff.artifacts import verify_folder
-
+def load(folder: Path) -> ConceptClassifier:
+    """Read what :func:`save` wrote. Raises: IntegrityError: missing, truncated or altered."""
     verify_folder(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -149,3 +143,7 @@ def load_classifier(folder: Path) -> ConceptClassifier:
             f"{folder} is no classifier ({' '.join(str(error).split())[:200]}): run its stage again"
         ) from None
     return model.eval()
+
+
+def _weights(model: ConceptClassifier) -> bytes:
+    return serialised({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})

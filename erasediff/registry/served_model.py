@@ -21,14 +21,13 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from erasediff.data.images import encode_png
 
-        options = {"num_inference_steps": 25, "guidance_scale": 1.0, **(params or {})}
+        options = params or {}  # what is not given is the model's own
         concepts = [str(c) for c in model_input["concept"]]
         seeds = list(range(len(concepts)))
         if "seed" in model_input:
             seeds = [place if pd.isna(s) else int(s) for place, s in enumerate(model_input["seed"])]
-        images = self.family.sample(
-            concepts, seeds, steps=int(options["num_inference_steps"]), guidance_scale=float(options["guidance_scale"])
-        )
+        steps, scale = options.get("num_inference_steps"), options.get("guidance_scale")
+        images = self.family.sample(concepts, seeds, steps=steps, guidance_scale=scale)
         pngs = [base64.b64encode(encode_png(image)).decode() for image in images]
         return pd.DataFrame({"concept": concepts, "png_base64": pngs})
 

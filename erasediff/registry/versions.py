@@ -202,7 +202,10 @@ def _log_model(run_id: str, folder: Path, example_concept: str) -> Any:
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "concept"), ColSpec("long", "seed", required=False)]),
         outputs=Schema([ColSpec("string", "concept"), ColSpec("string", "png_base64")]),
-        params=ParamSchema([ParamSpec("num_inference_steps", "long", 25), ParamSpec("guidance_scale", "double", 1.0)]),
+        # None: the model's own.
+        params=ParamSchema(
+            [ParamSpec("num_inference_steps", "long", None), ParamSpec("guidance_scale", "double", None)]
+        ),
     )
     # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
     example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})

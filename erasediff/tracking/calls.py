@@ -1,21 +1,39 @@
-"""What is logged as plain data, so that it can wait on disk; made twice, a call has the effect of one."""
+"""Calls as plain data, so that they can wait on disk; made twice, a call has the effect of one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 from erasediff.artifacts import sha256_text
 from erasediff.errors import TrackingError
 from erasediff.tracking.server import EXPERIMENT, client, patience, short_reason, tracking_uri, without_credentials
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 #: Tag by which a run is found again, also one whose number is not known: the answer was lost, or it was made later.
 KEY_TAG = "run_key"
 
+#: A metric as MLflow takes it: name, value, milliseconds, step.
+Value: TypeAlias = "tuple[str, float, int, int]"
+
+
+class About(TypedDict):
+    """All that a run is made from, whenever that is.
+
+    ``started`` is in milliseconds; ``continues`` is the id of a killed process's run to go on with.
+    """
+
+    key: str
+    started: int
+    tags: dict[str, str]
+    continues: str | None
+
 
 class Call(NamedTuple):
-    """Something to log as plain data, so that it can wait on disk too. ``n``: how many of its kind."""
+    """Something to log as JSON data, so that it can wait on disk too. ``n``: how many of its kind."""
 
     kind: str
     content: Any
@@ -23,7 +41,7 @@ class Call(NamedTuple):
 
 
 #: What a person is told is missing.
-WORDS = {"params": "params", "metrics": "metric values", "artifact": "artifacts", "artifacts": "artifacts"}
+WORDS = {"params": "params", "metrics": "metric values", "artifact": "artifacts"}
 
 
 def metric_name(name: str) -> str:
@@ -32,7 +50,7 @@ def metric_name(name: str) -> str:
     return clean if clean == name and clean else f"{clean} {sha256_text(name)[:6]}".strip()
 
 
-def run_with_key(mlflow_client: Any, key: str | None) -> str | None:
+def run_with_key(mlflow_client: MlflowClient, key: str | None) -> str | None:
     """The run that has this key, if it was made."""
     experiment = mlflow_client.get_experiment_by_name(EXPERIMENT)
     if key is None or experiment is None:
@@ -53,8 +71,8 @@ def find_run(key: str | None) -> str | None:
         raise TrackingError(f"MLflow at {where} cannot be used: {short_reason(error)}") from None
 
 
-def made_run(mlflow_client: Any, about: Mapping[str, Any]) -> str:
-    """The run of ``about`` (``key``, ``started``, ``tags``, ``continues``), made where it is not there yet."""
+def made_run(mlflow_client: MlflowClient, about: About) -> str:
+    """The run of ``about``, made where it is not there yet."""
     if (there := run_with_key(mlflow_client, about["key"])) is not None:
         return there
     if (before := about["continues"]) and _is_run_of(mlflow_client, before, about["tags"]["stage"]):
@@ -64,7 +82,7 @@ def made_run(mlflow_client: Any, about: Mapping[str, Any]) -> str:
     return made.info.run_id
 
 
-def _is_run_of(mlflow_client: Any, run_id: str, stage: str) -> bool:
+def _is_run_of(mlflow_client: MlflowClient, run_id: str, stage: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -76,13 +94,13 @@ def _is_run_of(mlflow_client: Any, run_id: str, stage: str) -> bool:
     return run.info.lifecycle_stage == "active" and run.data.tags.get("stage") == stage
 
 
-def not_logged_yet(mlflow_client: Any, run_id: str, values: list[Any]) -> list[Any]:
-    """Of metric values those whose step the run does not have: a resumed training measures some steps again."""
+def not_logged_yet(mlflow_client: MlflowClient, run_id: str, values: Sequence[Value]) -> list[Value]:
+    """The metric values of steps that the run does not have: a resumed training measures some steps again."""
     steps = {k: {m.step for m in mlflow_client.get_metric_history(run_id, k)} for k in {value[0] for value in values}}
     return [value for value in values if value[3] == 0 or value[3] not in steps[value[0]]]
 
 
-def send(mlflow_client: Any, run_id: str, call: Call) -> None:
+def send(mlflow_client: MlflowClient, run_id: str, call: Call) -> None:
     """Make a call; made twice it has the effect of one."""
     from mlflow.entities import Metric, Param
 
@@ -92,8 +110,6 @@ def send(mlflow_client: Any, run_id: str, call: Call) -> None:
         mlflow_client.log_batch(run_id, metrics=[Metric(*value) for value in call.content])
     elif call.kind == "artifact":
         mlflow_client.log_artifact(run_id, *call.content)
-    elif call.kind == "artifacts":
-        mlflow_client.log_artifacts(run_id, *call.content)
     elif call.kind == "tag":
         mlflow_client.set_tag(run_id, *call.content)
     elif call.kind == "link":
@@ -103,7 +119,9 @@ def send(mlflow_client: Any, run_id: str, call: Call) -> None:
         mlflow_client.set_terminated(run_id, status, ended)
 
 
-def _send_link(mlflow_client: Any, run_id: str, stage: str, child: str | None, key: str | None, executed: bool) -> None:
+def _send_link(
+    mlflow_client: MlflowClient, run_id: str, stage: str, child: str | None, key: str | None, executed: bool
+) -> None:
     child = child or run_with_key(mlflow_client, key)
     mlflow_client.set_tag(run_id, f"stage.{stage}.run_id", child or "not logged")
     mlflow_client.set_tag(run_id, f"stage.{stage}.origin", "executed" if executed else "cached")

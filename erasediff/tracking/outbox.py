@@ -6,23 +6,26 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from erasediff.artifacts import MANIFEST, new_folder, read_json, sha256_text, verify_folder, write_json
 from erasediff.checkout import exclusive, project_root
 from erasediff.errors import IntegrityError, TrackingError
 from erasediff.tracking import calls, server
-from erasediff.tracking.calls import Call, made_run, not_logged_yet
+from erasediff.tracking.calls import About, Call, made_run, not_logged_yet
 from erasediff.tracking.server import is_refusal, patience, short_reason, tracking_uri, without_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def box() -> Path:
-    """What waits for this MLflow server; what waits for another one is left alone."""
+    """The folder of what waits for this MLflow server; what waits for another one is left alone."""
     server = sha256_text(without_credentials(tracking_uri()))[:12]
     return project_root() / ".work" / "mlflow-outbox" / server
 
 
-def keep(about: dict[str, Any], run_id: str | None, waiting: Sequence[Call], ended: int) -> None:
+def keep(about: About, run_id: str | None, waiting: Sequence[Call], ended: int) -> None:
     """Put by what a run could not send, with a copy of its files.
 
     Args:
@@ -35,12 +38,12 @@ def keep(about: dict[str, Any], run_id: str | None, waiting: Sequence[Call], end
         kept = []
         for number, call in enumerate(waiting):
             content = call.content
-            if call.kind in ("artifact", "artifacts"):
+            if call.kind == "artifact":
                 source, target = Path(content[0]), folder / "files" / str(number) / Path(content[0]).name
                 if not source.exists():
                     continue  # MLflow would refuse it too
                 target.parent.mkdir(parents=True)
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+                shutil.copyfile(source, target)
                 content = [target.relative_to(folder).as_posix(), content[1]]
             kept.append([call.kind, content, call.n])
         write_json(folder / "run.json", {"about": about, "run_id": run_id, "calls": kept})
@@ -74,11 +77,11 @@ def _waiting() -> list[Path]:
     return sorted(p for p in box().glob("[0-9]*-*") if p.is_dir())
 
 
-def _send(mlflow_client: Any, folder: Path) -> None:
+def _send(mlflow_client: MlflowClient, folder: Path) -> None:
     content = read_json(folder / "run.json")
     run_id = content["run_id"] or made_run(mlflow_client, content["about"])
     for kind, what, n in content["calls"]:
-        if kind in ("artifact", "artifacts"):
+        if kind == "artifact":
             what = [str(folder / what[0]), what[1]]
         elif kind == "metrics" and content["about"]["continues"]:
             what = not_logged_yet(mlflow_client, run_id, what)

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from erasediff.checkout import exclusive, project_root
+from erasediff.environment import environment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXPERIMENT = "erasediff"
 
@@ -20,7 +24,7 @@ REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    return environment().mlflow_tracking_uri or f"sqlite:///{project_root() / 'mlflow.db'}"
 
 
 def without_credentials(text: str) -> str:
@@ -32,7 +36,7 @@ def without_credentials(text: str) -> str:
 
 @contextmanager
 def patience(seconds: int, retries: int) -> Iterator[None]:
-    """How long MLflow's HTTP calls in the block wait. What is set already stays: a person's setting, an outer block's.
+    """Limit how long MLflow's HTTP calls in the block wait. What is set already stays: a person's, an outer block's.
 
     Put back afterwards, so that a flow's short waits are not inherited by the stage that uploads a model.
     """
@@ -53,7 +57,7 @@ def mlflow_settings(wanted: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def client() -> Any:
+def client() -> MlflowClient:
     """An MLflow client on :func:`tracking_uri`, with the experiment made where it is missing."""
     os.environ.pop("MLFLOW_RUN_ID", None)  # a caller's run is not ours to write into
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints user:password@ too
@@ -73,7 +77,7 @@ def client() -> Any:
         return _with_experiment(mlflow.MlflowClient(uri), (project_root() / "mlartifacts").as_uri())
 
 
-def _with_experiment(result: Any, artifacts: str | None) -> Any:
+def _with_experiment(result: MlflowClient, artifacts: str | None) -> MlflowClient:
     from mlflow.exceptions import MlflowException
 
     if result.get_experiment_by_name(EXPERIMENT) is None:
@@ -96,5 +100,5 @@ def short_reason(error: BaseException) -> str:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the next try would get the same answer."""
+    """True where the next try would get the same answer."""
     return getattr(error, "error_code", None) in REFUSALS or isinstance(error, FileNotFoundError)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from erasediff.data.concept_images import Images
 from erasediff.families.family import NULL_CONCEPT, Family
 from erasediff.randomness import batch_indices, generator
 from erasediff.training.state import (
@@ -36,8 +36,8 @@ RECIPE = {
 
 def train_denoiser(
     family: Family,
-    images: Any,
-    concepts: Sequence[str],
+    images: Images,
+    prompts: Sequence[str],
     *,
     steps: int,
     batch_size: int,
@@ -57,11 +57,11 @@ def train_denoiser(
     .. math:: L = \mathbb{E}_{x_0,\epsilon,t}\lVert \epsilon_\theta(x_t, t, c) - \epsilon\rVert^2
 
     Args:
-        images: anything that gives float32 ``(B, C, H, W)`` in [-1, 1] for an index tensor.
-        concepts: one an image.
+        images: float32 ``(B, C, H, W)`` in [-1, 1], by an index tensor.
+        prompts: one an image: a caption, or the name of its class.
         batch_size: of all processes together.
         steps: number of updates; the learning rate falls to zero along a cosine.
-        condition_dropout: share of samples whose concept becomes the null concept (arXiv 2207.12598).
+        condition_dropout: share of samples whose prompt becomes the null prompt (arXiv 2207.12598).
         max_grad_norm: gradients are scaled down to this 2-norm.
 
     Returns: the denoiser, with averaged weights where ``ema_decay`` is not 0, in eval mode.
@@ -81,19 +81,19 @@ def train_denoiser(
         rate = learning_rate * warmup_cosine(step, warmup_steps, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        index = batch_indices(len(concepts), batch_size, seed=seed, stream="pretrain", step=step)
+        index = batch_indices(len(prompts), batch_size, seed=seed, stream="pretrain", step=step)
         draw = generator(seed, "pretrain-noise", step)
         clean = family.encode(images[index[mine]].to(accelerator.device))
         timesteps = family.timesteps(batch_size, draw)[mine].to(clean.device)
         noise = torch.randn((batch_size, *clean.shape[1:]), generator=draw)[mine].to(clean.device)
         dropped = (torch.rand(batch_size, generator=draw) < condition_dropout)[mine].tolist()
-        names = [
-            NULL_CONCEPT if drop and family.has_null else concepts[i]
+        asked = [
+            NULL_CONCEPT if drop and family.has_null else prompts[i]
             for i, drop in zip(index[mine].tolist(), dropped, strict=True)
         ]
         noisy, target = family.noised(clean, noise, timesteps)
         with accelerator.autocast():
-            prediction = family.predict(denoiser, noisy, timesteps, family.condition(names))
+            prediction = family.predict(denoiser, noisy, timesteps, family.condition(asked))
             loss = shared_mse(prediction, target, batch_size)
         value = accelerator.reduce(loss.detach(), "sum")
         if not torch.isfinite(value) and checkpoint is not None and main:

@@ -77,8 +77,8 @@ def erase(
             "use uniform_noise from forget images, or method siss, neggrad, sfr_on or selective_amnesia"
         )
     family.condition([*targets, *preserve])  # an unknown concept fails here, before anything is drawn
-    forget_set = _concept_images(family, targets, forget, generate, seed)
-    retain_set = _concept_images(family, list(preserve), retain, generate, seed + 1)
+    forget_set = _concept_images(family, targets, forget, generate, seed, block=0)
+    retain_set = _concept_images(family, list(preserve), retain, generate, seed, block=1)
     history: list[dict[str, float]] = []
 
     def record(step: int, row: dict[str, float]) -> None:
@@ -112,15 +112,18 @@ def retrain(family: Family, retain_set: ConceptImages, recipe: Mapping[str, Any]
         torch.manual_seed(seed)
         denoiser = architecture.from_config(family.denoiser.config)
     return train_denoiser(
-        family.with_denoiser(denoiser), retain_set.images, retain_set.concepts, seed=seed, **recipe, **common
+        family.with_denoiser(denoiser), retain_set.images, retain_set.prompts, seed=seed, **recipe, **common
     )
 
 
-def _concept_images(family: Family, concepts: list[str], given: Any, generate: int, seed: int) -> ConceptImages:
+def _concept_images(
+    family: Family, concepts: list[str], given: Any, generate: int, seed: int, block: int
+) -> ConceptImages:
     """Images with concepts, however they were given; drawn from the model where they were not."""
     import torch
 
     from erasediff.data.concept_images import ConceptImages
+    from erasediff.randomness import ERASE_BLOCKS, image_seeds
 
     if isinstance(given, ConceptImages):
         return given
@@ -132,5 +135,4 @@ def _concept_images(family: Family, concepts: list[str], given: Any, generate: i
             raise ValueError(f"images for {len(concepts)} concepts: give them as a mapping from concept to images")
         return ConceptImages(given, concepts * len(given))
     names = [c for c in concepts for _ in range(generate)]
-    seeds = [seed * 1_000_003 + i for i in range(len(names))]
-    return ConceptImages(family.sample(names, seeds, steps=25, guidance_scale=1.0), names)
+    return ConceptImages(family.sample(names, image_seeds(seed, block, len(names), ERASE_BLOCKS)), names)

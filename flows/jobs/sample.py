@@ -24,8 +24,8 @@ def sample_flow(
     out: str,
     n: int = 1000,
     seed: int = 0,
-    steps: int = 25,
-    guidance_scale: float = 1.0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
     batch: int = 200,
     threads: int = 1,
 ) -> State:
@@ -33,13 +33,14 @@ def sample_flow(
 
     Args:
         out: a folder that is not there, or empty.
+        steps, guidance_scale: the model's own by default.
         batch: pictures a task; another number, like another of ``threads``, may change the last bits.
         threads: of each task.
     """
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise DataError(f"{out} is there already: give a new folder, its pictures might be another model's")
     given = {"model": model, "concept": concept, "out": f"{out}/", "steps": steps, "guidance-scale": guidance_scale}
-    arguments = [f"--{name}={value}" for name, value in given.items()]
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
     parts = [(first, min(first + batch, seed + n) - 1) for first in range(seed, seed + n, batch)]
     with resources(threads), ending_children():
         futures = [drawn.submit(first, last, arguments, threads) for first, last in parts]

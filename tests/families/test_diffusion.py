@@ -30,7 +30,7 @@ def test_folder_round_trip_and_plain_diffusers(pipeline, family, tmp_path):
     pipeline.save_pretrained(tmp_path / "m")
     again = family_of(open_pipeline(tmp_path / "m"))
     assert again.concepts == ("a", "b", "c")
-    draw = {"concepts": ["a", "c"], "seeds": [1, 2], "steps": 3, "guidance_scale": 2.0}
+    draw = {"prompts": ["a", "c"], "seeds": [1, 2], "steps": 3, "guidance_scale": 2.0}
     assert torch.equal(again.sample(**draw), family.sample(**draw))
     assert UNet2DModel.from_pretrained(tmp_path / "m", subfolder="unet").config.num_class_embeds == 4
 

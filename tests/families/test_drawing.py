@@ -6,7 +6,7 @@ from erasediff.data.images import decode, encode_png
 from erasediff.errors import DataError
 from erasediff.families import family_of
 from erasediff.families.drawing import draw_recognised
-from erasediff.judges.cnn import train_classifier
+from erasediff.judges.cnn import train
 from erasediff.unlearning import erase
 
 HOW = {"steps": 4, "guidance_scale": 5.0}
@@ -20,17 +20,13 @@ def test_a_forget_set_drawn_by_stable_diffusion_is_erased_from_it():
     names = [p for p in prompts for _ in range(40)]
     known = family.sample(names, range(1000, 1080), **HOW)
     how = {"width": 8, "steps": 60, "batch_size": 32, "learning_rate": 0.01, "seed": 0}
-    classifier = train_classifier(known, names, family.image_shape, **how)
+    classifier = train(known, names, family.image_shape, **how)
     sets = {}
     for prompt in prompts:
-
-        def recognised(images, prompt=prompt):
-            return classifier.recognises(prompt, images)
-
-        images, discarded = draw_recognised(family, prompt, recognised, 12, first_seed=0, **HOW)
-        assert images.shape == (12, 3, 16, 16) and recognised(images).all()
+        images, discarded = draw_recognised(family, prompt, classifier.recognises, 12, seeds=range(120), **HOW)
+        assert images.shape == (12, 3, 16, 16) and classifier.recognises(prompt, images).all()
         drawn = family.sample([prompt] * 120, range(120), **HOW)
-        seen = recognised(drawn)
+        seen = classifier.recognises(prompt, drawn)
         last = next(n for n in range(12, 121, 12) if seen[:n].sum() >= 12)
         assert discarded == int((~seen[:last]).sum())
         assert torch.allclose(images, drawn[:last][seen[:last]][:12], atol=1e-4)
@@ -45,8 +41,8 @@ def test_a_forget_set_drawn_by_stable_diffusion_is_erased_from_it():
 def test_what_is_never_recognised_ends():
     family = family_of(tiny_stable_diffusion())
 
-    def never(images):
+    def never(concept, images):
         return torch.zeros(len(images), dtype=torch.bool)
 
     with pytest.raises(DataError, match="recognised only 0 of 20 pictures of 'a red circle'"):
-        draw_recognised(family, "a red circle", never, 2, first_seed=0, steps=1, guidance_scale=1.0)
+        draw_recognised(family, "a red circle", never, 2, seeds=range(20), steps=1, guidance_scale=1.0)

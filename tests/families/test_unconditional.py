@@ -41,8 +41,9 @@ def error(pipeline, pictures):
     clean = pictures.repeat(32, 1, 1, 1)
     timesteps = torch.full((len(clean),), 600)
     noisy, target = family.noised(clean, torch.randn(clean.shape, generator=draw), timesteps)
+    condition = family.condition([""] * len(clean))
     with torch.no_grad():
-        return (family.predict(family.denoiser, noisy, timesteps, {}) - target).square().mean().item()
+        return (family.predict(family.denoiser, noisy, timesteps, condition) - target).square().mean().item()
 
 
 @pytest.mark.unit
