@@ -21,7 +21,7 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
     from erasediff.families import open_pipeline
 
     if str(model).startswith("models:"):
-        from erasediff.registry.versions import resolve
+        from erasediff.registry.store import fetch_pipeline_folder
 
-        model = resolve(str(model))
+        model = fetch_pipeline_folder(str(model))
     return open_pipeline(model, concepts)

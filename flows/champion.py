@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field
 from erasediff import errors
 from erasediff.errors import ApprovalTimeout, EraseDiffError, GateFailed, IntegrityError, ParamsError, PromotionRefused
 from erasediff.evaluation.table import table_rows
+from erasediff.records import Gate, Recheck, failed_gates
 from flows import pipeline
 from flows.promote import DAY, draws
 from flows.tasks import failed, show_picture
@@ -95,18 +95,18 @@ def rechecked(model_name: str | None, withdraw: bool, prepare: Callable[[], None
     Args:
         prepare: makes what is measured with, where that is not here; it raises a stated failure.
     """
-    from erasediff.registry.versions import get
+    from erasediff.registry.versions import version_of
 
     try:
         name = _model(model_name)
-        found = get(name, "champion")
+        found = version_of(name, "champion")
         _require_sound_files(found, withdraw)
         with pipeline.only_run():  # nobody replaces the classifier or the data meanwhile
             prepare()
             pipeline.run_door("recheck", found.uri, say=lambda line: get_run_logger().info("%s", line))
-            result = json.loads(RECHECK.read_text())
-        if not result["passed"]:
-            raise GateFailed(_gates_alert(found, result["gates"], withdraw))
+            result = Recheck.read(RECHECK)
+        if not result.passed:
+            raise GateFailed(_gates_alert(found, result.gates, withdraw))
     except EraseDiffError as error:
         return failed(error)
     return Completed(message=f"version {found.version} of {name} is sound: every gate passed again")
@@ -142,10 +142,10 @@ def approval(found: Any, champion: str, why: str, seconds: int) -> str:
 
 def _numbers(found: Any) -> tuple[str, str, str]:
     """In Markdown: the verdict's table; its gates alone, for a form too narrow for a table; where the report is."""
-    from erasediff.registry.versions import evidence
+    from erasediff.registry.versions import evaluation_of_version
     from erasediff.tracking import tracking_uri, without_credentials
 
-    rows = table_rows(evidence(found, "evaluation.json"))
+    rows = table_rows(evaluation_of_version(found))
     head = [("metric", "base", "erased", "gate"), ("---",) * 4]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [*head, *rows])
     gates = "\n".join(f"- {name}: {base} → {erased}; gate: {gate}" for name, base, erased, gate in rows if gate)
@@ -167,7 +167,8 @@ def _pictures(found: Any) -> None:
 
 def _require_sound_files(found: Any, withdraw: bool) -> None:
     """Raises: IntegrityError: the champion's files were altered or are gone, which is an alert too."""
-    from erasediff.registry.versions import set_tag, verify_stored
+    from erasediff.registry.store import verify_stored
+    from erasediff.registry.versions import set_tag
 
     try:
         verify_stored(found)
@@ -178,14 +179,10 @@ def _require_sound_files(found: Any, withdraw: bool) -> None:
         raise IntegrityError(_alert(found, f"cannot be loaded: {error}", withdraw)) from None
 
 
-def _gates_alert(found: Any, gates: dict[str, Any], withdraw: bool) -> str:
-    missed = [f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in gates.items() if not g["passed"]]
-    lines = [
-        f"| {k} | {g['value']:.3f} | {g['limit']:g} | {'passed' if g['passed'] else '**FAILED**'} |"
-        for k, g in gates.items()
-    ]
-    table = "\n".join(["| gate | value | limit | |", "| --- | --- | --- | --- |", *lines])
-    return _alert(found, f"failed its recheck: {'; '.join(missed)}", withdraw, table)
+def _gates_alert(found: Any, gates: dict[str, Gate], withdraw: bool) -> str:
+    lines = [f"| {name} | {gate.text} |" for name, gate in gates.items()]
+    table = "\n".join(["| gate | |", "| --- | --- |", *lines])
+    return _alert(found, f"failed its recheck: {failed_gates(gates)}", withdraw, table)
 
 
 def _alert(found: Any, failure: str, withdraw: bool, table: str = "") -> str:

@@ -99,7 +99,8 @@ class Experiment:
     def cell(self, found: Mapping[str, Mapping[str, Any]]) -> Cell:
         """With its metrics, where it was run."""
         metrics = found.get(self.name, {})
-        return Cell(self.variant, self.concept, self.seed, metrics.get("evaluation"), metrics.get("erase"))
+        content = {"evaluation": metrics.get("evaluation"), "erase": metrics.get("erase")}
+        return Cell.from_json({"variant": self.variant, "concept": self.concept, "seed": self.seed, **content})
 
 
 def experiments(plan: Comparison, variant: str, *, choice: Mapping[str, Any], search: bool) -> list[Experiment]:
@@ -156,8 +157,6 @@ def text(choice: Mapping[str, Any]) -> str:
 
 def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str], file: str) -> None:
     """``reports/comparison.json``, which the page is made from."""
-    from dataclasses import asdict
-
     from erasediff.artifacts import write_json
     from flows.pipeline import head_commit
 
@@ -169,7 +168,7 @@ def write_cells(plan: Comparison, cells: Sequence[Cell], chosen: dict[str, str],
             + ("; ".join(f"{k} of {', '.join(map(str, v))}" for k, v in plan.search.over.items()))
         )
     content = {"title": plan.title, "how": how, "gold": plan.gold, "chosen": chosen}
-    write_json(CELLS, {**content, "cells": [asdict(cell) for cell in cells]})
+    write_json(CELLS, {**content, "cells": [cell.to_json() for cell in cells]})
 
 
 def main() -> None:

@@ -12,14 +12,14 @@ from flows.pipeline import EVALUATION, REGISTERED, REPORT
 
 def summary() -> str:
     """What a person wants to know at the end."""
-    from erasediff.evaluation.table import table_rows
+    from erasediff.evaluation.table import HEAD, table_rows
+    from erasediff.records import Evaluation
     from erasediff.registry.versions import aliases
     from erasediff.tracking import tracking_uri, without_credentials
 
-    evaluation = json.loads(EVALUATION.read_text())
     version = json.loads(REGISTERED.read_text())
-    table = [("metric", "base", "erased", "gate")]
-    table += [row for row in table_rows(evaluation) if not row[0].startswith("accuracy.")]
+    rows = table_rows(Evaluation.read(EVALUATION))
+    table = [HEAD, *(row for row in rows if not row[0].startswith("accuracy."))]
     widths = [max(len(row[i]) for row in table) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     held = [a for a, v in aliases(version["model_name"]).items() if v == version["version"]]

@@ -16,7 +16,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from erasediff import tracking
 from erasediff.errors import EraseDiffError, GateFailed, StageFailed
-from erasediff.evaluation.table import table_rows
+from erasediff.evaluation.table import HEAD, table_rows
+from erasediff.records import Evaluation, failed_gates
 from flows import pipeline
 from flows.pipeline import EVALUATION, REGISTERED, REPORT
 
@@ -63,7 +64,7 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
         version, executed = _run_stages(parent)
         for name, did in executed.items():
             parent.link(name.replace("@", "-"), executed=did)
-        evaluation = json.loads(EVALUATION.read_text())
+        evaluation = Evaluation.read(EVALUATION)
         for path in (Path("params.yaml"), Path(pipeline.DVC_LOCK), REPORT):
             parent.log_artifact(path)
         if record is not None:
@@ -71,12 +72,9 @@ def stages_to_aliases(record: Callable[[str, str], str] | None = None) -> dict[s
             parent.set_tag("dvc_lock_commit", commit)
             set_tag(version["model_name"], version["version"], "dvc_lock_commit", commit)
         _show(evaluation, version, parent, here=record is None)
-        missed = [
-            f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in evaluation["gates"].items() if not g["passed"]
-        ]
-        if missed:
+        if missed := failed_gates(evaluation.gates):
             where = str(REPORT) if record is None else f"{REPORT.name} of MLflow run {parent.run_id}"
-            raise GateFailed("gates failed: " + "; ".join(missed) + f"; the report is {where}")
+            raise GateFailed(f"gates failed: {missed}; the report is {where}")
         return promote_initial(version["model_name"], version["version"])
 
 
@@ -110,14 +108,14 @@ def _ran(state: Any) -> bool:
     return state.result()
 
 
-def _show(evaluation: dict[str, Any], version: dict[str, Any], parent: tracking.ParentRun, *, here: bool) -> None:
+def _show(evaluation: Evaluation, version: dict[str, Any], parent: tracking.ParentRun, *, here: bool) -> None:
     """Artifacts of the Prefect run; ``here``: the files stay where they are and can be linked to.
 
     The pictures are drawn ones: none of the data leaves the checkout.
     """
     create_table_artifact(
         key="verdict",
-        table=[dict(zip(("metric", "base", "erased", "gate"), row, strict=True)) for row in table_rows(evaluation)],
+        table=[dict(zip(HEAD, row, strict=True)) for row in table_rows(evaluation)],
         description="Base and erased model under the same classifier, seeds and draws",
     )
     create_markdown_artifact(

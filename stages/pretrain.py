@@ -80,12 +80,12 @@ def _given(pretrain: Pretrain, concepts: list[str]) -> DiffusionPipeline:
 
 def _erasures(pretrain: Pretrain) -> list[str]:
     """What a version of the registry has forgotten; nothing is known of a model from elsewhere."""
-    from erasediff.registry.promotion import erasures
-    from erasediff.registry.versions import get
+    from erasediff.records import Erasures
+    from erasediff.registry.versions import version_of
 
     if pretrain.source != "registry":
         return []
-    return sorted(erasures(get(str(pretrain.repo), str(pretrain.revision)).tags))
+    return Erasures.from_tags(version_of(str(pretrain.repo), str(pretrain.revision)).tags).all
 
 
 def _trained(

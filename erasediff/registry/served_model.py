@@ -20,8 +20,9 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from erasediff.data.images import encode_png
+        from erasediff.registry.defaults import GUIDANCE_SCALE, STEPS
 
-        options = {"num_inference_steps": 25, "guidance_scale": 1.0, **(params or {})}
+        options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, **(params or {})}
         concepts = [str(c) for c in model_input["concept"]]
         seeds = list(range(len(concepts)))
         if "seed" in model_input:
