@@ -147,16 +147,23 @@ def require(results: list[Result], what: str, page: str) -> None:
 
 def page(results: list[Result], title: str, sizes: dict[str, int]) -> str:
     """A self-contained HTML page: verdict first, then each check, then counts."""
-    held = sum(r["success"] for r in results)
-    verdict = Verdict(held == len(results), f"{held} of {len(results)} expectations hold.")
+    failed = [f"{_name(r)} on {r['column']}: {_found(r)}" for r in results if not r["success"]]
+    text = f"{len(results) - len(failed)} of {len(results)} expectations hold."
+    checks = [(_found(r), _name(r), r["column"], r["wanted"]) for r in results]
     counted = [(concept, str(count)) for concept, count in sizes.items()]
-    sections = [
-        Section("Checks", table=Table([_row(r) for r in results], ("expectation", "column", "wanted", "result"))),
-        Section("Pictures", table=Table(counted, ("concept", "pictures"))),
-    ]
-    return html_page(f"{title}: {'passed' if verdict.passed else 'FAILED'}", sections, verdict)
+    return html_page(
+        f"{title}: {'FAILED' if failed else 'passed'}",
+        [
+            Section("Checks", table=Table(checks, ("result", "expectation", "column", "wanted"))),
+            Section("Pictures", table=Table(counted, ("concept", "pictures"), numbers=True)),
+        ],
+        Verdict(not failed, text, failed),
+    )
 
 
-def _row(r: Result) -> tuple[str, str, str, str]:
-    found = "✓" if r["success"] else f"✗ {r['failed_rows']} rows: {'; '.join(r['first'])}"
-    return r["expectation"].removeprefix("expect_").replace("_", " "), r["column"], r["wanted"], found
+def _name(r: Result) -> str:
+    return str(r["expectation"]).removeprefix("expect_").replace("_", " ")
+
+
+def _found(r: Result) -> str:
+    return "✓" if r["success"] else f"✗ {r['failed_rows']} rows: {'; '.join(r['first'])}"

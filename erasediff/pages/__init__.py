@@ -47,8 +47,10 @@ class Verdict:
 def page(title: str, sections: Sequence[Section], verdict: Verdict | None = None) -> str:
     """A page as HTML; every text is escaped."""
     from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup, escape
 
     here = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=here, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     return environment.get_template("page.html.j2").render(title=title, sections=sections, verdict=verdict)

@@ -100,7 +100,7 @@ class Strict(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.links += [v for k, v in attributes if k in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
