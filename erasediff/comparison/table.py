@@ -9,24 +9,23 @@ from dataclasses import dataclass
 from erasediff.metrics.table import (
     BASE_ACCURACY,
     DISTANCE,
-    DISTANCE_RATIO,
+    GATES,
     RETAIN_ACCURACY,
     UNLEARNING_ACCURACY,
-    GateRule,
-    gate_rules,
+    GatedMetric,
 )
 from erasediff.records import Evaluation, Json
 
 #: What the table shows of every cell: the gates' values, but for what is of the base alone.
-COLUMNS = [rule for metric, rule in gate_rules().values() if metric is not BASE_ACCURACY]
+COLUMNS = [gated for gated in GATES.values() if gated.metric is not BASE_ACCURACY]
 #: The numbers that the plot and "dominated by" look at.
-FORGETTING, FARTHER = UNLEARNING_ACCURACY.name, DISTANCE_RATIO.name
+FORGETTING, FARTHER = UNLEARNING_ACCURACY.name, f"{DISTANCE.name}_ratio"
 WEAKEST_SIDE = "weakest_side"
 
 
-def head_of(rule: GateRule) -> str:
+def head_of(gated: GatedMetric) -> str:
     """A column's head, with an arrow to the better side."""
-    return f"{rule.name.replace('_', ' ')} {'↑' if rule.direction == 'min' else '↓'}"
+    return f"{gated.name.replace('_', ' ')} {'↑' if gated.direction == 'min' else '↓'}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Cell:
         if self.evaluation is None:
             return None
         base, erased = self.evaluation.base, self.evaluation.erased
-        judged = {rule.name: rule.value(base, erased) for rule in COLUMNS}
+        judged = {gated.name: gated.value(base, erased) for gated in COLUMNS}
         return {
             **{name: value for name, value in judged.items() if value is not None},
             DISTANCE.name: erased[DISTANCE.name],
@@ -130,7 +129,7 @@ def dominated_by(table: Mapping[str, Mapping[str, float]], gold: str | None) -> 
 
 def heads(table: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     """The numbers that some variant of a table has, with their columns' heads."""
-    found = {rule.name: head_of(rule) for rule in COLUMNS} | {WEAKEST_SIDE: "weakest side ↑"}
+    found = {gated.name: head_of(gated) for gated in COLUMNS} | {WEAKEST_SIDE: "weakest side ↑"}
     return {name: head for name, head in found.items() if any(name in row for row in table.values())}
 
 

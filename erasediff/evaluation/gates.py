@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from erasediff.errors import ParamsError
-from erasediff.metrics.table import GateRule, Numbers, gate_rules, metric_of
+from erasediff.metrics.table import GATES, Numbers, metric_of
 from erasediff.records import Evaluation, Gate, Json, Measured
 
 #: Shares are means in float32: exactly 90 % may read 0.8999999985.
@@ -25,18 +26,18 @@ def gates(
     Raises: ParamsError: there is no limit for a gate.
     """
     found = {}
-    for name, (_, rule) in gate_rules().items():
-        value = rule.value(base, erased) if same_protocol or not rule.same_protocol else None
+    for name, gated in GATES.items():
+        value = gated.value(base, erased) if same_protocol or not gated.same_protocol else None
         if value is not None:
-            if rule.limit not in limits:
-                raise ParamsError(f"the gate {name} has no limit: give verdict.{rule.limit} in params.yaml")
-            found[name] = _gate(value, limits[rule.limit], rule)
+            if gated.rule.limit not in limits:
+                raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
+            found[name] = _gate(value, limits[gated.rule.limit], gated.direction)
     return found
 
 
-def _gate(value: float, limit: float, rule: GateRule) -> Gate:
-    passed = value >= limit - ROUNDING if rule.direction == "min" else value <= limit + ROUNDING
-    return Gate(value, limit, rule.direction, bool(passed))
+def _gate(value: float, limit: float, direction: Literal["min", "max"]) -> Gate:
+    passed = value >= limit - ROUNDING if direction == "min" else value <= limit + ROUNDING
+    return Gate(value, limit, direction, bool(passed))
 
 
 def evaluation_of(base: Measured, erased: Measured, judge: Json, limits: Mapping[str, float]) -> Evaluation:
@@ -70,17 +71,17 @@ def sentences(evaluation: Evaluation, forgotten: str) -> list[str]:
 
 
 def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> str:
-    if name not in gate_rules():  # of a version that another release evaluated
+    if name not in GATES:  # of a version that another release evaluated
         return f"{name}: {gate.text}"
-    metric, rule = gate_rules()[name]
-    if not rule.sentence:
-        return f"{metric.words}: {rule.text(gate)}"
-    text = rule.sentence.format(
+    gated = GATES[name]
+    if not gated.rule.sentence:
+        return f"{gated.metric.words}: {gated.text(gate)}"
+    text = gated.rule.sentence.format(
         value=gate.value,
         limit=gate.limit,
         points=100 * gate.limit,
-        base=evaluation.base.get(metric.name),
-        erased=evaluation.erased.get(metric.name),
+        base=evaluation.base.get(gated.metric.name),
+        erased=evaluation.erased.get(gated.metric.name),
         forgotten=forgotten,
     )
     return f"{text}: {gate.outcome}"

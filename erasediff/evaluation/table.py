@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erasediff.metrics.table import Metric, compared
+from erasediff.metrics.table import Metric, compared, gate_of
 from erasediff.records import Evaluation
 
 #: Heads of the table's columns.
@@ -19,6 +19,5 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
 
 def gate_cell(evaluation: Evaluation, metric: Metric) -> str:
     """The gate of a metric: ``drop 0.0033 ≤ 0.02 passed``; empty where nothing is held against a limit."""
-    if metric.gate is None or metric.gate.name not in evaluation.gates:
-        return ""
-    return metric.gate.text(evaluation.gates[metric.gate.name])
+    gated = gate_of(metric)
+    return gated.text(evaluation.gates[gated.name]) if gated and gated.name in evaluation.gates else ""

@@ -25,27 +25,21 @@ class GateRule:
     """How a metric becomes a gate.
 
     Attributes:
-        name: of the gate in ``metrics/evaluation.json``.
         limit: key of its limit in ``verdict`` of params.yaml.
-        direction: ``min``: the value must be at least the limit; ``max``: at most.
-        value: made by :func:`share`, :func:`drop` or :func:`ratio`.
+        value: ``share``: the erased model's number itself; ``drop``: how much less it is than the base's; ``ratio``:
+            how many times the base's it is, infinite where that is 0; or a function of both models' numbers.
         sentence: for people, with ``{value}``, ``{limit}``, ``{base}`` and ``{erased}`` (the metric's numbers),
             ``{forgotten}`` and ``{points}`` (the limit in percentage points). Empty: the metric's words and the gate.
-        label: what the value is of the metric, before it in a table.
-        same_protocol: means nothing where judge, held-out pictures or protocol differ between base and erased.
     """
 
-    name: str
     limit: str
-    direction: Literal["min", "max"]
-    value: GateValue
+    value: Literal["share", "drop", "ratio"] | GateValue = "share"
     sentence: str = ""
-    label: str = ""
-    same_protocol: bool = False
 
-    def text(self, gate: Gate) -> str:
-        """``drop 0.0033 ≤ 0.02 passed``."""
-        return f"{self.label} {gate.text}".strip()
+    @property
+    def label(self) -> str:
+        """What the value is of the metric; empty of the number itself."""
+        return self.value if self.value in ("drop", "ratio") else ""  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -86,25 +80,47 @@ class Metric:
         return f"{numbers[name]:.{self.digits}f}" + ("" if spread is None else f" ± {spread:.{self.digits}f}")
 
 
-def share(metric: str) -> GateValue:
-    """The erased model's number itself."""
-    return lambda base, erased: erased.get(metric)
+@dataclass(frozen=True)
+class GatedMetric:
+    """A metric with its gate.
 
+    Attributes:
+        name: of the gate in ``metrics/evaluation.json``: the metric's, with ``_drop`` or ``_ratio`` after it.
+    """
 
-def drop(metric: str) -> GateValue:
-    """How much less the erased model has than the base."""
-    return lambda base, erased: base[metric] - erased[metric] if metric in base and metric in erased else None
+    metric: Metric
+    rule: GateRule
 
+    @property
+    def name(self) -> str:
+        return "_".join(filter(None, (self.metric.name, self.rule.label)))
 
-def ratio(metric: str) -> GateValue:
-    """How many times the base's number the erased model has; infinite where the base has none."""
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """``min``: the value must be at least the limit; ``max``: at most."""
+        return "max" if self.rule.label == "drop" or self.metric.better == "lower" else "min"
 
-    def value(base: Numbers, erased: Numbers) -> float | None:
-        if metric not in base or metric not in erased:
+    @property
+    def same_protocol(self) -> bool:
+        """True if the value means nothing where judge, pictures or protocol differ between base and erased."""
+        return self.rule.label == "ratio"
+
+    def value(self, base: Numbers, erased: Numbers) -> float | None:
+        """What is held against the limit; ``None`` where the gate does not apply: a number is not there."""
+        if callable(self.rule.value):
+            return self.rule.value(base, erased)
+        name = self.metric.name
+        if name not in erased or (self.rule.label and name not in base):
             return None
-        return erased[metric] / base[metric] if base[metric] > 0 else float("inf")
+        if self.rule.value == "drop":
+            return base[name] - erased[name]
+        if self.rule.value == "ratio":
+            return erased[name] / base[name] if base[name] > 0 else float("inf")
+        return erased[name]
 
-    return value
+    def text(self, gate: Gate) -> str:
+        """``drop 0.0033 ≤ 0.02 passed``."""
+        return f"{self.rule.label} {gate.text}".strip()
 
 
 def base_recognised(base: Numbers, erased: Numbers) -> float:
@@ -126,10 +142,8 @@ UNLEARNING_ACCURACY = Metric(
     "higher",
     "recognition.unlearning_accuracy",
     gate=GateRule(
-        "unlearning_accuracy",
         "min_unlearning_accuracy",
-        "min",
-        share("unlearning_accuracy"),
+        "share",
         "{value:.1%} of the pictures drawn for {forgotten} are not recognised as such (at least {limit:.0%})",
     ),
 )
@@ -139,10 +153,8 @@ EARLIER_UNLEARNING_ACCURACY = Metric(
     "higher",
     "recognition.earlier_unlearning_accuracy",
     gate=GateRule(
-        "earlier_unlearning_accuracy",
         "min_unlearning_accuracy",
-        "min",
-        share("earlier_unlearning_accuracy"),
+        "share",
         "{value:.1%} of the pictures drawn for what the base had forgotten before are not recognised as such "
         "(at least {limit:.0%})",
     ),
@@ -153,9 +165,7 @@ BASE_ACCURACY = Metric(
     "the base's pictures that are recognised, of forgotten or of retained concepts, the lesser",
     "higher",
     gate=GateRule(
-        "base_accuracy",
         "min_base_accuracy",
-        "min",
         base_recognised,
         "{value:.1%} of the base's pictures are recognised, forgotten or retained, whichever is less "
         "(at least {limit:.0%})",
@@ -167,30 +177,22 @@ RETAIN_ACCURACY = Metric(
     "higher",
     "recognition.in_domain_retain_accuracy",
     gate=GateRule(
-        "in_domain_retain_accuracy_drop",
         "max_retain_accuracy_drop",
-        "max",
-        drop("in_domain_retain_accuracy"),
+        "drop",
         "{erased:.1%} of the pictures drawn for retained concepts are recognised, of the base's {base:.1%} "
         "(at most {points:g} percentage points less)",
-        label="drop",
     ),
-)
-DISTANCE_RATIO = GateRule(
-    "fd_classifier_ratio",
-    "max_distance_ratio",
-    "max",
-    ratio("fd_classifier"),
-    "retained pictures are {value:.2f} times as far from real ones as the base's (at most {limit:g})",
-    label="ratio",
-    same_protocol=True,
 )
 DISTANCE = Metric(
     "fd_classifier",
     "Fréchet distance of the judge's features, retained concepts, to held-out real pictures",
     "lower",
     "distance.fd_classifier",
-    gate=DISTANCE_RATIO,
+    gate=GateRule(
+        "max_distance_ratio",
+        "ratio",
+        "retained pictures are {value:.2f} times as far from real ones as the base's (at most {limit:g})",
+    ),
 )
 
 #: Every metric by its name, in the order in which they are measured and shown.
@@ -236,9 +238,15 @@ def metric_of(name: str) -> Metric | None:
     return found if found and found.per_concept == (found.name != name) else None
 
 
-def gate_rules() -> dict[str, tuple[Metric, GateRule]]:
-    """Each gate's metric and rule, by the gate's name."""
-    return {metric.gate.name: (metric, metric.gate) for metric in METRICS.values() if metric.gate}
+#: Every metric that is a gate, by the gate's name.
+GATES: dict[str, GatedMetric] = {
+    gated.name: gated for gated in (GatedMetric(m, m.gate) for m in METRICS.values() if m.gate)
+}
+
+
+def gate_of(metric: Metric) -> GatedMetric | None:
+    """The gate of a metric that has one."""
+    return next((gated for gated in GATES.values() if gated.metric == metric), None)
 
 
 def compared(base: Numbers, erased: Numbers) -> dict[str, Metric]:

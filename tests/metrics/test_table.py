@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from erasediff.metrics.table import METRICS, compared, drop, gate_rules, metric_of, ratio, share
+from erasediff.metrics.table import GATES, METRICS, GatedMetric, GateRule, Metric, compared, metric_of
 from erasediff.records import Gate
 
 PARAMS = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
@@ -26,7 +26,7 @@ def test_an_entry_says_what_a_person_and_the_code_need(metric):
 
 @pytest.mark.unit
 def test_every_limit_of_params_is_a_gates_and_every_gate_has_one():
-    assert {rule.limit for _, rule in gate_rules().values()} == set(PARAMS["verdict"])
+    assert {gated.rule.limit for gated in GATES.values()} == set(PARAMS["verdict"])
 
 
 @pytest.mark.unit
@@ -38,21 +38,33 @@ def test_a_number_belongs_to_its_metric():
     assert list(compared(both, both)) == ["fd_classifier", "accuracy.8"]
 
 
+def gated(value, better="higher"):
+    return GatedMetric(Metric("m", "words", better), GateRule("limit", value))
+
+
 @pytest.mark.unit
-def test_what_a_gate_holds_against_its_limit():
-    base, erased = {"m": 4.0}, {"m": 3.0}
-    assert (share("m")(base, erased), drop("m")(base, erased), ratio("m")(base, erased)) == (3.0, 1.0, 0.75)
-    assert ratio("m")({"m": 0.0}, erased) == float("inf")
-    for value in (share("m"), drop("m"), ratio("m")):
-        assert value(base, {}) is None
+@pytest.mark.parametrize(
+    ("value", "name", "number", "directions"),
+    [("share", "m", 3.0, "min max"), ("drop", "m_drop", 1.0, "max max"), ("ratio", "m_ratio", 0.75, "min max")],
+)
+def test_what_a_gate_holds_against_its_limit(value, name, number, directions):
+    gate = gated(value)
+    assert gate.name == name and gate.value({"m": 4.0}, {"m": 3.0}) == number
+    assert [gated(value, better).direction for better in ("higher", "lower")] == directions.split()
+    assert gate.value({"m": 4.0}, {}) is None and gate.same_protocol == (value == "ratio")
+    assert (gate.value({}, {"m": 3.0}) is None) == (value != "share")
+
+
+@pytest.mark.unit
+def test_a_ratio_to_nothing_is_infinite():
+    assert gated("ratio").value({"m": 0.0}, {"m": 3.0}) == float("inf")
 
 
 @pytest.mark.unit
 def test_a_gate_in_words():
     assert Gate(0.96333, 0.9, "min", True).text == "0.9633 ≥ 0.9 passed"
-    assert gate_rules()["in_domain_retain_accuracy_drop"][1].text(Gate(0.5, 0.02, "max", False)) == (
-        "drop 0.5000 ≤ 0.02 FAILED"
-    )
+    drop = GATES["in_domain_retain_accuracy_drop"]
+    assert drop.text(Gate(0.5, 0.02, "max", False)) == "drop 0.5000 ≤ 0.02 FAILED"
 
 
 @pytest.mark.unit
