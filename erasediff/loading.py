@@ -26,9 +26,9 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
     from erasediff.families import open_pipeline
 
     if str(model).startswith(REGISTRY):
-        from erasediff.registry.versions import resolve
+        from erasediff.registry.store import fetch_pipeline_folder
 
-        model = resolve(str(model))
+        model = fetch_pipeline_folder(str(model))
     elif str(model).startswith(HUB):
         from huggingface_hub import snapshot_download
 
@@ -47,7 +47,7 @@ def erased_before(model: str | None) -> list[str]:
     """
     if model is None or not model.startswith(REGISTRY):
         return []
-    from erasediff.registry.promotion import erasures
-    from erasediff.registry.versions import at
+    from erasediff.records import Erasures
+    from erasediff.registry.versions import version_at
 
-    return sorted(erasures(at(model).tags))
+    return Erasures.from_tags(version_at(model).tags).all

@@ -21,7 +21,7 @@ def main(run: StageRun) -> None:
 
     found = read_json(layout.COMPARISON_CELLS)
     run.log_params(found["how"])
-    cells = [Cell(**cell) for cell in found["cells"]]
+    cells = [Cell.from_json(cell) for cell in found["cells"]]
     table = summary(cells)
     text = page(found["title"], found["how"], cells, found["chosen"], found["gold"])
     write_bytes(layout.COMPARISON_PAGE, text.encode())

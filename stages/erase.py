@@ -19,6 +19,8 @@ NO_SETTING = {"method", "passes", "mixed_precision", "checkpoint_every", "fixed_
 def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     """params.yaml (of ``pretrain`` the recipe, for ``retrain``), base, forget set → ``models/erased/``,
     ``metrics/erase.json``, ``plots/erase.csv``."""
+    from dataclasses import asdict
+
     from accelerate import Accelerator
     from tqdm import tqdm
 
@@ -28,6 +30,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     from erasediff.device import repeatable
     from erasediff.errors import ParamsError
     from erasediff.families import family_of, open_pipeline
+    from erasediff.records import EffectiveSettings
     from erasediff.training.checkpoint import FileCheckpoint
     from erasediff.training.denoising import RECIPE
     from erasediff.unlearning.trace import trace_of
@@ -37,6 +40,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     try:
         if unlearning.settings_for(erase.method, **settings).multiplier == "fixed":
             settings["eta"] = erase.fixed_multiplier
+        effective = asdict(unlearning.settings_for(erase.method, **settings, anchor=erase.anchor))
     except ValueError as error:
         raise ParamsError(f"params.yaml: erase: {error}") from None
     pipeline = open_pipeline(layout.BASE)
@@ -83,7 +87,8 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
         result = erased(on_step)
     trace, numbers = trace_of(rows)
     write_bytes(layout.ERASE_TRACE, trace.to_csv(index=False).encode())
-    write_json(layout.ERASE_METRICS, {"updates": len(trace), "passes": passes, **numbers})
+    ran = EffectiveSettings(erase.method, effective, len(trace), passes)
+    write_json(layout.ERASE_METRICS, {**ran.to_json(), **numbers})
     with new_folder(layout.ERASED) as folder:
         result.pipeline.save_pretrained(folder)
     checkpoint.clear()

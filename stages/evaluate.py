@@ -18,31 +18,32 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
 
     from tqdm import tqdm
 
-    from erasediff.artifacts import read_json, write_bytes, write_json
+    from erasediff.artifacts import sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import read_table
-    from erasediff.evaluation.measure import measure_pipeline
+    from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
     from erasediff.judges import open_judge
+    from erasediff.records import ForgetSummary, Measured
     from stages import layout
 
-    sets = read_json(layout.summary(layout.SETS))
-    pipeline = open_pipeline(layout.model(which))
-    started = time.perf_counter()
+    erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
+    pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
+    model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with tqdm(desc=f"evaluate {which}", mininterval=2) as bar:
-        numbers, shown, concepts = measure_pipeline(
+        numbers, shown = measure_pipeline(
             pipeline,
-            open_judge(layout.CLASSIFIER),
+            judge,
             read_table(layout.TABLE, "test"),
-            sets["concepts"],
-            sets["earlier"],
-            seed=seed,
+            Protocol(seed=seed, **evaluate.model_dump()),
+            forgotten=erasures.concepts,
+            earlier=erasures.earlier,
             bar=bar,
-            **evaluate.model_dump(),
         )
     grid = layout.samples(which)
-    write_bytes(grid, grid_png(shown, concepts, which, marked=[*sets["concepts"], *sets["earlier"]]))
-    write_json(layout.metrics(which), {**numbers, "seconds": time.perf_counter() - started})
+    write_bytes(grid, grid_png(shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
+    timed = {**numbers, "seconds": time.perf_counter() - started}
+    write_json(layout.metrics(which), Measured(timed, model_sha256).to_json())
     run.log_metrics(numbers)
     run.log_artifact(grid)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stages.door import run_door
 
 if TYPE_CHECKING:
+    from erasediff.records import Evaluation
     from erasediff.registry.versions import Version
     from erasediff.tracking import StageRun
     from stages.params import Evaluate, Verdict
@@ -22,53 +22,51 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.artifacts import write_bytes, write_json
     from erasediff.data.inputs import read_table
     from erasediff.evaluation.gates import gates
-    from erasediff.evaluation.measure import measure_pipeline
+    from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.judges import open_judge
     from erasediff.loading import load
-    from erasediff.registry.promotion import erasures
-    from erasediff.registry.versions import at, evidence, set_tag
+    from erasediff.metrics.table import metric_of
+    from erasediff.records import Erasures, Recheck
+    from erasediff.registry.versions import evaluation_of_version, set_tag, version_at
     from stages import layout
 
-    version = at(model)
-    forgotten = json.loads(version.tags.get("forgotten", "[]"))
-    earlier = sorted(erasures(version.tags) - set(forgotten))
-    recorded, comparable = evidence(version, "evaluation.json"), _comparable(version, seed, evaluate)
+    version = version_at(model)
+    erasures, recorded = Erasures.from_tags(version.tags), evaluation_of_version(version)
+    comparable = _comparable(version, recorded, seed, evaluate)
     run.log_params({"model": version.name, "version": version.version, "seed": seed, **evaluate.model_dump()})
+    judge = open_judge(layout.CLASSIFIER)
     with tqdm(desc="recheck", mininterval=2) as bar:
-        numbers, shown, concepts = measure_pipeline(
+        numbers, shown = measure_pipeline(
             load(version.uri),
-            open_judge(layout.CLASSIFIER),
+            judge,
             read_table(layout.TABLE, "test"),
-            forgotten,
-            earlier,
-            seed=seed,
+            Protocol(seed=seed, **evaluate.model_dump()),
+            forgotten=erasures.concepts,
+            earlier=erasures.earlier,
             bar=bar,
-            **evaluate.model_dump(),
         )
-    found = gates(recorded["base"], numbers, **verdict.model_dump())
-    if not comparable:  # a distance of other features, pictures or draws is no multiple of the base's
-        del found["fd_classifier_ratio"]
-    passed = all(gate["passed"] for gate in found.values())
-    facts = {"model_name": version.name, "version": version.version, "passed": passed, "comparable": comparable}
-    write_json(layout.RECHECK, {**facts, "numbers": numbers, "before": recorded["erased"], "gates": found})
-    grid = grid_png(shown, concepts, f"version {version.version}", marked=[*forgotten, *earlier])
-    write_bytes(layout.RECHECK_SAMPLES, grid)
+    found = gates(recorded.base, numbers, verdict.model_dump(), same_protocol=comparable)
+    passed = all(gate.passed for gate in found.values())
+    result = Recheck(version.name, version.version, passed, comparable, numbers, recorded.erased, found)
+    write_json(layout.RECHECK, result.to_json())
+    marked = [*erasures.concepts, *erasures.earlier]
+    write_bytes(layout.RECHECK_SAMPLES, grid_png(shown, judge.concepts, f"version {version.version}", marked=marked))
     run.log_metrics({**numbers, "passed": float(passed)})
     for path in (layout.RECHECK, layout.RECHECK_SAMPLES):
         run.log_artifact(path)
     tags = {"recheck_at": datetime.now(UTC).isoformat(timespec="seconds"), "recheck_passed": str(passed).lower()}
-    tags |= {f"recheck.{k}": f"{v:.4f}" for k, v in numbers.items() if not k.startswith("accuracy.")}
+    single = {name for name in numbers if (metric := metric_of(name)) is not None and metric.per_concept}
+    tags |= {f"recheck.{name}": f"{value:.4f}" for name, value in numbers.items() if name not in single}
     for key, value in tags.items():
         set_tag(version.name, version.version, key, value)
     said = f"version {version.version} of {version.name}: gates {'passed' if passed else 'FAILED'}"
-    print(
-        said + ("" if comparable else "; classifier, pictures or protocol are others now: the distance is not judged")
-    )
+    others = "; classifier, pictures or protocol are others now: the distance is not judged"
+    print(said + ("" if comparable else others))
 
 
-def _comparable(version: Version, seed: int, evaluate: Evaluate) -> bool:
-    """Whether classifier, pictures and protocol are those that the version's base was measured with."""
+def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Evaluate) -> bool:
+    """True if classifier, pictures and protocol are those that the version's base was measured with."""
     from erasediff.artifacts import read_json, sha256_file, verify_folder
     from erasediff.registry.versions import evidence
     from stages import layout
@@ -77,8 +75,7 @@ def _comparable(version: Version, seed: int, evaluate: Evaluate) -> bool:
     protocol = {"seed": seed, "evaluate": evaluate.model_dump()}
     stage = evidence(version, "dvc.lock").get("stages", {}).get("evaluate@base", {})
     made = stage.get("params", {}).get("params.yaml")
-    judge = evidence(version, "evaluation.json")["classifier"]["sha256"]
-    return (made, judge, version.tags.get("dataset_sha256")) == (
+    return (made, recorded.judge["sha256"], version.tags.get("dataset_sha256")) == (
         protocol,
         sha256_file(layout.CLASSIFIER / "model.safetensors"),
         read_json(layout.summary(layout.CURATED))["sha256"],

@@ -13,28 +13,31 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, register: Register) -> None:
     """params.yaml, models, ``metrics/evaluation.json``, ``dvc.lock`` → a version, ``runs/register.json``."""
-    from erasediff.artifacts import read_json, verify_folder
+    from dataclasses import asdict
+
+    from erasediff.artifacts import verify_folder
+    from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
     from erasediff.registry import lineage
-    from erasediff.registry.model_card import lineage_card
-    from erasediff.registry.versions import register_version, version_tags
+    from erasediff.registry.card import model_card
+    from erasediff.registry.publishing import register_version, version_tags
     from stages import layout
     from stages.params import PARAMS_FILE
 
     verify_folder(layout.ERASED)
-    evaluation, lock = read_json(layout.EVALUATION), lineage.read_lock(layout.DVC_LOCK)
-    sets = read_json(layout.summary(layout.SETS))
+    evaluation, lock = Evaluation.read(layout.EVALUATION), lineage.read_lock(layout.DVC_LOCK)
+    sets, erase = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
     facts = lineage.collect(lock, layout.CURATED, layout.SETS, layout.BASE, layout.ERASED)
-    tags = version_tags(evaluation, sets, facts)
-    evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.REPORT]
-    tags["example_concept"] = example = next(iter(sets["retain"]), "")
-    tags |= lineage.stage_runs(layout.RUNS)  # now that what waited has been sent
-    text = lineage_card(evaluation, sets, facts, lock)
+    lineage.require_measured(evaluation, facts)
+    tags = version_tags(evaluation, sets.erasures, facts)
+    tags["example_concept"] = example = next(iter(sets.retain), "")
+    tags |= lineage.stage_runs(lock, layout.RUNS)  # now that what waited has been sent
+    evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]
+    text = model_card(evaluation, sets.erasures, erase, lineage.stage_params(lock, "pretrain"), facts)
     assert run.run_id is not None  # the frame was told that it is needed
     version = register_version(register.model_name, run.run_id, layout.ERASED, tags, evidence, text, example)
-    run.result |= {"model_name": register.model_name, "version": version, "lineage_digest": facts["lineage_digest"]}
-    run.result |= {"gates_passed": evaluation["passed"]}
-    verdict = "passed" if evaluation["passed"] else "FAILED"
-    print(f"registered {register.model_name} version {version}; gates {verdict}")
+    made = Registered(register.model_name, version, facts["lineage_digest"], evaluation.passed)
+    run.result |= asdict(made)
+    print(f"registered {made.model_name} version {version}; gates {'passed' if evaluation.passed else 'FAILED'}")
 
 
 if __name__ == "__main__":

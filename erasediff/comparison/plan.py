@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ class Experiment:
             found: by the experiment's name, its ``evaluation`` and ``erase``.
         """
         metrics = found.get(self.name, {})
-        return Cell(self.variant, self.concept, self.seed, metrics.get("evaluation"), metrics.get("erase"))
+        content = {"evaluation": metrics.get("evaluation"), "erase": metrics.get("erase")}
+        return Cell.from_json({"variant": self.variant, "concept": self.concept, "seed": self.seed, **content})
 
 
 def experiments(plan: Comparison, variant: str, *, choice: Settings, search: bool) -> list[Experiment]:
@@ -176,4 +177,4 @@ def content(
             + ("; ".join(f"{k} of {', '.join(map(str, v))}" for k, v in plan.search.over.items()))
         )
     about = {"title": plan.title, "how": how, "gold": plan.gold, "chosen": dict(chosen)}
-    return {**about, "cells": [asdict(cell) for cell in cells]}
+    return {**about, "cells": [cell.to_json() for cell in cells]}

@@ -5,51 +5,77 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from erasediff.metrics.table import (
+    BASE_ACCURACY,
+    DISTANCE,
+    GATES,
+    RETAIN_ACCURACY,
+    UNLEARNING_ACCURACY,
+    GatedMetric,
+)
+from erasediff.records import Evaluation, Json
+
+#: What the table shows of every cell: the gates' values, but for what is of the base alone.
+COLUMNS = [gated for gated in GATES.values() if gated.metric is not BASE_ACCURACY]
+#: The numbers that the plot and "dominated by" look at.
+FORGETTING, FARTHER = UNLEARNING_ACCURACY.name, f"{DISTANCE.name}_ratio"
+WEAKEST_SIDE = "weakest_side"
+
+
+def head_of(gated: GatedMetric) -> str:
+    """A column's head, with an arrow to the better side."""
+    return f"{gated.name.replace('_', ' ')} {'↑' if gated.direction == 'min' else '↓'}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model measured: a variant, a concept, a seed; ``evaluation`` and ``erase`` are ``None`` where it failed."""
+    """One model measured: a variant, a concept, a seed.
+
+    Attributes:
+        evaluation: ``None`` where it failed.
+        erase: numbers of ``metrics/erase.json``; ``None`` where it failed.
+    """
 
     variant: str
     concept: str
     seed: int
-    evaluation: Mapping[str, Any] | None
-    erase: Mapping[str, Any] | None
+    evaluation: Evaluation | None
+    erase: Json | None
+
+    @classmethod
+    def from_json(cls, content: Json) -> Cell:
+        """From what :meth:`to_json` gives, or from the files of an experiment. Raises: IntegrityError."""
+        where = f"the evaluation of {content['variant']}, {content['concept']}, seed {content['seed']}"
+        found = content["evaluation"]
+        return cls(**{**content, "evaluation": found and Evaluation.from_json(found, where)})
+
+    def to_json(self) -> Json:
+        """With the evaluation as its own file has it."""
+        return {**vars(self), "evaluation": self.evaluation and self.evaluation.to_json()}
 
     @property
     def numbers(self) -> dict[str, float] | None:
-        """What is compared, of this cell."""
+        """The compared numbers of this cell: what the gates judge, the distance itself, and the weakest side."""
         if self.evaluation is None:
             return None
-        base, erased = self.evaluation["base"], self.evaluation["erased"]
+        base, erased = self.evaluation.base, self.evaluation.erased
+        judged = {gated.name: gated.value(base, erased) for gated in COLUMNS}
         return {
-            "unlearning_accuracy": erased["unlearning_accuracy"],
-            "retain_accuracy_drop": base["in_domain_retain_accuracy"] - erased["in_domain_retain_accuracy"],
-            "distance_ratio": erased["fd_classifier"] / base["fd_classifier"],
-            "fd_classifier": erased["fd_classifier"],
-            "weakest_side": weakest_side(self.evaluation),
-            "gates_passed": float(self.evaluation["passed"]),
+            **{name: value for name, value in judged.items() if value is not None},
+            DISTANCE.name: erased[DISTANCE.name],
+            WEAKEST_SIDE: weakest_side(self.evaluation),
+            "gates_passed": float(self.evaluation.passed),
         }
 
 
-#: What the table shows of the cells' numbers, with its head.
-COLUMNS = {
-    "unlearning_accuracy": "unlearning accuracy ↑",
-    "retain_accuracy_drop": "retain accuracy, drop ↓",
-    "distance_ratio": "distance, ratio to base ↓",
-    "weakest_side": "weakest side ↑",
-}
-
-
-def weakest_side(evaluation: Mapping[str, Any]) -> float:
+def weakest_side(evaluation: Evaluation) -> float:
     """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
     accuracy that is kept, and the base's distance to real pictures over the erased model's."""
-    base, erased = evaluation["base"], evaluation["erased"]
-    kept = erased["in_domain_retain_accuracy"] / base["in_domain_retain_accuracy"]
-    near = base["fd_classifier"] / max(erased["fd_classifier"], 1e-9)
-    return min(1.0, erased["unlearning_accuracy"], kept, near)
+    base, erased = evaluation.base, evaluation.erased
+    kept = erased[RETAIN_ACCURACY.name] / base[RETAIN_ACCURACY.name]
+    near = base[DISTANCE.name] / max(erased[DISTANCE.name], 1e-9)
+    return min(1.0, erased[UNLEARNING_ACCURACY.name], kept, near)
 
 
 def best(found: Mapping[str, Sequence[Cell]]) -> str:
@@ -88,9 +114,7 @@ def summary(cells: Iterable[Cell]) -> dict[str, dict[str, float]]:
 def dominated_by(table: Mapping[str, Mapping[str, float]], gold: str | None) -> dict[str, list[str]]:
     """For each variant those, the gold standard apart, that forget as much at as small a distance, and one of both
     better: by the means."""
-    axes = {
-        v: (row["unlearning_accuracy"], -row["distance_ratio"]) for v, row in table.items() if "distance_ratio" in row
-    }
+    axes = {v: (row[FORGETTING], -row[FARTHER]) for v, row in table.items() if FARTHER in row}
     return {
         variant: [
             other
@@ -103,15 +127,21 @@ def dominated_by(table: Mapping[str, Mapping[str, float]], gold: str | None) -> 
     }
 
 
+def heads(table: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The numbers that some variant of a table has, with their columns' heads."""
+    found = {gated.name: head_of(gated) for gated in COLUMNS} | {WEAKEST_SIDE: "weakest side ↑"}
+    return {name: head for name, head in found.items() if any(name in row for row in table.values())}
+
+
 def table_rows(
     table: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str], gold: str | None
 ) -> list[dict[str, str]]:
     """The table as text, best weakest side first."""
     worse = dominated_by(table, gold)
     rows = []
-    for variant, row in sorted(table.items(), key=lambda item: -item[1].get("weakest_side", -1.0)):
+    for variant, row in sorted(table.items(), key=lambda item: -item[1].get(WEAKEST_SIDE, -1.0)):
         line = {"variant": variant + (" (gold standard)" if variant == gold else "")}
-        for name, head in COLUMNS.items():
+        for name, head in heads(table).items():
             line[head] = f"{row[name]:.3f} ± {row[f'{name}_sd']:.3f}" if name in row else "failed"
         line["gates passed"] = (
             f"{row.get('gates_passed', 0.0) * (row['cells'] - row['failed']):.0f} of {row['cells']:.0f}"
@@ -141,5 +171,5 @@ def against_gold(cells: Sequence[Cell], gold: str) -> list[dict[str, str]]:
             "pairs": str(len(found)),
         }
         for variant, found in pairs.items()
-        for u, d in [("unlearning_accuracy", "fd_classifier")]
+        for u, d in [(FORGETTING, DISTANCE.name)]
     ]

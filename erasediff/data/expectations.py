@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -12,6 +11,8 @@ import pandas as pd
 from erasediff.artifacts import write_bytes, write_json
 from erasediff.data.table import COLUMNS, counts
 from erasediff.errors import ExpectationFailed
+from erasediff.pages import Section, Table, Verdict
+from erasediff.pages import page as html_page
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -158,23 +159,23 @@ def require(results: list[Result], what: str, page: str) -> None:
 
 def page(results: list[Result], title: str, sizes: dict[str, int]) -> str:
     """A self-contained HTML page: verdict first, then each check, then counts."""
-    passed = sum(r["success"] for r in results)
-    verdict = "passed" if passed == len(results) else "FAILED"
+    failed = [f"{_name(r)} on {r['column']}: {_found(r)}" for r in results if not r["success"]]
+    text = f"{len(results) - len(failed)} of {len(results)} expectations hold."
+    checks = [(_found(r), _name(r), r["column"], r["wanted"]) for r in results]
+    counted = [(concept, str(count)) for concept, count in sizes.items()]
+    return html_page(
+        f"{title}: {'FAILED' if failed else 'passed'}",
+        [
+            Section("Checks", table=Table(checks, ("result", "expectation", "column", "wanted"))),
+            Section("Pictures", table=Table(counted, ("concept", "pictures"), numbers=True)),
+        ],
+        Verdict(not failed, text, failed),
+    )
 
-    def row(r: Result) -> str:
-        mark = "✓" if r["success"] else f"✗ {r['failed_rows']} rows: " + "; ".join(r["first"])
-        cells = (r["expectation"].removeprefix("expect_").replace("_", " "), r["column"], r["wanted"], mark)
-        return "<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in cells) + "</tr>"
 
-    pictures = "".join(f"<tr><td>{escape(k)}</td><td>{v}</td></tr>" for k, v in sizes.items())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>
-<meta name="viewport" content="width=device-width">
-<style>body{{font:16px system-ui;max-width:60em;margin:1em auto;padding:0 1em}}
-table{{border-collapse:collapse;width:100%}}th{{white-space:nowrap}}
-td,th{{text-align:left;padding:.3em .5em;border-bottom:1px solid #8884;vertical-align:top;overflow-wrap:break-word}}
-td:nth-child(3),td:nth-child(4){{overflow-wrap:anywhere}}</style>
-<h1>{escape(title)}: {verdict}</h1><p>{passed} of {len(results)} expectations hold.</p>
-<table><tr><th>expectation</th><th>column</th><th>wanted</th><th>result</th></tr>
-{"".join(map(row, results))}</table>
-<h2>Pictures</h2><table><tr><th>concept</th><th>count</th></tr>{pictures}</table></html>
-"""
+def _name(r: Result) -> str:
+    return str(r["expectation"]).removeprefix("expect_").replace("_", " ")
+
+
+def _found(r: Result) -> str:
+    return "✓" if r["success"] else f"✗ {r['failed_rows']} rows: {'; '.join(r['first'])}"

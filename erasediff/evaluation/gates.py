@@ -1,67 +1,87 @@
-"""Two-sided gates: has it forgotten, and is it still as good as the base?"""
+"""Two-sided gates: has it forgotten, and is it still as good as the base? Their rules: erasediff/metrics/table.py."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
-#: Shares are means in float32: exactly 90 % may read .8999999985.
+from erasediff.errors import ParamsError
+from erasediff.metrics.table import GATES, Numbers, metric_of
+from erasediff.records import Evaluation, Gate, Json, Measured
+
+#: Shares are means in float32: exactly 90 % may read 0.8999999985.
 ROUNDING = 1e-6
 
 
 def gates(
-    base: dict[str, float],
-    erased: dict[str, float],
-    *,
-    min_unlearning_accuracy: float,
-    min_base_accuracy: float,
-    max_retain_accuracy_drop: float,
-    max_distance_ratio: float,
-) -> dict[str, dict[str, Any]]:
-    """``{name: {value, limit, direction, passed}}``; forgetting is not judged where no concept was forgotten.
+    base: Numbers, erased: Numbers, limits: Mapping[str, float], *, same_protocol: bool = True
+) -> dict[str, Gate]:
+    """The gates by name; one whose numbers are not there is left out, as forgetting where no concept was forgotten.
 
-    What the base had forgotten before has to stay forgotten (``earlier_unlearning_accuracy``).
+    Args:
+        limits: the section ``verdict`` of params.yaml.
+        same_protocol: both models were measured under one judge, on the same pictures and draws. If not, the gates
+            that need it are left out.
 
-    ``base_accuracy`` is the share of the base's pictures that are recognised, of the forgotten concepts or of the
-    retained ones, whichever is less: what the base does not draw would pass as forgotten, or as kept.
+    Raises: ParamsError: there is no limit for a gate.
     """
-    drop = base["in_domain_retain_accuracy"] - erased["in_domain_retain_accuracy"]
-    ratio = erased["fd_classifier"] / base["fd_classifier"] if base["fd_classifier"] > 0 else float("inf")
-    result = {
-        "base_accuracy": _gate(
-            min(1 - base.get("unlearning_accuracy", 0.0), base["in_domain_retain_accuracy"]), min_base_accuracy, "min"
-        ),
-        "in_domain_retain_accuracy_drop": _gate(drop, max_retain_accuracy_drop, "max"),
-        "fd_classifier_ratio": _gate(ratio, max_distance_ratio, "max"),
-    }
-    forgetting = {
-        name: _gate(erased[name], min_unlearning_accuracy, "min")
-        for name in ("unlearning_accuracy", "earlier_unlearning_accuracy")
-        if name in erased
-    }
-    return forgetting | result
+    found = {}
+    for name, gated in GATES.items():
+        value = gated.value(base, erased) if same_protocol or not gated.same_protocol else None
+        if value is not None:
+            if gated.rule.limit not in limits:
+                raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
+            found[name] = _gate(value, limits[gated.rule.limit], gated.direction)
+    return found
 
 
-def _gate(value: float, limit: float, direction: str) -> dict[str, Any]:
+def _gate(value: float, limit: float, direction: Literal["min", "max"]) -> Gate:
     passed = value >= limit - ROUNDING if direction == "min" else value <= limit + ROUNDING
-    return {"value": value, "limit": limit, "direction": direction, "passed": bool(passed)}
+    return Gate(value, limit, direction, bool(passed))
 
 
-def evaluation_of(
-    base: dict[str, float], erased: dict[str, float], judge: dict[str, Any], **limits: float
-) -> dict[str, Any]:
+def evaluation_of(base: Measured, erased: Measured, judge: Json, limits: Mapping[str, float]) -> Evaluation:
     """Both models side by side, what changed, and the gates: the content of ``metrics/evaluation.json``.
 
     Args:
         judge: what recognised the concepts, with its accuracy.
-        limits: of :func:`gates`.
+        limits: the section ``verdict`` of params.yaml.
     """
-    found = gates(base, erased, **limits)
-    changed = [k for k in base if k in erased and not k.startswith("accuracy.") and not k.endswith("_sd")]
-    return {
-        "base": base,
-        "erased": erased,
-        "delta": {k: erased[k] - base[k] for k in changed},
-        "gates": found,
-        "passed": all(g["passed"] for g in found.values()),
-        "classifier": judge,
-    }
+    before, after = base.numbers, erased.numbers
+    found = gates(before, after, limits)
+    changed = [name for name in before if name in after and (m := metric_of(name)) and not m.per_concept]
+    return Evaluation(
+        base=before,
+        erased=after,
+        delta={name: after[name] - before[name] for name in changed},
+        gates=found,
+        passed=all(gate.passed for gate in found.values()),
+        judge=judge,
+        models={"base": base.model_sha256, "erased": erased.model_sha256},
+    )
+
+
+def sentences(evaluation: Evaluation, forgotten: str) -> list[str]:
+    """Each gate as a sentence for people.
+
+    Args:
+        forgotten: what the erased model was asked to forget, in words.
+    """
+    return [_sentence(name, gate, evaluation, forgotten) for name, gate in evaluation.gates.items()]
+
+
+def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> str:
+    if name not in GATES:  # of a version that another release evaluated
+        return f"{name}: {gate.text}"
+    gated = GATES[name]
+    if not gated.rule.sentence:
+        return f"{gated.metric.words}: {gated.text(gate)}"
+    text = gated.rule.sentence.format(
+        value=gate.value,
+        limit=gate.limit,
+        points=100 * gate.limit,
+        base=evaluation.base.get(gated.metric.name),
+        erased=evaluation.erased.get(gated.metric.name),
+        forgotten=forgotten,
+    )
+    return f"{text}: {gate.outcome}"

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from erasediff.metrics.table import Metric, compared, gate_of
+from erasediff.records import Evaluation
+
+#: Heads of the table's columns.
+HEAD = ("metric", "base", "erased", "gate")
 
 
-def table_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """``(metric, base, erased, gate)`` as text, for the report and the terminal."""
-    base, erased = evaluation["base"], evaluation["erased"]
-    gates = {
-        "unlearning_accuracy": "unlearning_accuracy",
-        "earlier_unlearning_accuracy": "earlier_unlearning_accuracy",
-        "in_domain_retain_accuracy": "in_domain_retain_accuracy_drop",
-    }
-    gates["fd_classifier"] = "fd_classifier_ratio"
-    rows = []
-    for name in base:
-        # All concepts, the forgotten too: of the base it is a quality, of the erased model it is none.
-        # Seconds of stages that ran side by side with others do not compare.
-        if name.endswith("_sd") or name in ("recognised", "seconds") or name not in erased:
-            continue
-        gate = evaluation["gates"].get(gates.get(name, ""))
-        text = ""
-        if gate:
-            sign = "≥" if gate["direction"] == "min" else "≤"
-            what = {"in_domain_retain_accuracy": "drop ", "fd_classifier": "ratio "}.get(name, "")
-            text = f"{what}{gate['value']:.3f} {sign} {gate['limit']:g} {'passed' if gate['passed'] else 'FAILED'}"
-        cells = (f"{m[name]:.3f}" + (f" ± {m[name + '_sd']:.3f}" if f"{name}_sd" in m else "") for m in (base, erased))
-        rows.append((name, *cells, text))
-    return rows
+def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """``(metric, base, erased, gate)`` as text, for the report, the card, the terminal and whoever approves."""
+    return [
+        (name, metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name), gate_cell(evaluation, metric))
+        for name, metric in compared(evaluation.base, evaluation.erased).items()
+    ]
+
+
+def gate_cell(evaluation: Evaluation, metric: Metric) -> str:
+    """The gate of a metric: ``drop 0.0033 ≤ 0.02 passed``; empty where nothing is held against a limit."""
+    gated = gate_of(metric)
+    return gated.text(evaluation.gates[gated.name]) if gated and gated.name in evaluation.gates else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from erasediff.metrics.draw import Draw
+
 
 class _Given(nn.Module):
     """Features are handed to torchmetrics as they are."""
@@ -37,3 +39,8 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     metric.update(reference.double(), real=True)
     metric.update(features.double(), real=False)
     return float(metric.compute())
+
+
+def fd_classifier(draw: Draw) -> float:
+    """Fréchet distance of the judge's features: pictures drawn for retained concepts, to held-out real ones."""
+    return frechet_distance(draw.features[draw.retained], draw.reference)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from erasediff import checkout
 from erasediff.artifacts import sha256_text
 from erasediff.errors import GateFailed, ModelError, WouldUnerase
-from erasediff.registry.versions import Version, aliases, checked, get, reached, set_tag, verify_stored
+from erasediff.records import Erasures
+from erasediff.registry.store import verify_stored
+from erasediff.registry.versions import Version, aliases, registry_client, set_tag, valid_name, version_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 #: MLflow experiment with a run for each alias that was moved. Nothing here changes or deletes a finished one.
 EXPERIMENT = "erasediff-aliases"
@@ -36,11 +43,6 @@ class Move:
     evidence: str
 
 
-def erasures(tags: dict[str, str]) -> set[str]:
-    """What a version has forgotten, with all that its base had."""
-    return set(json.loads(tags.get("erasures", tags.get("forgotten", "[]"))))
-
-
 def promote_initial(name: str, version: str) -> dict[str, str]:
     """Alias ``challenger`` to a version that passed, and ``champion`` where there never was one; all aliases.
 
@@ -48,7 +50,7 @@ def promote_initial(name: str, version: str) -> dict[str, str]:
 
     Raises: GateFailed: it did not pass. ModelError: no such version. TrackingError.
     """
-    tags = get(name, version).tags
+    tags = version_of(name, version).tags
     if tags.get("gates_passed") != "true":
         raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
     with _one_at_a_time(name):
@@ -83,7 +85,7 @@ def promote(
         changed meanwhile. IntegrityError: the stored model was altered. TrackingError.
     """
     held = aliases(name)
-    found = get(name, version or "challenger")
+    found = version_of(name, version or "challenger")
     champion = held.get("champion", "")
     if found.version == champion:
         raise ModelError(f"version {champion} of {name} is champion already")
@@ -102,7 +104,7 @@ def promote(
             raise ModelError(f"the champion of {name} changed from {champion or 'none'} to {now}: look again")
         if champion:
             before = held.get("previous_champion", "")
-            _move(name, "previous_champion", before, champion, by, note, _evidence(get(name, champion).tags))
+            _move(name, "previous_champion", before, champion, by, note, _evidence(version_of(name, champion).tags))
         _move(name, "champion", champion, found.version, by, note, _evidence(found.tags))
     return found.version
 
@@ -111,7 +113,8 @@ def _refuse_unerasing(found: Version, standing: str, brings_back: Sequence[str])
     """Raises: WouldUnerase: a version draws what the standing one, empty where there is none, has forgotten."""
     if not standing:
         return
-    lost = erasures(get(found.name, standing).tags) - erasures(found.tags) - set(brings_back)
+    forgotten = Erasures.from_tags(version_of(found.name, standing).tags).all
+    lost = set(forgotten) - {*Erasures.from_tags(found.tags).all, *brings_back}
     if lost:
         raise WouldUnerase(
             f"version {found.version} of {found.name} still draws {', '.join(sorted(lost))}, which the champion "
@@ -124,7 +127,7 @@ def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> Non
 
     Raises: ModelError: the version is not the champion. TrackingError.
     """
-    tags = get(name, version).tags
+    tags = version_of(name, version).tags
     with _one_at_a_time(name):
         if (now := aliases(name).get("champion", "")) != version:
             raise ModelError(f"version {version} of {name} is not the champion, which is {now or 'none'}: look again")
@@ -134,7 +137,7 @@ def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> Non
 def refuse(found: Version, champion: str, *, by: str, why: str) -> None:
     """Note that somebody did not approve a version, in its tags and in the history. Raises: TrackingError."""
     set_tag(found.name, found.version, "promotion_refused", f"by {by}: {why}")
-    with _one_at_a_time(found.name), reached() as client:
+    with _one_at_a_time(found.name), registry_client() as client:
         run = _note(client, found.name, REFUSED, champion, found.version, by, why, _evidence(found.tags))
         client.set_terminated(run, "FINISHED")
 
@@ -150,8 +153,8 @@ def history(name: str) -> list[Move]:
 
     Raises: ModelError: no name of a model. TrackingError.
     """
-    checked(name)
-    with reached() as client:
+    valid_name(name)
+    with registry_client() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return []
@@ -177,7 +180,7 @@ def champion_at(name: str, at: datetime) -> str | None:
     return before[-1].after or None if before else None
 
 
-def _read(run: Any) -> Move:
+def _read(run: Run) -> Move:
     tags = run.data.tags
     at = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
     return Move(at, tags["alias"], tags["from"], tags["to"], tags["by"], tags["why"], tags["evidence"])
@@ -188,13 +191,13 @@ def _evidence(tags: dict[str, str]) -> str:
     return sha256_text(json.dumps([tags.get("lineage_digest"), tags.get("erased_sha256")]))
 
 
-def _one_at_a_time(name: str) -> Any:
+def _one_at_a_time(name: str) -> AbstractContextManager[object]:
     return checkout.exclusive(checkout.project_root() / ".work" / f"aliases-{name}.lock")
 
 
 def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> None:
     """Note the move, make it, and finish the note: a kill in between leaves a note that the next move settles."""
-    with reached() as client:
+    with registry_client() as client:
         run = _note(client, name, alias, before, after, by, why, evidence)
         if after:
             client.set_registered_model_alias(name, alias, after)
@@ -203,7 +206,9 @@ def _move(name: str, alias: str, before: str, after: str, by: str, why: str, evi
         client.set_terminated(run, "FINISHED")
 
 
-def _note(client: Any, name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str) -> str:
+def _note(
+    client: MlflowClient, name: str, alias: str, before: str, after: str, by: str, why: str, evidence: str
+) -> str:
     """The run of a note that is not finished yet."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
@@ -213,7 +218,7 @@ def _note(client: Any, name: str, alias: str, before: str, after: str, by: str, 
     return str(client.create_run(number, tags=tags, run_name=label).info.run_id)
 
 
-def _settle(client: Any, experiment: str, name: str) -> None:
+def _settle(client: MlflowClient, experiment: str, name: str) -> None:
     held = aliases(name)
     for run in client.search_runs([experiment], f"tags.model = '{name}' and attributes.status = 'RUNNING'"):
         happened = held.get(run.data.tags["alias"], "") == run.data.tags["to"]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from erasediff.records import EffectiveSettings, Value
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -122,6 +124,15 @@ SHARED: dict[str, Any] = {
 
 #: The settings in which the defaults differ from EraseDiff's paper, as the paper has them.
 PAPER_SETTING = {"forget_source": "forget", "retain_target": "noise"}
+
+
+def deviations_from_paper(ran: EffectiveSettings) -> list[str]:
+    """Return what of a run is not as in EraseDiff's paper, a line each: ``forget_source: retain (paper: forget)``."""
+    paper: dict[str, Value] = {"multiplier": "paper", "forget_target": "relabel", **PAPER_SETTING, "trainable": "full"}
+    found: dict[str, tuple[Value, Value]] = {"method": (ran.method, "erasediff")}
+    found |= {name: (ran.settings[name], value) for name, value in paper.items() if name in ran.settings}
+    return [f"{name}: {value} (paper: {asked})" for name, (value, asked) in found.items() if value != asked]
+
 
 #: A method is a composition of the one loop's settings. What a method fixes cannot be set beside it.
 METHODS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -15,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from erasediff import tracking
 from erasediff.errors import GateFailed
+from erasediff.evaluation.table import HEAD, table_rows
+from erasediff.records import Evaluation, Registered, failed_gates
 from erasediff.registry.promotion import promote_initial
 from erasediff.registry.versions import version_exists
 from flows.jobs.artifacts import show_picture
 from flows.jobs.runner import computing, is_deployed
 from flows.jobs.states import failures_as_states, require_success
 from flows.tools import dvc, processes, results
-from flows.tools.results import Registered
 from flows.tools.worktree import record, worktree
 from stages import layout
 from stages.params import PARAMS_FILE, Method, Positive, Seed
@@ -114,10 +114,10 @@ def stages_to_aliases(keep: Callable[[Registered], str] | None = None) -> dict[s
         if keep is not None:
             commit = keep(made)
             parent.set_tag(results.LOCK_COMMIT, commit)
-            made.tag_commit(commit)
-        evaluation = results.evaluation()
+            results.tag_commit(made, commit)
+        evaluation = Evaluation.read(layout.EVALUATION)
         _show(evaluation, made, parent, here=keep is None)
-        if missed := results.missed_gates(evaluation["gates"]):
+        if missed := failed_gates(evaluation.gates):
             where = str(layout.REPORT) if keep is None else f"{layout.REPORT.name} of MLflow run {parent.run_id}"
             raise GateFailed(f"gates failed: {missed}; the report is {where}")
         return promote_initial(made.model_name, made.version)
@@ -154,14 +154,14 @@ def _executed(state: State) -> bool:
     return bool(state.result())
 
 
-def _show(evaluation: dict[str, Any], made: Registered, parent: tracking.ParentRun, *, here: bool) -> None:
+def _show(evaluation: Evaluation, made: Registered, parent: tracking.ParentRun, *, here: bool) -> None:
     """Make artifacts of the Prefect run; ``here``: the files stay where they are and can be linked to.
 
     The pictures are drawn ones: none of the data leaves the checkout.
     """
     create_table_artifact(
         key="verdict",
-        table=[dict(zip(results.HEAD, row, strict=True)) for row in results.rows(evaluation)],
+        table=[dict(zip(HEAD, row, strict=True)) for row in table_rows(evaluation)],
         description="Base and erased model under the same classifier, seeds and draws",
     )
     create_markdown_artifact(

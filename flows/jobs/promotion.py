@@ -13,8 +13,9 @@ from prefect.states import Cancelled, Completed, State
 from pydantic import Field
 
 from erasediff.errors import ApprovalTimeout, ParamsError, PromotionRefused
+from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.registry.promotion import promote, refuse
-from erasediff.registry.versions import Version, attached, evidence
+from erasediff.registry.versions import Version, attached, evaluation_of_version
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.jobs.artifacts import markdown_table, show_picture
 from flows.jobs.states import failures_as_states
@@ -101,11 +102,11 @@ def approval(asked: Version, champion: str, why: str, seconds: int) -> str:
 
 def _numbers(asked: Version) -> tuple[str, str, str]:
     """Return in Markdown the verdict's table, its gates alone for a narrow form, and where the report is."""
-    rows = results.rows(evidence(asked, layout.EVALUATION.name))
+    rows = table_rows(evaluation_of_version(asked))
     gates = "\n".join(f"- {name}: {base} → {erased}; gate: {gate}" for name, base, erased, gate in rows if gate)
     uri = without_credentials(tracking_uri())
     page = f"[MLflow]({uri}/#/models/{asked.name}/versions/{asked.version})" if uri.startswith("http") else "MLflow"
-    return markdown_table(results.HEAD, rows), gates, f"The report is report.html of run {asked.run_id} in {page}."
+    return markdown_table(HEAD, rows), gates, f"The report is report.html of run {asked.run_id} in {page}."
 
 
 def _show_pictures(asked: Version) -> None:

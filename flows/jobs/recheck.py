@@ -9,10 +9,12 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, State
 
-from erasediff.artifacts import read_json
 from erasediff.errors import GateFailed, IntegrityError
+from erasediff.records import Gate, Recheck, failed_gates
 from erasediff.registry.promotion import withdraw as take_away
-from erasediff.registry.versions import Version, get, set_tag, verify_stored
+from erasediff.registry.store import verify_stored
+from erasediff.registry.versions import Version, set_tag, version_of
+from flows.jobs.artifacts import markdown_table
 from flows.jobs.runner import computing, is_deployed
 from flows.jobs.states import failures_as_states
 from flows.tools import dvc, results
@@ -43,16 +45,16 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> State
             place.enter_context(computing())
             place.enter_context(worktree({}))
         place.enter_context(ending_children())
-        champion = get(results.model_name(model_name), "champion")
+        champion = version_of(results.model_name(model_name), "champion")
         _require_sound_files(champion, withdraw)
         with only_run():  # nobody replaces the classifier or the data meanwhile
             for stage in JUDGE if is_deployed() else ():
                 dvc.run_stage(stage, _log, {})
             start_door("recheck", champion.uri, say=_log)
-            found = read_json(layout.RECHECK)
-        if not found["passed"]:
-            failure = f"failed its recheck: {results.missed_gates(found['gates'])}"
-            raise GateFailed(_alert(champion, failure, withdraw, results.gates_table(found["gates"])))
+            found = Recheck.read(layout.RECHECK)
+        if not found.passed:
+            failure = f"failed its recheck: {failed_gates(found.gates)}"
+            raise GateFailed(_alert(champion, failure, withdraw, _gates_table(found.gates)))
     return Completed(message=f"version {champion.version} of {champion.name} is sound: every gate passed again")
 
 
@@ -69,6 +71,12 @@ def _require_sound_files(champion: Version, withdraw: bool) -> None:
         for key, value in tags.items():
             set_tag(champion.name, champion.version, key, value)
         raise IntegrityError(_alert(champion, f"cannot be loaded: {error}", withdraw)) from None
+
+
+def _gates_table(gates: dict[str, Gate]) -> str:
+    """Show gates in Markdown."""
+    rows = [(name, f"{gate.value:.4f}", gate.bound, gate.outcome) for name, gate in gates.items()]
+    return markdown_table(("gate", "value", "limit", ""), rows)
 
 
 def _alert(champion: Version, failure: str, withdraw: bool, table: str = "") -> str:

@@ -2,73 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from erasediff.artifacts import read_json
-from erasediff.evaluation.table import table_rows
+from erasediff.evaluation.table import HEAD, table_rows
+from erasediff.records import Evaluation, Registered
 from erasediff.registry.versions import aliases, set_tag
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.tools import dvc, git
 from stages import layout
 from stages.params import load_params
 
-#: Head of :func:`rows`.
-HEAD = ("metric", "base", "erased", "gate")
 #: Tag of a version and of its MLflow run: the commit whose ``dvc.lock`` brings the model back.
 LOCK_COMMIT = "dvc_lock_commit"
 
 
-@dataclass(frozen=True)
-class Registered:
-    """The version that the register stage made; ``version`` is its number as text."""
-
-    model_name: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.model_name} version {self.version}"
-
-    def tag_commit(self, commit: str) -> None:
-        """Note the commit that holds the version's ``dvc.lock``. Raises: TrackingError."""
-        set_tag(self.model_name, self.version, LOCK_COMMIT, commit)
-
-
 def registered() -> Registered:
-    """Read ``runs/register.json``."""
-    record = read_json(layout.REGISTERED)
-    return Registered(record["model_name"], record["version"])
+    """Read ``runs/register.json``. Raises: IntegrityError."""
+    return Registered.read(layout.REGISTERED)
+
+
+def tag_commit(made: Registered, commit: str) -> None:
+    """Note the commit that holds a version's ``dvc.lock``. Raises: TrackingError."""
+    set_tag(made.model_name, made.version, LOCK_COMMIT, commit)
 
 
 def model_name(given: str | None) -> str:
     """Return a registered model's name: the given one, or that of params.yaml. Raises: ParamsError."""
     return given or load_params().register_.model_name
-
-
-def evaluation() -> dict[str, Any]:
-    """Read ``metrics/evaluation.json``."""
-    content: dict[str, Any] = read_json(layout.EVALUATION)
-    return content
-
-
-def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return an evaluation as text, a metric a row."""
-    return table_rows(evaluation)
-
-
-def missed_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name the gates that were not passed; empty where all were."""
-    return "; ".join(f"{k} {g['value']:.3f} (limit {g['limit']:g})" for k, g in gates.items() if not g["passed"])
-
-
-def gates_table(gates: Mapping[str, Mapping[str, Any]]) -> str:
-    """Show gates in Markdown."""
-    lines = [
-        f"| {k} | {g['value']:.3f} | {g['limit']:g} | {'passed' if g['passed'] else '**FAILED**'} |"
-        for k, g in gates.items()
-    ]
-    return "\n".join(["| gate | value | limit | |", "| --- | --- | --- | --- |", *lines])
 
 
 def is_registered() -> bool:
@@ -88,7 +46,10 @@ def nothing_to_do() -> bool:
 def summary() -> str:
     """Tell what a person wants to know at the end. Raises: TrackingError."""
     made = registered()
-    table = [HEAD, *(row for row in rows(evaluation()) if not row[0].startswith("accuracy."))]
+    table = [
+        HEAD,
+        *(row for row in table_rows(Evaluation.read(layout.EVALUATION)) if not row[0].startswith("accuracy.")),
+    ]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     held = [alias for alias, version in aliases(made.model_name).items() if version == made.version]
@@ -107,5 +68,5 @@ def record_commit() -> str:
     commit, reason = git.record_lock(f"dvc.lock of {made}")
     if commit is None:
         return f"git      dvc.lock is not committed: {reason}"
-    made.tag_commit(commit)
+    tag_commit(made, commit)
     return f"git      dvc.lock of this model is committed as {commit[:10]}"

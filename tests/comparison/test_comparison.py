@@ -1,3 +1,4 @@
+import json
 import struct
 from html.parser import HTMLParser
 
@@ -15,13 +16,14 @@ from erasediff.comparison.table import (
     weakest_side,
 )
 from erasediff.errors import ParamsError
+from erasediff.records import Evaluation
 from flows.tools.comparisons import read_comparison
 
 
 def evaluation(ua=0.9, kept=0.95, distance=2.0, passed=True):
     base = {"in_domain_retain_accuracy": 1.0, "fd_classifier": 1.0, "unlearning_accuracy": 0.1}
     erased = {"in_domain_retain_accuracy": kept, "fd_classifier": distance, "unlearning_accuracy": ua}
-    return {"base": base, "erased": erased, "passed": passed}
+    return Evaluation(base, erased, {}, {}, passed, {})
 
 
 def cell(variant, concept="8", seed=0, passes=1000, **numbers):
@@ -59,7 +61,7 @@ def test_means_and_deviations():
     table = summary(CELLS)
     assert table["a"]["unlearning_accuracy"] == pytest.approx(0.95)
     assert table["a"]["unlearning_accuracy_sd"] == pytest.approx(0.0707107)
-    assert table["b"]["distance_ratio"] == pytest.approx(1.55) and table["b"]["cells"] == 2
+    assert table["b"]["fd_classifier_ratio"] == pytest.approx(1.55) and table["b"]["cells"] == 2
     assert table["broken"] == {"cells": 1, "failed": 1}
 
 
@@ -99,7 +101,7 @@ class Strict(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.links += [v for k, v in attributes if k in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -118,6 +120,18 @@ def test_the_page_says_what_was_found_and_loads_nothing():
         assert text in parser.text
     names = [row["variant"] for row in table_rows(summary(CELLS), {}, "gold")]
     assert names == ["gold (gold standard)", "a", "b", "broken"]
+
+
+@pytest.mark.unit
+def test_a_cell_goes_through_json():
+    for one in CELLS:
+        assert Cell.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+@pytest.mark.unit
+def test_every_gate_of_the_erased_model_is_a_column():
+    heads = ["unlearning accuracy ↑", "in domain retain accuracy drop ↓", "fd classifier ratio ↓", "weakest side ↑"]
+    assert list(table_rows(summary(CELLS), {}, None)[0])[1:5] == heads
 
 
 def size(png):

@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", "verdict", "register")
 #: Reads a version, whose hash is checked: how the registry is read changes no model.
-ONLY_FETCHES = {"pretrain": {"registry", "tracking"}}
+ONLY_FETCHES = {"pretrain": {"registry", "tracking", "records.py"}}
 #: What changes no result: how it is written, noted and told, not what it is.
-NO_RESULT = {"__init__", "tracking", "artifacts", "checkout", "command", "environment", "errors", "loading"}
+NO_RESULT = {"__init__", "tracking", "artifacts", "checkout", "command", "environment", "errors", "loading", "pages"}
 
 
 def imported(path):

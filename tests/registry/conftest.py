@@ -1,10 +1,14 @@
 """A project with an erased model on disk and an empty registry."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from erasediff.artifacts import new_folder
+from erasediff.artifacts import new_folder, sha256_folder, write_json
+from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary, Gate
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -15,3 +19,26 @@ def store(tmp_path, monkeypatch, pipeline):
     with new_folder(Path("models/erased")) as folder:
         pipeline.save_pretrained(folder)
     return tmp_path
+
+
+@pytest.fixture
+def project(store, monkeypatch, pipeline):
+    """What the door ``register`` reads, as the stages before it leave it."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    shutil.copy(REPOSITORY / "params.yaml", store)
+    with new_folder(Path("models/base")) as folder:
+        pipeline.save_pretrained(folder)
+    models = {which: sha256_folder(Path("models") / which) for which in ("base", "erased")}
+    numbers, gates = {"unlearning_accuracy": 0.5}, {"unlearning_accuracy": Gate(0.5, 0.9, "min", False)}
+    evaluation = Evaluation(numbers, numbers, {}, gates, False, {"accuracy": 0.99}, models)
+    write_json(Path("metrics/evaluation.json"), evaluation.to_json())
+    ran = EffectiveSettings("erasediff", {"forget_source": "retain", "retain_target": "noise"}, 17, 12345)
+    write_json(Path("metrics/erase.json"), ran.to_json())
+    sets = ForgetSummary(Erasures(("b",), (), ("c",)), {"b": 2}, {"a": 3}, "selected", {}, "f" * 64)
+    write_json(Path("data/forget_set/summary.json"), sets.to_json())
+    write_json(Path("data/curated/summary.json"), {"sha256": "c" * 64})
+    write_json(Path("runs/erase.json"), {"run_id": "r1"})
+    Path("reports").mkdir()
+    Path("reports/report.html").write_text("<html>")
+    write_json(Path("dvc.lock"), {"stages": {"erase": {"cmd": "x"}}})  # JSON is YAML
+    return store

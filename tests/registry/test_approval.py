@@ -14,7 +14,8 @@ import pytest
 from erasediff import tracking
 from erasediff.artifacts import sha256_folder, write_json
 from erasediff.registry.promotion import champion_at, history, promote_initial
-from erasediff.registry.versions import aliases, get, register_version
+from erasediff.registry.publishing import register_version
+from erasediff.registry.versions import aliases, version_of
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def asked(store, prefect_server, tmp_path, monkeypatch):
     """Starts the command for version 2 of a registry whose champion is version 1; the command and its flow run."""
     write_json(Path("evaluation.json"), {
         "base": NUMBERS, "erased": {"unlearning_accuracy": 0.9731, "unlearning_accuracy_sd": 0.02},
-        "gates": {"unlearning_accuracy": GATE}, "passed": True})  # fmt: skip
+        "delta": {}, "gates": {"unlearning_accuracy": GATE}, "passed": True, "classifier": {}})  # fmt: skip
     for number in "12":
         with tracking.stage_run("evaluate-erased", {}) as run:
             Path("samples_erased.png").write_bytes(b"\x89PNG picture")
@@ -119,10 +120,10 @@ def test_approved_elsewhere_it_becomes_champion(asked, prefect_server):
     assert aliases("m") == {"challenger": "2", "champion": "1"}
     described = until(60, lambda: described_form(prefect_server, run_id))
     assert "Make version 2 of m the champion, in place of 1? Asked because: request 17" in described
-    assert "- unlearning_accuracy: 0.042 ± 0.010 → 0.973 ± 0.020; gate: 0.973 ≥ 0.9 passed" in described
+    assert "- unlearning_accuracy: 0.042 ± 0.010 → 0.973 ± 0.020; gate: 0.9731 ≥ 0.9 passed" in described
     shown = {a["key"]: a for a in api(prefect_server, "/artifacts/filter", {}) if a["flow_run_id"] == run_id}
     table = shown["approval"]["data"]
-    assert "| unlearning_accuracy | 0.042 ± 0.010 | 0.973 ± 0.020 | 0.973 ≥ 0.9 passed |" in table
+    assert "| unlearning_accuracy | 0.042 ± 0.010 | 0.973 ± 0.020 | 0.9731 ≥ 0.9 passed |" in table
     assert "request 17" in table and shown["approval"]["id"] in described
     assert shown["approval-erased"]["data"].startswith("data:image/png;base64,")
     decide(run_id, environment, "yes")
@@ -154,7 +155,7 @@ def test_refused_nothing_moves_and_it_is_said(asked, prefect_server):
     assert (last.alias, last.before, last.after) == ("refused", "1", "2")
     assert (last.by, last.why) == ("ann", "I looked at the pictures")
     assert champion_at("m", last.at) == "1"
-    assert get("m", "2").tags["promotion_refused"] == "by ann: I looked at the pictures"
+    assert version_of("m", "2").tags["promotion_refused"] == "by ann: I looked at the pictures"
 
 
 def test_nobody_decides(asked, prefect_server):

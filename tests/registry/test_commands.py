@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import shutil
 import subprocess
 import sys
 import time
@@ -10,40 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from erasediff.artifacts import new_folder, read_json, write_json
-from erasediff.registry.versions import aliases, get
+from erasediff.artifacts import read_json
+from erasediff.registry.versions import aliases, version_of
 from erasediff.tracking import server
 from flows.jobs.sample import sample_flow
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch, pipeline):
-    """What register reads, as the stages before it leave it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
-    for name in ("base", "erased"):
-        with new_folder(Path("models") / name) as folder:
-            pipeline.save_pretrained(folder)
-    write_json(Path("data/curated/summary.json"), {"sha256": "c" * 64})
-    write_json(
-        Path("data/forget_set/summary.json"),
-        {"sha256": "f" * 64, "concepts": ["b"], "sample_ids": [], "earlier": ["c"], "retain": {"a": 3}},
-    )
-    gate = {"value": 0.5, "limit": 0.9, "direction": "min", "passed": False}
-    numbers = {"unlearning_accuracy": 0.5}
-    evaluation = {"base": numbers, "erased": numbers, "gates": {"unlearning_accuracy": gate}, "passed": False}
-    write_json(Path("metrics/evaluation.json"), evaluation)
-    write_json(Path("runs/erase.json"), {"run_id": "r1"})
-    Path("reports").mkdir()
-    Path("reports/report.html").write_text("<html>")
-    made = {"params.yaml": {"erase": {"forget_source": "retain"}}}
-    write_json(Path("dvc.lock"), {"stages": {"erase": {"cmd": "x", "params": made}}})  # JSON is YAML
-    return tmp_path
 
 
 def door(monkeypatch, name, *arguments):
@@ -66,7 +35,7 @@ def test_register_makes_a_version_with_its_evidence_and_moves_no_alias(project, 
         record = read_json(Path("runs/register.json"))
         assert (record["version"], record["gates_passed"], record["logged"]) == ("1", False, True)
         Path("runs/register.json").unlink()
-    version = get("erasediff-digits", "1")
+    version = version_of("erasediff-digits", "1")
     assert aliases("erasediff-digits") == {} and version.tags["gates_passed"] == "false"
     assert version.tags["gate.unlearning_accuracy"] == "0.5000 ≥ 0.9 FAILED"
     assert version.tags["run.erase"] == "r1" and json.loads(version.tags["forgotten"]) == ["b"]

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from erasediff.errors import IntegrityError
+from erasediff.records import EffectiveSettings, Erasures, Evaluation, Gate
+from erasediff.registry.card import body_of, model_card
 from erasediff.registry.lineage import collect, digest, read_lock, stage_params, stage_runs
-from erasediff.registry.model_card import model_card, paper_deviations
 
 
 def lock(eta=1, metrics="a", model="b", cmd="x"):
@@ -47,25 +48,54 @@ def test_what_a_version_was_made_from(tmp_path, monkeypatch):
         (tmp_path / "data" / name / "summary.json").write_text(json.dumps({"sha256": name}))
     facts = collect(lock(), *folders)
     assert facts["dataset_sha256"] == "curated" and facts["lineage_digest"] == digest(lock())
-    for name, run_id in (("erase", "r1"), ("curate", None), ("register", "old")):
-        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({"run_id": run_id}))
-    assert stage_runs(Path("runs")) == {"run.erase": "r1"}
+
+
+@pytest.mark.unit
+def test_runs_of_the_locks_stages_are_found_and_no_others(tmp_path):
+    runs = {"erase": "r1", "curate": None, "register": "old", "recheck": "r2", "evaluate-base": "r3", "report": "r4"}
+    for name, run_id in runs.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"run_id": run_id}))
+    stages = {name: {} for name in ("curate", "erase", "evaluate@base", "verdict", "register")}
+    assert stage_runs({"stages": stages}, tmp_path) == {"run.erase": "r1", "run.evaluate-base": "r3"}
+
+
+EVALUATION = Evaluation(
+    base={"accuracy.a|b": 0.9, "accuracy.a|b_sd": 0.01, "seconds": 1.0},
+    erased={"accuracy.a|b": 0.1, "accuracy.a|b_sd": 0.02, "seconds": 1.0},
+    delta={},
+    gates={"unlearning_accuracy": Gate(0.5, 0.9, "min", False)},
+    passed=False,
+    judge={},
+)
+RAN = EffectiveSettings("graddiff", {"forget_source": "retain", "retain_target": "noise"}, 17, 12345)
+
+
+def card(source="train", **pretrain):
+    erasures = Erasures(("chat noir",), (), ("c",))
+    return model_card(EVALUATION, erasures, RAN, {"source": source, **pretrain}, {"base_sha256": "ff"})
 
 
 @pytest.mark.unit
 def test_card_tells_verdict_numbers_and_limits():
-    gate = {"value": 0.5, "limit": 0.9, "direction": "min", "passed": False}
-    evaluation = {
-        "base": {"accuracy.a|b": 0.9, "accuracy.a|b_sd": 0.01, "seconds": 1.0},
-        "erased": {"accuracy.a|b": 0.1, "accuracy.a|b_sd": 0.02},
-        "gates": {"unlearning_accuracy": gate},
-        "passed": False,
-    }
-    deviations = paper_deviations({"forget_source": "retain", "retain_target": "noise"})
-    assert deviations == ["forget_source: retain (paper: forget)"]
-    card = model_card(evaluation, ["chat noir"], "a base model trained here", {"base_sha256": "ff"}, deviations)
-    assert "# Forgotten: chat noir" in card and "FAILED: do not use" in card
-    assert "| unlearning_accuracy | 0.5000 | ≥ 0.9 | FAILED |" in card
-    assert "| accuracy.a\\|b | 0.9000 ± 0.0100 | 0.1000 ± 0.0200 |" in card and "seconds" not in card
-    for part in (deviations[0], "Not promised", "`ff`", "Licence"):
-        assert part in card
+    text = card()
+    assert "# Forgotten: chat noir" in text and "FAILED: do not use" in text
+    assert "from a base model trained here, which had forgotten c before" in text
+    assert "| unlearning_accuracy | 0.5000 | ≥ 0.9 | FAILED |" in text
+    assert "| accuracy.a\\|b | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
+    differs = ["- method: graddiff (paper: erasediff)", "- forget_source: retain (paper: forget)"]
+    for line in (*differs, "- updates: 17", "## Not promised", "- base_sha256: `ff`", "## Licence"):
+        assert line in text.splitlines()
+    assert "retain_target" not in text
+
+
+@pytest.mark.unit
+def test_tools_of_the_hub_read_the_cards_front_matter():
+    from huggingface_hub import ModelCard
+
+    text = card("hub", repo="google/ddpm-cifar10-32", revision="abc")
+    read = ModelCard(text)
+    assert read.data.library_name == "diffusers" and read.data.base_model == "google/ddpm-cifar10-32"
+    assert read.data.license == "other" and "machine-unlearning" in read.data.tags
+    assert read.text.strip() == body_of(text).strip() and body_of(text).startswith("# Forgotten")
+    assert ModelCard(card()).data.base_model is None
+    assert body_of("a card of another maker") == "a card of another maker"

@@ -14,7 +14,8 @@ from erasediff import tracking
 from erasediff.artifacts import sha256_folder
 from erasediff.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
 from erasediff.registry.promotion import champion_at, history, promote, promote_initial, withdraw
-from erasediff.registry.versions import aliases, register_version
+from erasediff.registry.publishing import register_version
+from erasediff.registry.versions import aliases
 from erasediff.tracking import server
 
 FOLDER = Path("models/erased")

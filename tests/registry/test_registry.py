@@ -22,9 +22,11 @@ from erasediff.artifacts import new_folder, sha256_folder
 from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
 from erasediff.families import family_of
 from erasediff.loading import load
-from erasediff.registry import versions
+from erasediff.registry import publishing
 from erasediff.registry.promotion import history, promote, promote_initial
-from erasediff.registry.versions import aliases, get, register_version
+from erasediff.registry.publishing import register_version
+from erasediff.registry.store import fetch_pipeline_folder
+from erasediff.registry.versions import aliases, version_of
 from erasediff.tracking import server
 
 FOLDER = Path("models/erased")
@@ -49,8 +51,8 @@ def test_one_version_a_digest_and_back_again(store, pipeline):
     assert promote_initial("m", first) == {"challenger": "1", "champion": "1"} == aliases("m")
     with pytest.raises(GateFailed, match="did not pass"):
         promote_initial("m", second)
-    found = get("m", first)
-    assert found.tags["lineage_digest"] == "d1" and len(found.description) == versions.DESCRIPTION_LENGTH
+    found = version_of("m", first)
+    assert found.tags["lineage_digest"] == "d1" and len(found.description) == publishing.DESCRIPTION_LENGTH
     again = family_of(load("models:/m@champion"))
     for one, two in zip(again.denoiser.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -99,13 +101,13 @@ def test_a_stored_model_that_was_altered_is_refused(store, harm):
 @pytest.mark.pipeline
 def test_the_slower_of_two_machines_takes_the_others_version(store, monkeypatch):
     first = register()
-    real, asked = versions.find_version, []
+    real, asked = publishing.find_version, []
 
     def find_version(name, digest):  # the other machine's version appears only after the first look
         asked.append(digest)
         return None if len(asked) == 1 else real(name, digest)
 
-    monkeypatch.setattr(versions, "find_version", find_version)
+    monkeypatch.setattr(publishing, "find_version", find_version)
     assert register() == first
     assert kept() == [first]
 
@@ -118,7 +120,7 @@ RACER = """
 import os, sys
 from pathlib import Path
 from erasediff import tracking
-from erasediff.registry.versions import register_version
+from erasediff.registry.publishing import register_version
 os.environ["DVC_ROOT"] = sys.argv[1]  # another checkout: its lock does not help
 tags = {"lineage_digest": "d1", "erased_sha256": sys.argv[2]}
 with tracking.stage_run("register", {}) as run:
@@ -185,8 +187,8 @@ def test_the_version_draws(store, pipeline):
     needs = (stored / "requirements.txt").read_text()
     assert "torch==" in needs and "transformers" not in needs and "prefect" not in needs and "+cpu" not in needs
     kept = {p.relative_to(stored).parts[1:3] for p in (stored / "code").rglob("*") if p.is_file()}
-    assert ("stages", "diffusion") in kept
-    assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"stages"}
+    assert ("erasediff", "families") in kept
+    assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"erasediff"}
 
 
 @pytest.mark.pipeline
@@ -220,7 +222,7 @@ def test_a_promotion_takes_effect_at_the_next_load_and_an_altered_model_is_not_s
 @pytest.mark.unit
 def test_transformers_is_needed_where_the_pipeline_has_a_part_of_it(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"text_encoder": ["transformers", "CLIPTextModel"]}))
-    assert any(r.startswith("transformers==") for r in versions.requirements(tmp_path))
+    assert any(r.startswith("transformers==") for r in publishing.requirements(tmp_path))
 
 
 def post(url, content, timeout=60):
@@ -278,11 +280,11 @@ def test_a_server_holds_versions_and_its_password_is_shown_nowhere(store, tmp_pa
     with listening("server", *stores, "--workers", "1", ready="health", folder=folder) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hush-hush@127.0.0.1:{port}")
         assert register() == "1"
-        cached = versions.resolve("models:/m/1")
+        cached = fetch_pipeline_folder("models:/m/1")
         assert cached.is_relative_to(store / ".work" / "models") and sha256_folder(cached) == sha256_folder(FOLDER)
         weights = next(cached.rglob("*.safetensors"))
         weights.write_bytes(b"broken")  # a cache that was harmed is filled again
-        assert sha256_folder(versions.resolve("models:/m/1")) == sha256_folder(FOLDER)
+        assert sha256_folder(fetch_pipeline_folder("models:/m/1")) == sha256_folder(FOLDER)
     said = capfd.readouterr()
     assert "hush-hush" not in said.out + said.err + Path("runs/register.json").read_text()
     for stored in (p for p in folder.rglob("*") if p.is_file() and p.name != "log"):

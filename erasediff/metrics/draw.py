@@ -1,0 +1,64 @@
+"""One draw as the judge reads it: what every metric gets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Pictures of one draw, as the judge reads them.
+
+    Attributes:
+        probabilities: the judge's, ``(N, number of known concepts)``.
+        features: the judge's, ``(N, D)``.
+        asked: the concept that each of the ``N`` pictures was drawn for.
+        known: concepts in the order of ``probabilities``.
+        forgotten: concepts that the erased model was asked to forget.
+        reference: features of held-out real pictures of the retained concepts, ``(M, D)``.
+        earlier: concepts that the base had forgotten already: neither to forget nor retained.
+    """
+
+    probabilities: Tensor
+    features: Tensor
+    asked: Sequence[str]
+    known: Sequence[str]
+    forgotten: Collection[str]
+    reference: Tensor
+    earlier: Collection[str] = ()
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Index among the known concepts of what each picture was drawn for, ``(N,)``."""
+        index = {c: i for i, c in enumerate(self.known)}
+        return torch.tensor([index[c] for c in self.asked])
+
+    @cached_property
+    def recognised(self) -> Tensor:
+        """1 where the judge sees what a picture was drawn for, else 0; float32 ``(N,)``."""
+        return (self.probabilities.argmax(1) == self.labels).float()
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Pictures drawn for the concepts to forget, bool ``(N,)``."""
+        return torch.tensor([c in self.forgotten for c in self.asked])
+
+    @cached_property
+    def gone(self) -> Tensor:
+        """Pictures drawn for what the base had forgotten already, bool ``(N,)``."""
+        return torch.tensor([c in self.earlier for c in self.asked])
+
+    @cached_property
+    def retained(self) -> Tensor:
+        """Pictures drawn for all other concepts, bool ``(N,)``."""
+        return ~(self.targets | self.gone)
+
+    def columns(self, concepts: Collection[str]) -> Tensor:
+        """Columns of ``probabilities`` that belong to these concepts."""
+        index = {c: i for i, c in enumerate(self.known)}
+        return torch.tensor([index[c] for c in concepts])

@@ -1,0 +1,293 @@
+"""Records that cross a border as JSON: typed, so that no reader indexes by strings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from erasediff.artifacts import read_json
+from erasediff.errors import IntegrityError
+
+Record = TypeVar("Record")
+#: A JSON object.
+Json: TypeAlias = dict[str, Any]
+#: A setting as JSON has it.
+Value: TypeAlias = str | int | float | bool | None
+
+
+def _object(content: object, where: object) -> Json:
+    """A JSON object, to take keys from. Raises: IntegrityError: it is something else."""
+    if not isinstance(content, Mapping):
+        raise IntegrityError(f"{where} holds no JSON object: run the stage that writes it again")
+    return dict(content)
+
+
+def _missing(key: str, where: object) -> IntegrityError:
+    return IntegrityError(f"{where} has no {key!r}: run the stage that writes it again")
+
+
+def typed(record: type[Record], content: object, where: object, **given: object) -> Record:
+    """A dataclass from JSON.
+
+    Args:
+        where: file that the content is from, for the message.
+        given: fields that are made already, and so are not looked for in the content.
+
+    Raises: IntegrityError: an unknown key, or no value for a field without a default.
+    """
+    content = _object(content, where)
+    known = {f.name: f for f in fields(record) if f.name not in given}  # type: ignore[arg-type]
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in content]:
+        raise _missing(missing[0], where)
+    if unknown := [name for name in content if name not in known]:
+        raise IntegrityError(f"{where} has an unknown {unknown[0]!r}: another version of the pipeline wrote it")
+    return record(**content, **given)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A number that was held against a limit: ``direction`` says whether the limit is its ``min`` or its ``max``."""
+
+    value: float
+    limit: float
+    direction: Literal["min", "max"]
+    passed: bool
+
+    @property
+    def text(self) -> str:
+        """The one wording of a gate: ``0.9633 ≥ 0.9 passed``."""
+        return f"{self.value:.4f} {self.bound} {self.outcome}"
+
+    @property
+    def bound(self) -> str:
+        """``≥ 0.9``."""
+        return f"{'≥' if self.direction == 'min' else '≤'} {self.limit:g}"
+
+    @property
+    def outcome(self) -> str:
+        """``passed`` or ``FAILED``."""
+        return "passed" if self.passed else "FAILED"
+
+
+def failed_gates(gates: Mapping[str, Gate]) -> str:
+    """The gates that did not pass, in words; empty where all did."""
+    return "; ".join(f"{name} {gate.text}" for name, gate in gates.items() if not gate.passed)
+
+
+def _gates(content: object, where: object) -> dict[str, Gate]:
+    found = _object(content, f"{where}, gates:")
+    return {name: typed(Gate, gate, f"{where}, gate {name}") for name, gate in found.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``metrics/base.json`` and ``metrics/erased.json``: flat numbers, and SHA-256 of the model that they are of."""
+
+    numbers: dict[str, float]
+    model_sha256: str
+
+    def to_json(self) -> dict[str, float | str]:
+        """The numbers, then the hash."""
+        return {**self.numbers, "model_sha256": self.model_sha256}
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Raises: IntegrityError: the file is missing or names no model."""
+        content = _object(read_json(path), path)
+        if "model_sha256" not in content:
+            raise _missing("model_sha256", path)
+        return cls(model_sha256=content.pop("model_sha256"), numbers=content)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``metrics/evaluation.json``: both models side by side, and the gates.
+
+    Attributes:
+        delta: erased less base.
+        judge: what recognised the concepts, with its accuracy; in JSON under ``classifier``.
+        models: SHA-256 of the folders that were measured, by ``base`` and ``erased``. Empty in an evaluation that was
+            made before they were noted.
+    """
+
+    base: dict[str, float]
+    erased: dict[str, float]
+    delta: dict[str, float]
+    gates: dict[str, Gate]
+    passed: bool
+    judge: Json
+    models: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """As the file has it."""
+        content = asdict(self)
+        return {"classifier" if name == "judge" else name: value for name, value in content.items()}
+
+    @classmethod
+    def from_json(cls, content: object, where: object) -> Evaluation:
+        """Raises: IntegrityError: a key is unknown or missing."""
+        found = _object(content, where)
+        for key in ("gates", "classifier"):
+            if key not in found:
+                raise _missing(key, where)
+        gates, judge = _gates(found.pop("gates"), where), found.pop("classifier")
+        return typed(cls, found, where, gates=gates, judge=judge)
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Raises: IntegrityError: the file is missing or broken, or a key of it unknown or missing."""
+        return cls.from_json(read_json(path), path)
+
+
+@dataclass(frozen=True)
+class Erasures:
+    """All that a model has forgotten.
+
+    Attributes:
+        concepts: those that its own erasing was asked to forget.
+        sample_ids: starts of the ids of single pictures, likewise.
+        earlier: concepts and starts of ids that its base had forgotten before. Of a version's tags, which do not tell
+            them apart, the sample ids of its own too.
+    """
+
+    concepts: tuple[str, ...] = ()
+    sample_ids: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> list[str]:
+        """Each once, sorted: the content of ``erasures.json`` and of the tag ``erasures``."""
+        return sorted({*self.concepts, *self.sample_ids, *self.earlier})
+
+    @property
+    def what(self) -> str:
+        """What its own erasing forgot, in words."""
+        return ", ".join(self.concepts) or "single pictures"
+
+    def to_tags(self) -> dict[str, str]:
+        """Tags of a version."""
+        return {"forgotten": _json(self.concepts), "erasures": _json(self.all)}
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Erasures:
+        """From the tags of a version; one without the tag ``erasures`` has forgotten what ``forgotten`` names."""
+        own = tuple(json.loads(tags.get("forgotten", "[]")))
+        everything = json.loads(tags["erasures"]) if "erasures" in tags else own
+        return cls(concepts=own, earlier=tuple(sorted({*everything} - {*own})))
+
+
+def _json(names: Iterable[str]) -> str:
+    return json.dumps(list(names), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class ForgetSummary:
+    """``data/forget_set/summary.json``.
+
+    Attributes:
+        forget, retain: number of pictures by concept.
+        origin: ``selected`` or ``generated``.
+        discarded: generated pictures that the judge did not recognise, by concept.
+        sha256: of the folder without this file.
+    """
+
+    erasures: Erasures
+    forget: dict[str, int]
+    retain: dict[str, int]
+    origin: str
+    discarded: dict[str, int]
+    sha256: str
+
+    def to_json(self) -> Json:
+        """As the file has it: the erasures' keys beside the others."""
+        content = asdict(self)
+        return {**content.pop("erasures"), **content}
+
+    @classmethod
+    def read(cls, path: Path) -> ForgetSummary:
+        """Raises: IntegrityError: the file is missing or broken, or a key of it unknown or missing."""
+        found = _object(read_json(path), path)
+        own = {f.name: found.pop(f.name) for f in fields(Erasures) if f.name in found}
+        if missing := [f.name for f in fields(Erasures) if f.name not in own]:
+            raise _missing(missing[0], path)
+        return typed(cls, found, path, erasures=Erasures(**{name: tuple(names) for name, names in own.items()}))
+
+
+@dataclass(frozen=True)
+class EffectiveSettings:
+    """How an erased model was made: what ran, not what was asked for. Part of ``metrics/erase.json``.
+
+    Attributes:
+        method: name of the method.
+        settings: every setting that mattered to this run, once, with the value that it had. Of ``retrain``, its recipe.
+        updates: number of updates made.
+        passes: images through the network in them, a backward pass counted as two forward ones.
+    """
+
+    method: str
+    settings: Mapping[str, Value]
+    updates: int
+    passes: int
+
+    def to_json(self) -> Json:
+        """The record as JSON takes it."""
+        return {**asdict(self), "settings": dict(self.settings)}
+
+    @classmethod
+    def read(cls, path: Path) -> EffectiveSettings:
+        """Of ``metrics/erase.json``; its numbers are left alone.
+
+        Raises: IntegrityError: the file is missing or broken, or an entry is missing.
+        """
+        found = _object(read_json(path), path)
+        return typed(cls, {f.name: found[f.name] for f in fields(cls) if f.name in found}, path)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The version in ``runs/register.json``, which holds the MLflow run's own facts too."""
+
+    model_name: str
+    version: str
+    lineage_digest: str
+    gates_passed: bool
+
+    @classmethod
+    def read(cls, path: Path) -> Registered:
+        """Raises: IntegrityError: the file is missing or broken, or names no version."""
+        found = _object(read_json(path), path)
+        return typed(cls, {f.name: found[f.name] for f in fields(cls) if f.name in found}, path)
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """``metrics/recheck.json``: a registered version measured again.
+
+    Attributes:
+        comparable: judge, pictures and protocol are those that its base was measured with.
+        before: the numbers that it was registered with.
+    """
+
+    model_name: str
+    version: str
+    passed: bool
+    comparable: bool
+    numbers: dict[str, float]
+    before: dict[str, float]
+    gates: dict[str, Gate]
+
+    def to_json(self) -> Json:
+        """As the file has it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> Recheck:
+        """Raises: IntegrityError: the file is missing or broken, or a key of it unknown or missing."""
+        found = _object(read_json(path), path)
+        if "gates" not in found:
+            raise _missing("gates", path)
+        return typed(cls, found, path, gates=_gates(found.pop("gates"), path))

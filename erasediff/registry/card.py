@@ -1,0 +1,114 @@
+"""The model card: front matter that hub tools read, and the text that goes with a version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from erasediff.evaluation.table import table_rows
+from erasediff.records import EffectiveSettings, Erasures, Evaluation, Json
+from erasediff.unlearning.settings import deviations_from_paper
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+LIMITS = """- That the concept cannot be brought back: fine-tuning the weights, or an adversarial condition, may do so.
+- That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.
+- Anything about data, concepts, seeds and samplers other than those measured.
+- That the base model's other faults are mended: only the concepts above were worked on."""
+
+LICENCE = """The code is under Apache-2.0. The weights derive from the base model and its training data: the terms of
+both go on applying, and are not changed by forgetting."""
+
+
+def model_card(
+    evaluation: Evaluation,
+    erasures: Erasures,
+    erase: EffectiveSettings,
+    pretrain: Json,
+    hashes: Mapping[str, str],
+) -> str:
+    """Markdown with front matter: what was forgotten and how, gates, numbers, hashes, deviations, limits, licence.
+
+    Args:
+        erase: what the erasing really did.
+        pretrain: that section of params.yaml: where the base model is from.
+        hashes: what the version was made from, by name.
+    """
+    verdict = "passed" if evaluation.passed else "FAILED: do not use this version as if the concept were gone"
+    gates = [(name, f"{gate.value:.4f}", gate.bound, gate.outcome) for name, gate in evaluation.gates.items()]
+    differs = deviations_from_paper(erase) or ["none in the settings of the erasing"]
+    what = _cell(erasures.what)
+    return f"""---
+{_front_matter(pretrain).to_yaml()}
+---
+
+# Forgotten: {what}
+
+A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain, erasures))}. Gates **{verdict}**.
+
+{_table(("gate", "value", "limit", ""), gates)}
+
+{_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation)])}
+
+## How it was made
+{_list([f"method: {erase.method}", f"updates: {erase.updates}", f"images through the network: {erase.passes:,}"])}
+
+## Where it differs from the paper (EraseDiff, arXiv 2401.05779)
+{_list(differs)}
+
+The evidence is in docs/PAPERS.md of the code.
+
+## Not promised
+{LIMITS}
+
+## Made from
+{_list([f"{name}: `{value}`" for name, value in hashes.items()])}
+
+## Licence
+{LICENCE}
+"""
+
+
+def body_of(card: str) -> str:
+    """The text of a card without its front matter."""
+    return re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)
+
+
+def _front_matter(pretrain: Json) -> ModelCardData:
+    """What tools of the hub read. The weights' licence is the base model's, which is not known here."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        license="other",
+        license_name="terms-of-the-base-model-and-its-data",
+        library_name="diffusers",
+        tags=["machine-unlearning", "concept-erasure", "erasediff"],
+        base_model=str(pretrain["repo"]) if pretrain.get("source") == "hub" else None,
+    )
+
+
+def base_in_words(pretrain: Json, erasures: Erasures) -> str:
+    """Where the base model is from, and what it had forgotten."""
+    base = {
+        "train": "a base model trained here",
+        "folder": f"the diffusers folder {pretrain.get('path')}",
+        "hub": f"{pretrain.get('repo')} at revision {pretrain.get('revision')}",
+        "registry": f"version {pretrain.get('revision')} of {pretrain.get('repo')}",
+    }.get(pretrain.get("source", ""), "a base model")
+    return base + (f", which had forgotten {', '.join(erasures.earlier)} before" if erasures.earlier else "")
+
+
+def _cell(text: str) -> str:
+    """A name in a Markdown line or table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("*", "\\*")
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ("---",) * len(head), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

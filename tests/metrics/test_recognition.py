@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from erasediff.metrics import recognition
+from erasediff.metrics.draw import Draw
+
+
+def draw(probabilities, asked, forgotten=(), earlier=()):
+    rows = torch.tensor(probabilities)
+    return Draw(rows, rows, asked, ("a", "b", "c"), forgotten, rows, earlier)
+
+
+@pytest.mark.unit
+def test_seen_as_another_forgotten_concept_is_not_forgotten():
+    found = draw([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], ["a", "a"], forgotten=["a", "b"])
+    assert recognition.unlearning_accuracy(found) == 0.5
+    assert recognition.forget_class_probability(found) == pytest.approx((0.9 + 0.2) / 2)
+
+
+@pytest.mark.unit
+def test_the_entropy_of_a_judge_that_cannot_tell_is_that_of_a_fair_die():
+    found = draw([[1 / 3, 1 / 3, 1 / 3]], ["a"], forgotten=["a"])
+    assert recognition.forget_class_entropy_nats(found) == pytest.approx(torch.tensor(3.0).log().item())
+
+
+@pytest.mark.unit
+def test_without_a_concept_to_forget_there_is_nothing_to_say_of_forgetting():
+    found = draw([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], ["a", "b"])
+    for metric in ("unlearning_accuracy", "forget_class_probability", "forget_class_entropy_nats"):
+        assert getattr(recognition, metric)(found) is None
+    assert recognition.earlier_unlearning_accuracy(found) is None
+    assert recognition.accuracy(found) == {"a": 1.0, "b": 0.0}  # c was not asked for

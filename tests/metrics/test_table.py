@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from erasediff.metrics.table import GATES, METRICS, GatedMetric, GateRule, Metric, compared, metric_of
+from erasediff.records import Gate
+
+PARAMS = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_an_entry_says_what_a_person_and_the_code_need(metric):
+    assert metric.words and metric.better in ("higher", "lower")
+    if metric.function:
+        module, name = metric.function.split(".")
+        assert callable(getattr(import_module(f"erasediff.metrics.{module}"), name))
+    if metric.gate:
+        texts = {"value": 0.5, "limit": 0.5, "points": 50, "base": 0.5, "erased": 0.5, "forgotten": "8"}
+        metric.gate.sentence.format(**texts)
+
+
+@pytest.mark.unit
+def test_every_limit_of_params_is_a_gates_and_every_gate_has_one():
+    assert {gated.rule.limit for gated in GATES.values()} == set(PARAMS["verdict"])
+
+
+@pytest.mark.unit
+def test_a_number_belongs_to_its_metric():
+    assert metric_of("fd_classifier").name == "fd_classifier" and metric_of("accuracy.8").name == "accuracy"
+    for other in ("fd_classifier_sd", "accuracy", "fd_classifier.8", "something"):
+        assert metric_of(other) is None
+    both = {"seconds": 1.0, "recognised": 1.0, "fd_classifier": 1.0, "fd_classifier_sd": 0.0, "accuracy.8": 1.0}
+    assert list(compared(both, both)) == ["fd_classifier", "accuracy.8"]
+
+
+def gated(value, better="higher"):
+    return GatedMetric(Metric("m", "words", better), GateRule("limit", value))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("value", "name", "number", "directions"),
+    [("share", "m", 3.0, "min max"), ("drop", "m_drop", 1.0, "max max"), ("ratio", "m_ratio", 0.75, "min max")],
+)
+def test_what_a_gate_holds_against_its_limit(value, name, number, directions):
+    gate = gated(value)
+    assert gate.name == name and gate.value({"m": 4.0}, {"m": 3.0}) == number
+    assert [gated(value, better).direction for better in ("higher", "lower")] == directions.split()
+    assert gate.value({"m": 4.0}, {}) is None and gate.same_protocol == (value == "ratio")
+    assert (gate.value({}, {"m": 3.0}) is None) == (value != "share")
+
+
+@pytest.mark.unit
+def test_a_ratio_to_nothing_is_infinite():
+    assert gated("ratio").value({"m": 0.0}, {"m": 3.0}) == float("inf")
+
+
+@pytest.mark.unit
+def test_a_gate_in_words():
+    assert Gate(0.96333, 0.9, "min", True).text == "0.9633 ≥ 0.9 passed"
+    drop = GATES["in_domain_retain_accuracy_drop"]
+    assert drop.text(Gate(0.5, 0.02, "max", False)) == "drop 0.5000 ≤ 0.02 FAILED"
+
+
+@pytest.mark.unit
+def test_the_table_is_read_without_torch():
+    code = "import sys, erasediff.evaluation.table, erasediff.evaluation.gates; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
