@@ -9,7 +9,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Completed, State
 from pydantic import Field
 
 from erasediff.errors import ApprovalTimeout, ParamsError, PromotionRefused
@@ -18,7 +18,7 @@ from erasediff.registry.promotion import promote, refuse
 from erasediff.registry.versions import Version, attached, evaluation_of_version
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.jobs.artifacts import markdown_table, show_picture
-from flows.jobs.states import failures_as_states
+from flows.jobs.states import cancelled, failures_as_states
 from flows.tools import results
 from flows.tools.doors import require_drawing
 from stages import layout
@@ -70,7 +70,7 @@ def promote_flow(
     try:
         promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check)
     except PromotionRefused as error:  # somebody's decision, no failure
-        return Cancelled(name=type(error).__name__, message=str(error))
+        return cancelled(error)
     return Completed(message=f"champion of {name} is version {promoted}")
 
 

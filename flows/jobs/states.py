@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
 from typing import ParamSpec, TypeVar
 
-from prefect.states import Failed, State
+from prefect.exceptions import CancelledRun, FailedRun
+from prefect.states import Cancelled, Failed, State
 
 from erasediff.command import stated_failure
 from erasediff.errors import EraseDiffError
@@ -19,7 +21,24 @@ R = TypeVar("R")
 
 def failed(error: EraseDiffError) -> State:
     """Return a stated failure as a state, for an automation to wait for."""
+    _quieten_engine()
     return Failed(name=type(error).__name__, message=str(error))
+
+
+def cancelled(error: EraseDiffError) -> State:
+    """Return somebody's decision to stop as a state."""
+    _quieten_engine()
+    return Cancelled(name=type(error).__name__, message=str(error))
+
+
+def _quieten_engine() -> None:
+    """Have a worker's engine log no "unexpected exception" of a run that returned its end as a state."""
+    for name in ("prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_is_unexpected)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] in (FailedRun, CancelledRun))
 
 
 def failures_as_states(work: Callable[P, R]) -> Callable[P, R | State]:

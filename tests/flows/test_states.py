@@ -1,6 +1,7 @@
 """How flows end, on a real Prefect server: a stated failure is a state of its name, and no traceback."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -12,15 +13,17 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
+from prefect.exceptions import CancelledRun, FailedRun
+from prefect.flow_engine import run_flow
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
-from prefect.states import Cancelled, Completed
+from prefect.states import Completed, State
 from prefect.testing.utilities import prefect_test_harness
 
 from erasediff import errors
 from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
 from flows.jobs.erase import EraseRequest, erase_flow
-from flows.jobs.states import failures_as_states, finished, require_success
+from flows.jobs.states import cancelled, failures_as_states, finished, require_success
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 STAGES = """
@@ -103,23 +106,41 @@ def test_every_failure_has_its_line_in_the_table_of_alerts():
     assert named - {"AwaitingConcurrencySlot"} == kinds - {"EraseDiffError", "ServerFailed"}
 
 
+@flow
+@failures_as_states
+def ends(error: str) -> State:
+    if error == "disk":
+        raise OSError(28, "No space left on device")
+    if error == "memory":
+        raise MemoryError
+    if error == "time":
+        raise ApprovalTimeout("nobody decided")
+    if error == "refused":
+        return cancelled(PromotionRefused("no"))
+    if error == "unforeseen":
+        raise ZeroDivisionError("a fault of ours")
+    return Completed(message="well")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "error, raised, told", [("time", FailedRun, 0), ("refused", CancelledRun, 0), ("unforeseen", ZeroDivisionError, 1)]
+)
+def test_a_workers_log_has_a_traceback_of_what_nobody_foresaw_alone(prefect_server, error, raised, told):
+    logger, heard = logging.getLogger("prefect.flow_runs"), []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(raised):
+            run_flow(ends, parameters={"error": error}, error_logger=logger)  # as Prefect's engine does
+    finally:
+        logger.removeHandler(handler)
+    assert sum("unexpected exception" in record.getMessage() for record in heard) == told
+
+
 @pytest.mark.unit
 def test_a_state_is_the_failure_again(prefect_server):
-    @flow
-    @failures_as_states
-    def ends(error: str) -> str:
-        if error == "disk":
-            raise OSError(28, "No space left on device")
-        if error == "memory":
-            raise MemoryError
-        if error == "time":
-            raise ApprovalTimeout("nobody decided")
-        if error == "refused":
-            return Cancelled(name="PromotionRefused", message="no")
-        if error == "unforeseen":
-            raise ZeroDivisionError("a fault of ours")
-        return Completed(message="well")
-
     assert finished(ends("nothing", return_state=True)) == "well"
     wanted = {"disk": CannotWrite, "memory": OutOfMemory, "time": ApprovalTimeout, "refused": PromotionRefused}
     for error, kind in wanted.items():

@@ -94,5 +94,5 @@ def test_a_champion_whose_files_were_altered_or_are_gone_is_an_alert_and_withdra
 def test_a_classifier_that_was_altered_is_no_fault_of_the_champion(project):
     (project.root / "models/classifier/model.safetensors").write_bytes(b"")
     said = project.run("flows.recheck", "--withdraw", code=1)
-    assert "StageFailed: stage recheck failed: IntegrityError: models/classifier" in said
+    assert "IntegrityError: recheck failed: models/classifier" in said
     assert registry(project).get_registered_model(MODEL).aliases["champion"]
