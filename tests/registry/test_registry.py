@@ -185,8 +185,8 @@ def test_the_version_draws(store, pipeline):
     needs = (stored / "requirements.txt").read_text()
     assert "torch==" in needs and "transformers" not in needs and "prefect" not in needs and "+cpu" not in needs
     kept = {p.relative_to(stored).parts[1:3] for p in (stored / "code").rglob("*") if p.is_file()}
-    assert ("stages", "diffusion") in kept
-    assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"stages"}
+    assert ("erasediff", "families") in kept
+    assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"erasediff"}
 
 
 @pytest.mark.pipeline
