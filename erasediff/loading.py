@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erasediff.errors import ModelError
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -20,8 +22,8 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
         model: a folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or ``hf://ORGANISATION/NAME@COMMIT``.
         concepts: names of the class embeddings, for a model that does not name them itself.
 
-    Raises: ModelError: no such model, version, alias or folder. IntegrityError: a file was altered.
-        TrackingError: the registry cannot be reached (a folder needs none).
+    Raises: ModelError: no such model, version, alias or folder, or the hub cannot be reached. IntegrityError: a file
+        was altered. TrackingError: the registry cannot be reached.
     """
     from erasediff.families import open_pipeline
 
@@ -30,11 +32,19 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
 
         model = fetch_pipeline_folder(str(model))
     elif str(model).startswith(HUB):
-        from huggingface_hub import snapshot_download
-
-        repo, _, revision = str(model).removeprefix(HUB).partition("@")
-        model = snapshot_download(repo, revision=revision or None)
+        model = _from_hub(str(model))
     return open_pipeline(model, concepts)
+
+
+def _from_hub(model: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = model.removeprefix(HUB).partition("@")
+    try:
+        return snapshot_download(repo, revision=revision or None)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{model} cannot be fetched ({reason}): check its name and commit, and the network") from None
 
 
 def erased_before(model: str | None) -> list[str]:
