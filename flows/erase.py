@@ -18,8 +18,7 @@ def summary() -> str:
     from erasediff.tracking import tracking_uri, without_credentials
 
     version = json.loads(REGISTERED.read_text())
-    rows = table_rows(Evaluation.read(EVALUATION))
-    table = [HEAD, *(row for row in rows if not row[0].startswith("accuracy."))]
+    table = [HEAD, *table_rows(Evaluation.read(EVALUATION), each_concept=False)]
     widths = [max(len(row[i]) for row in table) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     held = [a for a, v in aliases(version["model_name"]).items() if v == version["version"]]
