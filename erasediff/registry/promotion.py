@@ -191,7 +191,7 @@ def _evidence(tags: dict[str, str]) -> str:
     return sha256_text(json.dumps([tags.get("lineage_digest"), tags.get("erased_sha256")]))
 
 
-def _one_at_a_time(name: str) -> AbstractContextManager[None]:
+def _one_at_a_time(name: str) -> AbstractContextManager[object]:
     return checkout.exclusive(checkout.project_root() / ".work" / f"aliases-{name}.lock")
 
 
