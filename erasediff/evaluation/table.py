@@ -9,11 +9,16 @@ from erasediff.records import Evaluation
 HEAD = ("metric", "base", "erased", "gate")
 
 
-def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """``(metric, base, erased, gate)`` as text, for the report, the card, the terminal and whoever approves."""
+def table_rows(evaluation: Evaluation, *, each_concept: bool = True) -> list[tuple[str, str, str, str]]:
+    """``(metric, base, erased, gate)`` as text, for the report, the card, the terminal and whoever approves.
+
+    Args:
+        each_concept: with the numbers of single concepts.
+    """
     return [
         (name, metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name), gate_cell(evaluation, metric))
         for name, metric in compared(evaluation.base, evaluation.erased).items()
+        if each_concept or not metric.per_concept
     ]
 
 

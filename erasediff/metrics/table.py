@@ -16,9 +16,6 @@ Numbers = Mapping[str, float]
 #: What a gate holds against its limit, of the base's and the erased model's numbers; ``None``: it does not apply.
 GateValue = Callable[[Numbers, Numbers], float | None]
 
-#: Endings of numbers that go with another one.
-SPREAD = ("_sd", "_low", "_high")
-
 
 @dataclass(frozen=True)
 class GateRule:
@@ -232,10 +229,12 @@ METRICS: dict[str, Metric] = {
 
 def metric_of(name: str) -> Metric | None:
     """The metric that a number belongs to, by the number's name; ``None`` of a spread, or where the table has none."""
-    if name.endswith(SPREAD):
-        return None
-    found = METRICS.get(name) or METRICS.get(name.partition(".")[0])
-    return found if found and found.per_concept == (found.name != name) else None
+    head, dot, _ = name.partition(".")
+    if dot:  # a concept's name may end in anything
+        found = METRICS.get(head)
+        return found if found and found.per_concept else None
+    found = METRICS.get(name)
+    return found if found and not found.per_concept else None
 
 
 #: Every metric that is a gate, by the gate's name.

@@ -31,7 +31,9 @@ def test_every_limit_of_params_is_a_gates_and_every_gate_has_one():
 
 @pytest.mark.unit
 def test_a_number_belongs_to_its_metric():
-    assert metric_of("fd_classifier").name == "fd_classifier" and metric_of("accuracy.8").name == "accuracy"
+    assert metric_of("fd_classifier").name == "fd_classifier"
+    for concept in ("8", "a.b", "render_low", "x_sd"):
+        assert metric_of(f"accuracy.{concept}").name == "accuracy"
     for other in ("fd_classifier_sd", "accuracy", "fd_classifier.8", "something"):
         assert metric_of(other) is None
     both = {"seconds": 1.0, "recognised": 1.0, "fd_classifier": 1.0, "fd_classifier_sd": 0.0, "accuracy.8": 1.0}

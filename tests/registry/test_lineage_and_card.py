@@ -60,8 +60,8 @@ def test_runs_of_the_locks_stages_are_found_and_no_others(tmp_path):
 
 
 EVALUATION = Evaluation(
-    base={"accuracy.a|b": 0.9, "accuracy.a|b_sd": 0.01, "seconds": 1.0},
-    erased={"accuracy.a|b": 0.1, "accuracy.a|b_sd": 0.02, "seconds": 1.0},
+    base={"fd_classifier": 0.9, "fd_classifier_sd": 0.01, "accuracy.a|b": 0.9, "seconds": 1.0},
+    erased={"fd_classifier": 0.1, "fd_classifier_sd": 0.02, "accuracy.a|b": 0.1, "seconds": 1.0},
     delta={},
     gates={"unlearning_accuracy": Gate(0.5, 0.9, "min", False)},
     passed=False,
@@ -81,7 +81,8 @@ def test_card_tells_verdict_numbers_and_limits():
     assert "# Forgotten: chat noir" in text and "FAILED: do not use" in text
     assert "from a base model trained here, which had forgotten c before" in text
     assert "| unlearning_accuracy | 0.5000 | ≥ 0.9 | FAILED |" in text
-    assert "| accuracy.a\\|b | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
+    assert "| fd_classifier | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
+    assert "| accuracy.a\\|b | 0.900 | 0.100 |" in text
     differs = ["- method: graddiff (paper: erasediff)", "- forget_source: retain (paper: forget)"]
     for line in (*differs, "- updates: 17", "## Not promised", "- base_sha256: `ff`", "## Licence"):
         assert line in text.splitlines()
