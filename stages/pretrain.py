@@ -99,7 +99,7 @@ def _trained(
     from erasediff.data.inputs import load_images, table_shape
     from erasediff.families import family_of
     from erasediff.families.class_conditional import build_pipeline
-    from erasediff.training.denoising import RECIPE, train_denoiser
+    from erasediff.training.denoising import RECIPE, Recipe, train_denoiser
 
     shape = table_shape(table)
     data = load_images(table, shape)
@@ -117,7 +117,7 @@ def _trained(
         family_of(pipeline),
         data.images,
         data.concepts,
-        **pretrain.model_dump(include=RECIPE),
+        Recipe(**pretrain.model_dump(include=RECIPE)),
         seed=seed,
         accelerator=accelerator,
         checkpoint=checkpoint,

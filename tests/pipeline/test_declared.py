@@ -13,7 +13,7 @@ DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", 
 #: Reads a version, whose hash is checked: how the registry is read changes no model.
 ONLY_FETCHES = {"pretrain": {"registry", "tracking"}}
 #: What changes no result: how it is written, noted and told, not what it is.
-NO_RESULT = {"__init__", "tracking", "artifacts", "checkout", "command", "errors", "loading"}
+NO_RESULT = {"__init__", "tracking", "artifacts", "checkout", "command", "errors", "loading", "records"}
 
 
 def imported(path):
