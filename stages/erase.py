@@ -85,6 +85,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     with new_folder(layout.ERASED) as folder:
         result.pipeline.save_pretrained(folder)
     checkpoint.clear()
+    run.log_metrics({"updates": result.updates, "passes": result.record.passes})
     run.log_artifact(layout.ERASE_TRACE)
     print(f"erased model in {layout.ERASED}")
 

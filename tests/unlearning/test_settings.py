@@ -105,7 +105,7 @@ def test_gradients_of_unit_length_join_directions_not_sizes(multiplier):
         name = "units"
         unit_lengths = True
 
-    settings = Units.given({"multiplier": multiplier, number: 0.6})
+    settings = Units.from_settings({"multiplier": multiplier, number: 0.6})
     joined, _, row = update_direction(retain.clone(), forget.clone(), settings)
     larger, _, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
     cosine = torch.cosine_similarity(retain, forget, dim=0).item()

@@ -33,8 +33,8 @@ METHODS: dict[str, type[Method]] = {
 def method_for(name: str, **settings: Any) -> Method:
     """Return a method with its settings, fields of :class:`erasediff.unlearning.settings.Settings`.
 
-    Raises: ValueError: unknown method; or as :meth:`Method.given`.
+    Raises: ValueError: unknown method; or as :meth:`Method.from_settings`.
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
-    return METHODS[name].given(settings)
+    return METHODS[name].from_settings(settings)

@@ -54,7 +54,7 @@ class Method:
         self.settings = settings
 
     @classmethod
-    def given(cls, settings: Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Make the method with fields of :class:`Settings`.
 
         Raises: ValueError: an unknown setting; settings that do not go together; a setting that the method fixes at
