@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -190,6 +191,17 @@ def test_retrain_is_a_base_that_never_saw_the_forget_set():
         assert torch.equal(expected, parameter)
     assert torch.allclose(got.class_embedding.weight[0], made, atol=1e-5)
     assert len(result.history) == 3 and all(row["retain_loss"] > 0 for row in result.history)
+
+
+@pytest.mark.unit
+def test_an_unconditional_model_is_retrained_without_being_asked_for_anything():
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
+    network = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), **blocks)
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sets = {"forget": images[:2], "retain": {"": images[2:]}}
+    recipe = Recipe(steps=2, batch_size=2, learning_rate=1e-3)
+    result = erase(DDPMPipeline(network, DDPMScheduler()), "", method="retrain", **sets, recipe=recipe)
+    assert (result.method, result.updates) == ("retrain", 2)
 
 
 @pytest.mark.unit

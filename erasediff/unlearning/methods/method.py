@@ -111,13 +111,14 @@ class Method:
 
         Without the measurement of the constraint gap.
         """
-        s, weights = self.settings, self.weights(step)
+        s, weights, passes = self.settings, self.weights(step), 0
         trained = TRAINED + s.gradient_checkpointing
-        retain = trained + (s.retain_target == "teacher")
-        forget = trained + TEACHER_PASSES.get(s.forget_target, 0) * (not s.shared_batch)
-        return retain * s.retain_batch_size * ("retain" in weights) + forget * s.forget_batch_size * (
-            "forget" in weights
-        )
+        if "retain" in weights:
+            passes += s.retain_batch_size * (trained + (s.retain_target == "teacher"))
+        if "forget" in weights:
+            teacher = 0 if s.shared_batch else TEACHER_PASSES.get(s.forget_target, 0)
+            passes += s.forget_batch_size * (trained + teacher)
+        return passes
 
     def passes_before(self, forget_images: int, retain_images: int) -> int:
         """Return the images through the network before the first update: for a mask, or the Fisher information."""
