@@ -6,7 +6,7 @@ import difflib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -15,6 +15,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from erasediff.artifacts import write_bytes
 from erasediff.errors import ParamsError
+from erasediff.unlearning import METHODS, method_for
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -22,19 +23,10 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["no", "bf16"]
-Method = Literal[
-    "erasediff",
-    "graddiff",
-    "finetune",
-    "neggrad",
-    "salun",
-    "munba",
-    "sfr_on",
-    "esd",
-    "selective_amnesia",
-    "siss",
-    "retrain",
-]
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+else:
+    Method = Literal[tuple(METHODS)]  # one list: that of the methods
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -127,14 +119,10 @@ class Erase(Section):
     eta: Positive
     multiplier: Literal["paper", "cosine", "fixed"]
     fixed_multiplier: Annotated[float, Field(ge=0)]
-    unit_gradients: bool
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]
-    teacher: Literal["frozen", "moving"]
     anchor: str | None
-    timestep_sampling: Literal["uniform", "antithetic", "importance"]
-    min_snr_gamma: Positive | None
     outer_steps: Count
     passes: Count | None
     inner_steps: Count
@@ -146,8 +134,6 @@ class Erase(Section):
     gradient_checkpointing: bool
     shard: bool
     shared_batch: bool
-    repeat: Count
-    retain_every: Count
     learning_rate: Positive
     ema_decay: Fraction
     condition_dropout: Fraction
@@ -160,12 +146,13 @@ class Erase(Section):
     checkpoint_every: Count
 
     @model_validator(mode="after")
-    def _anchor(self) -> Erase:
-        if (self.forget_target == "anchor") != (self.anchor is not None):
-            raise ValueError("anchor names the concept of forget_target: anchor, and only of that")
-        if self.gap_tolerance is not None and not self.gap_every:
-            raise ValueError("gap_tolerance stops at a gap that is measured: set gap_every to 1 or more")
+    def _goes_together(self) -> Erase:
+        method_for(self.method, **self.settings())
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the loop: fields of :class:`erasediff.unlearning.Settings`."""
+        return self.model_dump(exclude={"method", "passes", "mixed_precision", "checkpoint_every"})
 
 
 class Evaluate(Section):

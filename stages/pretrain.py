@@ -25,7 +25,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     from erasediff.loading import erased_before, load
     from erasediff.training.base import ARCHITECTURE, train_base
     from erasediff.training.checkpoint import FileCheckpoint
-    from erasediff.training.denoising import RECIPE
+    from erasediff.training.denoising import RECIPE, Recipe
     from stages import layout
 
     table = read_table(layout.TABLE, "train")
@@ -40,7 +40,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
             load_images(table, table_shape(table)),
             table_shape(table),
             architecture=pretrain.model_dump(include=ARCHITECTURE),
-            recipe=pretrain.model_dump(include=RECIPE),
+            recipe=Recipe(**pretrain.model_dump(include=RECIPE)),
             seed=seed,
             accelerator=accelerator,
             checkpoint=checkpoint,

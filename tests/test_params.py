@@ -1,3 +1,5 @@
+import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -7,9 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from erasediff.errors import ParamsError
-from stages.params import load_params
+from stages.params import Params, load_params
 
 FILE = Path(__file__).parent.parent / "params.yaml"
+COMPARISONS = sorted((FILE.parent / "comparisons").glob("*.yaml"))
 
 
 def changed(tmp_path, *changes):
@@ -72,7 +75,16 @@ def test_unquoted_no_is_text(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([("erase.method", "sfr_on"), ("erase.retain_every", 2)], "retain_every 2 does not go with this method"),
+        (
+            [("erase.method", "graddiff"), ("erase.retain_target", "teacher"), ("erase.fixed_multiplier", 0.5)],
+            "fixed_multiplier 0.5 does not go with method graddiff, which fixes it at 0.1: "
+            "leave it at its default, 1.0",
+        ),
+        ([("erase.method", "graddiff"), ("erase.eta", 0.5)], "eta 0.5 has no effect with multiplier fixed"),
+        ([("erase.fixed_multiplier", 0.5)], "fixed_multiplier 0.5 has no effect with multiplier paper"),
+        ([("erase.mask_fraction", 0.1)], "mask_fraction 0.1 has no effect with mask none"),
+        ([("erase.method", "retrain"), ("erase.learning_rate", 0.1)], "no effect with method retrain, which has its"),
+        ([("erase.gap_tolerance", 0.1)], "gap_tolerance 0.1 has no effect with gap_every 0"),
         ([("erase.accumulate", 65)], "a batch of 64 cannot be computed in 65 parts: lower accumulate"),
     ],
 )
@@ -83,5 +95,30 @@ def test_what_does_not_go_together_in_a_method(tmp_path, changes, message):
     here = {**os.environ, "PYTHONPATH": str(FILE.parent)}
     done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("ParamsError: params.yaml: erase: ") and message in line
+    head, line = done.stderr.splitlines()
+    assert head == "ParamsError: params.yaml: 1 error(s)"
+    assert line.startswith("  - erase: ") and message in line
+
+
+def variants(plan):
+    """The params that a comparison sets, each variant with every choice of searched values that it is tried with."""
+    search = plan.get("search") or {"over": {}, "set": {}}
+    for name, own in plan["variants"].items():
+        over = {k: v for k, v in search["over"].items() if k not in own} if name != plan.get("gold") else {}
+        for values in itertools.product(*over.values()):
+            yield name, {**plan.get("set", {}), **search.get("set", {}), **own, **dict(zip(over, values, strict=True))}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_variant_of_every_comparison_is_valid(path):
+    """None of them asks for something that its method would not do."""
+    base = YAML(typ="safe").load(FILE)
+    found = list(variants(YAML(typ="safe").load(path)))
+    assert found
+    for _, changes in found:
+        raw = copy.deepcopy(base)
+        for key, value in changes.items():
+            section, name = key.split(".")
+            raw[section][name] = value
+        Params.model_validate(raw)

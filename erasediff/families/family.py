@@ -8,7 +8,6 @@ from typing import Protocol, TypeAlias
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
-from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
 #: The prompt that stands for "no condition".
@@ -99,9 +98,6 @@ class Family(Protocol):
     def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """``(noisy, target)``: x_t and what the denoiser should predict for it."""
 
-    def min_snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
-        """Weights of a denoising loss ``(B,)`` that hold down timesteps with little noise."""
-
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's prediction, of the shape of ``noisy``."""
 
@@ -145,14 +141,6 @@ class NoiseSchedule:
     def timesteps(self, n: int, generator: torch.Generator) -> Tensor:
         """Uniform int64 timesteps in ``[0, T)``, shape ``(n,)``."""
         return torch.randint(0, self.num_timesteps, (n,), generator=generator)
-
-    def min_snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
-        """min(SNR, γ) of the error in x₀, as a weight of the error in what is predicted (arXiv 2303.09556, eq. 6)."""
-        snr = compute_snr(self.scheduler, timesteps)
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return (gamma / snr).clamp(max=1.0)
-        return snr.clamp(max=gamma) / (snr + 1 if kind == "v_prediction" else 1)
 
     def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = sqrt(ᾱ_t) x₀ + sqrt(1 − ᾱ_t) ε, and the target of the scheduler's ``prediction_type``."""

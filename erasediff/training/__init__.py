@@ -1,1 +1,1 @@
-"""What base training and erasing share: state, checkpoints, sharding, randomness, device."""
+"""What base training and erasing share: state, checkpoints, sharding."""

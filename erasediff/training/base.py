@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.training.denoising import train_denoiser
+from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 
 #: Arguments of :func:`erasediff.families.class_conditional.build_pipeline` that say what a network is made of.
@@ -23,7 +23,7 @@ def train_base(
     image_shape: tuple[int, int, int],
     *,
     architecture: Mapping[str, Any],
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     seed: int,
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
@@ -34,12 +34,20 @@ def train_base(
     Args:
         image_shape: ``(channels, height, width)`` of the images.
         architecture: arguments of ``build_pipeline``, such as those of :data:`ARCHITECTURE`.
-        recipe: arguments of ``train_denoiser``, such as those of ``RECIPE``.
+        recipe: how the network is trained.
         seed: of the first weights and of the training.
 
     Raises: ModelError: the image size does not fit the network. NonFiniteLoss.
     """
     pipeline = build_pipeline(sorted(set(data.concepts)), image_shape, **architecture, seed=seed)
-    common: dict[str, Any] = {"seed": seed, "accelerator": accelerator, "checkpoint": checkpoint, "on_step": on_step}
-    train_denoiser(family_of(pipeline), data.images, data.prompts, **recipe, **common)
+    train_denoiser(
+        family_of(pipeline),
+        data.images,
+        data.prompts,
+        recipe,
+        seed=seed,
+        accelerator=accelerator,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return pipeline

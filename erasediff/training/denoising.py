@@ -3,50 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from erasediff import randomness
 from erasediff.data.concept_images import Images
 from erasediff.families.family import NULL_CONCEPT, Family
-from erasediff.randomness import batch_indices, generator
 from erasediff.training.state import (
     Checkpoint,
     OnStep,
     TrainState,
     check_finite,
-    share,
+    process_share,
     shared_mse,
     sum_gradients,
     warmup_cosine,
 )
 
-#: Arguments of :func:`train_denoiser` that say how a model is trained: its recipe.
-RECIPE = {
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "warmup_steps",
-    "ema_decay",
-    "condition_dropout",
-    "max_grad_norm",
-}
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a denoiser is trained.
+
+    Attributes:
+        steps: number of updates; the learning rate falls to zero along a cosine.
+        batch_size: of all processes together.
+        warmup_steps: updates in which the learning rate rises from zero.
+        ema_decay: of the average of the weights, which is the result; 0 keeps none.
+        condition_dropout: share of samples whose concept becomes the null concept (arXiv 2207.12598).
+        max_grad_norm: gradients are scaled down to this 2-norm.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 0
+    ema_decay: float = 0.0
+    condition_dropout: float = 0.1
+    max_grad_norm: float = 1.0
+
+
+#: Names of a recipe's entries.
+RECIPE = {field.name for field in fields(Recipe)}
 
 
 def train_denoiser(
     family: Family,
     images: Images,
     prompts: Sequence[str],
+    recipe: Recipe,
     *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_steps: int = 0,
-    weight_decay: float = 0.0,
-    ema_decay: float = 0.0,
-    condition_dropout: float = 0.1,
-    max_grad_norm: float = 1.0,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
@@ -57,12 +66,8 @@ def train_denoiser(
     .. math:: L = \mathbb{E}_{x_0,\epsilon,t}\lVert \epsilon_\theta(x_t, t, c) - \epsilon\rVert^2
 
     Args:
-        images: float32 ``(B, C, H, W)`` in [-1, 1], by an index tensor.
+        images: in [-1, 1].
         prompts: one an image: a caption, or the name of its class.
-        batch_size: of all processes together.
-        steps: number of updates; the learning rate falls to zero along a cosine.
-        condition_dropout: share of samples whose prompt becomes the null prompt (arXiv 2207.12598).
-        max_grad_norm: gradients are scaled down to this 2-norm.
 
     Returns: the denoiser, with averaged weights where ``ema_decay`` is not 0, in eval mode.
     Raises: NonFiniteLoss.
@@ -71,43 +76,45 @@ def train_denoiser(
     accelerator = accelerator or Accelerator()
     denoiser = family.denoiser.to(accelerator.device).train()
     parameters = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    state = TrainState(parameters, optimizer, ema_decay)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+    state = TrainState(parameters, optimizer, recipe.ema_decay)
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
-    mine, main = share(batch_size, accelerator), accelerator.is_main_process
-    while state.step < steps:
+    n, main = recipe.batch_size, accelerator.is_main_process
+    share = process_share(n, accelerator)
+    while state.step < recipe.steps:
         step = state.step
-        rate = learning_rate * warmup_cosine(step, warmup_steps, steps)
+        rate = recipe.learning_rate * warmup_cosine(step, recipe.warmup_steps, recipe.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        index = batch_indices(len(prompts), batch_size, seed=seed, stream="pretrain", step=step)
-        draw = generator(seed, "pretrain-noise", step)
-        clean = family.encode(images[index[mine]].to(accelerator.device))
-        timesteps = family.timesteps(batch_size, draw)[mine].to(clean.device)
-        noise = torch.randn((batch_size, *clean.shape[1:]), generator=draw)[mine].to(clean.device)
-        dropped = (torch.rand(batch_size, generator=draw) < condition_dropout)[mine].tolist()
-        asked = [
+        index = randomness.batch_indices(len(prompts), n, seed=seed, stream="pretrain", step=step)
+        generator = randomness.generator(seed, "pretrain-noise", step)
+        clean = family.encode(images[index[share]].to(accelerator.device))
+        # Timesteps before noise: draw_noise, with the other order, would train another base at the same seed.
+        timesteps = family.timesteps(n, generator)[share].to(clean.device)
+        noise = torch.randn((n, *clean.shape[1:]), generator=generator)[share].to(clean.device)
+        dropped = (torch.rand(n, generator=generator) < recipe.condition_dropout)[share].tolist()
+        names = [
             NULL_CONCEPT if drop and family.has_null else prompts[i]
-            for i, drop in zip(index[mine].tolist(), dropped, strict=True)
+            for i, drop in zip(index[share].tolist(), dropped, strict=True)
         ]
         noisy, target = family.noised(clean, noise, timesteps)
         with accelerator.autocast():
-            prediction = family.predict(denoiser, noisy, timesteps, family.condition(asked))
-            loss = shared_mse(prediction, target, batch_size)
+            prediction = family.predict(denoiser, noisy, timesteps, family.condition(names))
+            loss = shared_mse(prediction, target, n)
         value = accelerator.reduce(loss.detach(), "sum")
         if not torch.isfinite(value) and checkpoint is not None and main:
             checkpoint.save(state.tensors())
         check_finite(step, loss=value)
         accelerator.backward(loss)
         sum_gradients(parameters.values(), accelerator)
-        norm = accelerator.clip_grad_norm_(parameters.values(), max_grad_norm)
+        norm = accelerator.clip_grad_norm_(parameters.values(), recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.after_update()
         if on_step is not None and main:
             on_step(state.step, {"loss": value.item(), "grad_norm": float(norm), "learning_rate": rate})
-        if checkpoint is not None and main and state.step % checkpoint.every == 0 and state.step < steps:
+        if checkpoint is not None and main and state.step % checkpoint.every == 0 and state.step < recipe.steps:
             checkpoint.save(state.tensors())
     state.use_average()
     return denoiser.eval()

@@ -34,21 +34,22 @@ def shard(network: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 
 def is_sharded(tensor: Tensor) -> bool:
+    """True if each process has a part of the tensor."""
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part, which shares its memory; of a plain tensor, itself."""
+    """Return this process's part, which shares its memory; a plain tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All parts put together, on every process, which all have to ask; of a plain tensor, itself."""
+def gathered(tensor: Tensor) -> Tensor:
+    """Return all parts put together, on every process, which all have to ask; a plain tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_like(parameter: Tensor, part: Tensor) -> Tensor:
-    """A local part as the sharded tensor that it is a part of, sharded as ``parameter``; itself if that is plain."""
+    """Return a local part as the sharded tensor it belongs to, sharded as ``parameter``; itself if that is plain."""
     if not isinstance(parameter, DTensor):
         return part
     layout = parameter.device_mesh, parameter.placements
@@ -56,14 +57,16 @@ def part_like(parameter: Tensor, part: Tensor) -> Tensor:
 
 
 def spread_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor sharded as ``parameter``; itself where that is plain, or of another shape."""
+    """Return a whole tensor sharded as ``parameter``; itself where that is plain, or of another shape."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def in_plane(a: Tensor, b: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Two vectors ``(2,)`` of the lengths and the angle that two vectors have, of which each process has a part.
+    """Return two vectors ``(2,)`` with the lengths and the angle of two vectors that are spread over processes.
+
+    The three inner products are all that joining two gradients needs.
 
     Args:
         a, b: this process's parts, flat ``(P,)``.

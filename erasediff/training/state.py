@@ -1,4 +1,4 @@
-"""What every training here shares: its resumable state, and one update over several processes."""
+"""Parts of every training here: its resumable state, and one update over several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from erasediff.errors import ModelError, NonFiniteLoss
-from erasediff.training.sharding import local, part_like, spread_like, whole
+from erasediff.families.family import Family
+from erasediff.training.sharding import gathered, local, part_like, spread_like
 
 #: Called after each step with its number (from 1) and what was measured.
 OnStep = Callable[[int, dict[str, float]], None]
@@ -62,12 +63,12 @@ class TrainState:
         """Everything needed to go on, by name; whole tensors, so that every process has to ask."""
         state: dict[str, Tensor] = {"step": torch.tensor(self.step)}
         for name, parameter in self.parameters.items():
-            state[f"parameter/{name}"] = whole(parameter.detach())
+            state[f"parameter/{name}"] = gathered(parameter.detach())
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"optimizer/{key}/{name}"] = whole(torch.as_tensor(value))
+                state[f"optimizer/{key}/{name}"] = gathered(torch.as_tensor(value))
         if self.ema is not None:
             for (name, parameter), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
-                state[f"average/{name}"] = whole(part_like(parameter, shadow))
+                state[f"average/{name}"] = gathered(part_like(parameter, shadow))
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -106,8 +107,8 @@ def check_finite(step: int, **values: Tensor | float) -> None:
             )
 
 
-def share(n: int, accelerator: Accelerator, part: int = 0, parts: int = 1) -> slice:
-    """This process's part of a global batch of ``n``; of that, one of ``parts``, where gradients are accumulated.
+def process_share(n: int, accelerator: Accelerator, part: int = 0, parts: int = 1) -> slice:
+    """Return this process's part of a global batch of ``n``; of that, one of ``parts`` where gradients accumulate.
 
     Every process draws the whole batch's random numbers and takes its part of them, so that neither the number of
     processes nor that of parts changes a result but by rounding.
@@ -120,13 +121,29 @@ def share(n: int, accelerator: Accelerator, part: int = 0, parts: int = 1) -> sl
     return slice(i * n // of, (i + 1) * n // of)
 
 
+def draw_noise(family: Family, like: Tensor, n: int, share: slice, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw the noise and the timesteps of a global batch, and return this process's share of both.
+
+    Args:
+        like: the share's encoded images, ``(B, …)``; noise has their shape, dtype and device.
+        n: samples of the global batch.
+    """
+    noise = torch.randn((n, *like.shape[1:]), generator=generator)[share].to(like)
+    return noise, family.timesteps(n, generator)[share].to(like.device)
+
+
+def sample_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return each sample's mean squared error in float32, ``(B,)``."""
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+
+
 def shared_mse(prediction: Tensor, target: Tensor, n: int, weights: Tensor | None = None) -> Tensor:
     """Mean squared error in float32, so that the sum over all parts of a batch of ``n`` is that of the batch.
 
     Args:
         weights: one a sample, ``(B,)``; all 1 by default.
     """
-    errors = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+    errors = sample_errors(prediction, target)
     return (errors if weights is None else errors * weights).sum() / n
 
 

@@ -1,6 +1,6 @@
-"""Erasing concepts from a diffusion model. Loads no torch until something is erased."""
+"""Erasing concepts from a diffusion model: methods, their settings, the loop. This file loads no torch."""
 
-from erasediff.unlearning.erasing import Erased, erase
-from erasediff.unlearning.settings import METHODS, PAPER_SETTING, Settings, planned, settings_for
+from erasediff.unlearning.methods import METHODS, Method, method_for
+from erasediff.unlearning.settings import PAPER_SETTING, Settings, deviations_from_paper
 
-__all__ = ["METHODS", "PAPER_SETTING", "Erased", "Settings", "erase", "planned", "settings_for"]
+__all__ = ["METHODS", "PAPER_SETTING", "Method", "Settings", "deviations_from_paper", "method_for"]

@@ -1,28 +1,25 @@
-"""How much weights and timesteps matter, measured on the base before the first update."""
+"""How much each weight matters, measured on the base before the first update."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
+from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
-from erasediff.randomness import generator
 from erasediff.training.sharding import local
+from erasediff.training.state import draw_noise
 from erasediff.unlearning.losses import Losses
-from erasediff.unlearning.settings import IMPORTANCE_BATCHES
-from erasediff.unlearning.timesteps import part_of
-
-#: Equal parts of [0, T) that timesteps are weighted by.
-TIMESTEP_PARTS = 20
+from erasediff.unlearning.methods.method import Correction
+from erasediff.unlearning.settings import Settings
 
 
 def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:
-    """Add the gradient of ``loss`` to ``total``, flat float32 ``(P,)``, and give it back; ``.grad`` stays ``None``.
+    """Add the gradient of ``loss`` to ``total``, flat float32 ``(P,)``, and return it; ``.grad`` stays ``None``.
 
     Each parameter's gradient is added and freed as the backward pass reaches it: there is never a second copy of all.
 
@@ -48,17 +45,21 @@ def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, a
 
 
 def flat_zeros(parameters: Sequence[Tensor]) -> Tensor:
-    """Zeros, float32 ``(P,)``, on the parameters' device; of sharded ones, for this process's part."""
+    """Return zeros, float32 ``(P,)``, on the parameters' device; of sharded ones, for this process's part."""
     return torch.zeros(sum(local(p).numel() for p in parameters), device=parameters[0].device)
+
+
+def flat_weights(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the weights as they are, flat float32 ``(P,)``."""
+    return torch.cat([p.detach().float().flatten() for p in parameters])
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:
     """Mean squared error of plain denoising of a batch under its own concepts; the same for every process."""
-    index, concepts = losses.draw(stream, step, n, data)
+    index, concepts = losses.batch(stream, step, n, data)
     clean = losses.encoded(data, index)
-    draw = generator(losses.seed, f"{stream}-noise", step)
-    noise = torch.randn(clean.shape, generator=draw).to(clean)
-    timesteps = losses.family.timesteps(n, draw).to(losses.device)
+    generator = randomness.generator(losses.seed, f"{stream}-noise", step)
+    noise, timesteps = draw_noise(losses.family, clean, n, slice(None), generator)
     noisy, target = losses.family.noised(clean, noise, timesteps)
     prediction = losses.family.predict(losses.denoiser, noisy, timesteps, losses.family.condition(concepts))
     return F.mse_loss(prediction.float(), target.float())
@@ -100,54 +101,34 @@ def top_fraction(values: Tensor, fraction: float) -> Tensor:
 
 
 class Importance:
-    """What the settings want to be known of the base.
+    """What a method may want to know of the base's weights; each is measured once, when it is asked for.
 
     Attributes:
-        masks: of each loss's gradient by the loss's name, flat ``(P,)`` of zeros and ones.
-        fisher: diagonal Fisher information of both sets together, flat ``(P,)``, where there is a penalty.
+        current_weights: gives the trained weights as they then are, flat ``(P,)``.
     """
 
     def __init__(self, losses: Losses, parameters: Sequence[Tensor]):
-        s = losses.settings
-        self.masks: dict[str, Tensor] = {}
-        self.fisher: Tensor | None = None
-        if s.mask == "saliency":
-            mask = top_fraction(saliency(losses, parameters), s.mask_fraction)
-            self.masks = {"retain": mask, "forget": mask}
-        if s.mask == "fisher_ratio" or s.fisher_penalty:
-            forget = diagonal_fisher(losses, losses.forget_set, parameters, "forget")
-            retain = diagonal_fisher(losses, losses.retain_set, parameters, "retain")
-            if s.mask == "fisher_ratio":
-                self.masks = {"forget": (forget >= retain).float()}
-            if s.fisher_penalty:
-                n, m = len(losses.forget_set), len(losses.retain_set)
-                self.fisher = (n * forget + m * retain) / (n + m)
+        self.losses, self.parameters = losses, parameters
+        self.current_weights: Callable[[], Tensor] = partial(flat_weights, parameters)
 
+    @cached_property
+    def fisher(self) -> tuple[Tensor, Tensor]:
+        """Diagonal Fisher information of the forget and of the retain set, each flat ``(P,)``."""
+        forget = diagonal_fisher(self.losses, self.losses.forget_set, self.parameters, "forget")
+        return forget, diagonal_fisher(self.losses, self.losses.retain_set, self.parameters, "retain")
 
-@torch.no_grad()
-def timestep_density(losses: Losses, accelerator: Accelerator) -> Tensor:
-    """How far the base is from its forget target, by part of [0, T), ``(TIMESTEP_PARTS,)``, of sum 1.
+    def masks(self, settings: Settings) -> list[Correction]:
+        """Return what keeps the settings' mask: the gradient of a weight that it holds is zero."""
+        masks: dict[str, Tensor] = {}
+        if settings.mask == "saliency":
+            mask = top_fraction(saliency(self.losses, self.parameters), settings.mask_fraction)
+            masks = {"retain": mask, "forget": mask}
+        if settings.mask == "fisher_ratio":
+            forget, retain = self.fisher
+            masks = {"forget": (forget >= retain).float()}
 
-    A part that no timestep fell in gets the mean; none gets 0, so that every timestep can be drawn.
-    """
-    parts = TIMESTEP_PARTS
-    total, count = torch.zeros(parts), torch.zeros(parts)
-    for step in range(IMPORTANCE_BATCHES):
-        draw = generator(losses.seed, "importance", step)
-        batch = losses.forget_batch(step, draw)
-        m = len(batch.asked)
-        noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean)
-        timesteps = ((torch.arange(m) + torch.rand(m, generator=draw)) * losses.family.num_timesteps / m).long()
-        moved = timesteps.to(losses.device)
-        noisy, truth = losses.family.noised(batch.clean, noise, moved)
-        uniform = partial(torch.rand, batch.clean.shape, generator=draw)
-        target = losses.target_of(noisy, moved, truth, batch, uniform)
-        prediction = losses.family.predict(losses.denoiser, noisy, moved, losses.family.condition(batch.asked))
-        errors = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1).cpu()
-        which = part_of(timesteps, parts, losses.family.num_timesteps)
-        total.index_add_(0, which, errors)
-        count.index_add_(0, which, torch.ones(m))
-    total, count = (accelerator.reduce(x.to(losses.device), "sum").cpu() for x in (total, count))
-    mean = total.sum() / count.sum()
-    density = torch.where(count > 0, total / count.clamp(min=1), mean).clamp(min=0.05 * mean.item())
-    return density / density.sum()
+        def multiply(gradients: dict[str, Tensor]) -> None:
+            for name, mask in masks.items():
+                gradients[name] *= mask
+
+        return [multiply] if masks else []

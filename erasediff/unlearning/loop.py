@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import NonFiniteLoss, UnknownConcept
 from erasediff.families.family import Family
-from erasediff.training.sharding import in_plane, is_sharded, local, part_like, shard, whole
+from erasediff.training.sharding import gathered, in_plane, is_sharded, local, part_like, shard
 from erasediff.training.state import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
-from erasediff.unlearning.importance import Importance, add_gradient, flat_zeros, timestep_density
+from erasediff.unlearning.importance import Importance, add_gradient, flat_zeros
 from erasediff.unlearning.losses import Losses
-from erasediff.unlearning.multipliers import MULTIPLIERS
-from erasediff.unlearning.settings import Settings
+from erasediff.unlearning.methods import Method
+from erasediff.unlearning.multipliers import multiplier_of
 
 #: Selections of parameters by name: those whose name contains one of the first parts and none of the second.
 SELECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -36,8 +37,10 @@ SELECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def trainable_parameters(denoiser: nn.Module, selection: str) -> dict[str, Tensor]:
-    """The parameters that erasing changes: a name of ``SELECTIONS``, or those whose name contains ``selection``.
+    """Return the parameters that erasing changes, and freeze the others.
 
+    Args:
+        selection: a name of ``SELECTIONS``, or a part of parameter names.
     Raises: UnknownConcept: the selection is empty.
     """
     wanted, unwanted = SELECTIONS.get(selection, ((selection,), ()))
@@ -57,14 +60,28 @@ def trainable_parameters(denoiser: nn.Module, selection: str) -> dict[str, Tenso
     return chosen
 
 
-def contiguous_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook: PyTorch 2.13 crashes on a CPU in the backward pass of a group norm whose channels-last input needs no
-    gradient, as that of the first trainable layer does not."""
-    return tuple(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x for x in inputs)
+@contextmanager
+def group_norms_mended(denoiser: nn.Module) -> Iterator[None]:
+    """Give trained group norms contiguous inputs for a block.
+
+    PyTorch 2.13 crashes on a CPU in the backward pass of a group norm whose channels-last input needs no gradient, as
+    that of the first trainable layer does not.
+    """
+
+    def contiguous(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x for x in inputs)
+
+    norms = [m for m in denoiser.modules() if isinstance(m, nn.GroupNorm) and m.weight.requires_grad]
+    hooks = [norm.register_forward_pre_hook(contiguous) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of the GPU's allocator, or of this process on a CPU."""
+    """Return the peak memory of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -72,21 +89,23 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def update_direction(
-    retain_grad: Tensor, gap_grad: Tensor, settings: Settings, plane: tuple[Tensor, Tensor] | None = None
+    retain_grad: Tensor, gap_grad: Tensor, method: Method, plane: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """δ = ∇L_r + λ∇g, in the place of ``retain_grad``; its length; what the trace records of the two gradients.
+    """Join the two gradients, in place.
 
     Args:
+        retain_grad, gap_grad: flat ``(P,)``; the first becomes the direction.
         plane: where the gradients are one process's parts of them, :func:`in_plane` of the two.
+    Returns: δ = ∇L_r + λ∇g, in the place of ``retain_grad``; its length; what the trace records of the two gradients.
     """
     retain, gap = plane or (retain_grad, gap_grad)
     norms = {"retain_grad_norm": float(retain.norm()), "forget_grad_norm": float(gap.norm())}
-    if settings.unit_gradients:
+    if method.unit_lengths:
         for vectors in [(retain_grad, gap_grad), *([plane] if plane else [])]:
             for vector, norm in zip(vectors, norms.values(), strict=True):
                 vector /= norm or 1.0
-    multiplier = MULTIPLIERS[settings.multiplier](retain, gap, eta=settings.eta)
-    lengths = 1.0 if settings.unit_gradients else math.prod(norms.values())
+    multiplier = multiplier_of(method.settings, retain, gap)
+    lengths = 1.0 if method.unit_lengths else math.prod(norms.values())
     measured = {
         **norms,
         "gradient_cosine": float(torch.dot(retain, gap)) / max(lengths, 1e-30),
@@ -99,7 +118,7 @@ def update_direction(
 
 @contextmanager
 def teaching(denoiser: nn.Module, device: torch.device) -> Iterator[None]:
-    """Frozen, in eval mode and on ``device`` for a block; then as it was: it is the caller's."""
+    """Keep a denoiser frozen, in eval mode and on ``device`` for a block; then put it back: it is the caller's."""
     some = next(denoiser.parameters())
     was, training = some.device, denoiser.training
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
@@ -112,63 +131,71 @@ def teaching(denoiser: nn.Module, device: torch.device) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+class Result(NamedTuple):
+    """The erased denoiser, and the number of updates that were made, those before a resumption included."""
+
+    denoiser: nn.Module
+    updates: int
+
+
 def run_loop(
     family: Family,
     forget_set: ConceptImages,
     retain_set: ConceptImages,
-    settings: Settings,
+    method: Method,
     *,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
-) -> nn.Module:
+) -> Result:
     r"""Erase: minimise L_r subject to the forget loss shrinking at every step.
 
     Two backward passes a step and no third: ∇g = ∇L_f, since the value-function term is constant in θ.
 
     Returns: a new denoiser in eval mode; ``family.denoiser`` is unchanged.
     Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
-    Source: arXiv 2401.05779, Algorithm 1. Deviation: see PAPERS.md for the defaults that differ.
+    Source: arXiv 2401.05779, Algorithm 1. Deviation: see docs/PAPERS.md for the defaults that differ.
     """
     accelerator = accelerator or Accelerator()
     with teaching(family.denoiser, accelerator.device):
-        return _run(family, forget_set, retain_set, settings, seed, accelerator, checkpoint, on_step)
+        denoiser = student(family.denoiser, method, accelerator)
+        losses = Losses(family, denoiser, forget_set, retain_set, method, seed, accelerator)
+        with group_norms_mended(denoiser):
+            updates = _update(losses, checkpoint, on_step)
+        if is_sharded(next(denoiser.parameters())):
+            erased = {name: gathered(value) for name, value in denoiser.state_dict().items()}
+            denoiser = copy.deepcopy(family.denoiser)
+            denoiser.load_state_dict(erased)
+        return Result(denoiser.requires_grad_(True).eval(), updates)
 
 
-def _run(
-    family: Family,
-    forget_set: ConceptImages,
-    retain_set: ConceptImages,
-    settings: Settings,
-    seed: int,
-    accelerator: Accelerator,
-    checkpoint: Checkpoint | None,
-    on_step: OnStep | None,
-) -> nn.Module:
-    device = accelerator.device
+def student(base: nn.Module, method: Method, accelerator: Accelerator) -> nn.Module:
+    """Return a copy of the base to train, with what is not trained frozen."""
     # Eval mode: dropout and label dropping would make the student differ from its own teacher.
-    denoiser = copy.deepcopy(family.denoiser).to(device).eval()
-    if settings.gradient_checkpointing:
+    denoiser = copy.deepcopy(base).to(accelerator.device).eval()
+    if method.settings.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    if settings.shard and accelerator.num_processes > 1:
+    if method.settings.shard and accelerator.num_processes > 1:
         shard(denoiser, accelerator)
-    trainable = trainable_parameters(denoiser, settings.trainable)
-    norms = [m for m in denoiser.modules() if isinstance(m, nn.GroupNorm) and m.weight.requires_grad]
-    hooks = [norm.register_forward_pre_hook(contiguous_input) for norm in norms]
+    trainable_parameters(denoiser, method.settings.trainable)
+    return denoiser
+
+
+def _update(losses: Losses, checkpoint: Checkpoint | None, on_step: OnStep | None) -> int:
+    """Train the student; return the number of updates that were made."""
+    settings, accelerator = losses.settings, losses.accelerator
+    trainable = {name: p for name, p in losses.denoiser.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
-    losses = Losses(family, denoiser, forget_set, retain_set, settings, seed, accelerator)
-    # Of the base: before a checkpoint is restored.
-    joined = JoinedGradients(losses, trainable)
+    joined = JoinedGradients(losses, list(trainable.values()))  # measures the base: before a checkpoint is restored
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
-        joined.restore(saved)
 
     def keep() -> None:
         if checkpoint is None:
             return
-        tensors = state.tensors() | joined.tensors()
+        tensors = state.tensors()
         if accelerator.is_main_process:
             checkpoint.save(tensors)
 
@@ -178,7 +205,7 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_cosine(state.step, 0, settings.outer_steps)
         try:
-            row = joined.put(state.step)
+            row = joined.write_gradients(state.step)
         except NonFiniteLoss:
             keep()
             raise
@@ -192,88 +219,65 @@ def _run(
         if on_step is not None and accelerator.is_main_process:
             images = settings.forget_batch_size + settings.retain_batch_size
             row["images_per_second"] = images / (time.perf_counter() - started)
-            row["peak_memory_bytes"] = float(peak_memory_bytes(device))
+            row["peak_memory_bytes"] = float(peak_memory_bytes(accelerator.device))
             on_step(state.step, row)
         due = state.step % checkpoint.every == 0 and state.step < settings.outer_steps if checkpoint else False
         if due and not reached:
             keep()
     state.use_average()
-    for hook in hooks:
-        hook.remove()
-    if joined.sharded:
-        erased = {name: whole(value) for name, value in denoiser.state_dict().items()}
-        denoiser = copy.deepcopy(family.denoiser)
-        denoiser.load_state_dict(erased)
-    return denoiser.requires_grad_(True).eval()
+    return state.step
 
 
 class JoinedGradients:
-    """What one update does to the gradients: those of both losses, masked, joined, and cut to a length."""
+    """The gradients of one update: those of both losses, corrected, joined, and cut to a length."""
 
-    def __init__(self, losses: Losses, trainable: dict[str, Tensor]):
-        self.losses, self.settings, self.accelerator = losses, losses.settings, losses.accelerator
-        self.parameters = list(trainable.values())
-        self.sharded = is_sharded(self.parameters[0])
-        self.importance = Importance(losses, self.parameters)
-        self.base = self._flat() if self.importance.fisher is not None else None
-        #: The retain gradient that the next updates use again (``Settings.retain_every``).
-        self.kept: Tensor | None = None
-        if self.settings.timestep_sampling == "importance":
-            losses.timestep_density = timestep_density(losses, self.accelerator)
+    def __init__(self, losses: Losses, parameters: list[Tensor]):
+        self.losses, self.method, self.accelerator = losses, losses.method, losses.accelerator
+        self.settings, self.parameters = losses.settings, parameters
+        self.sharded = is_sharded(parameters[0])
+        self.corrections = self.method.corrections(Importance(losses, parameters))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint needs beside the state of the training."""
-        return {} if self.kept is None else {"retain_gradient": self.kept}
+    def write_gradients(self, step: int) -> dict[str, float]:
+        """Write the update's direction into the parameters' gradients; return what was measured.
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to what :meth:`tensors` gave, wherever it was kept."""
-        if (kept := state.get("retain_gradient")) is not None:
-            self.kept = kept.to(self.losses.device)
-
-    def _flat(self) -> Tensor:
-        return torch.cat([p.detach().float().flatten() for p in self.parameters])
-
-    def put(self, step: int) -> dict[str, float]:
-        """Put the update's direction into the parameters' gradients; what was measured. Raises: NonFiniteLoss."""
-        values, grads = self._of_losses(step)
-        if self.base is not None and self.importance.fisher is not None:
-            grads["retain"] += self.settings.fisher_penalty * self.importance.fisher * (self._flat() - self.base)
-        pair = grads["retain"], grads["forget"]
+        Raises: NonFiniteLoss.
+        """
+        values, gradients = self.loss_gradients(step)
+        for correct in self.corrections:
+            correct(gradients)
+        pair = gradients["retain"], gradients["forget"]
         plane = in_plane(*pair, self.accelerator) if self.sharded else None
-        direction, length, measured = update_direction(*pair, self.settings, plane)
+        direction, length, measured = update_direction(*pair, self.method, plane)
         check_finite(step, gradient_norm=length)
         scale = self.settings.max_grad_norm / (length + 1e-6)
-        direction *= scale if self.settings.unit_update else scale.clamp(max=1.0)
+        direction *= scale if self.method.unit_lengths else scale.clamp(max=1.0)
         parts = direction.split([local(p).numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part_like(parameter, part.view_as(local(parameter)).to(parameter.dtype))
         return {f"{name}_loss": value for name, value in values.items()} | measured
 
-    def _of_losses(self, step: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Values, and float32 gradients of the whole global batch; NaN and zero for a loss that has no weight."""
-        weights = self.settings.weights(step)
+    def loss_gradients(self, step: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return each loss's value and its float32 gradient over the whole global batch, ``(P,)``.
+
+        Of a loss that has no weight at this step: NaN, and zeros.
+        """
+        weights = self.method.weights(step)
         sums = {name: torch.zeros((), device=self.losses.device) for name in weights}
-        grads: dict[str, Tensor] = {}
-        for losses_of in self.losses.of_step(step):
+        gradients: dict[str, Tensor] = {}
+        for loss_function in self.method.active_losses(self.losses, step):
             for part in range(self.settings.accumulate):
                 with self.accelerator.autocast():
-                    found = losses_of(step, part)
+                    found = loss_function(step, part)
                 for left, (name, loss) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
                     sums[name] += loss.detach()
-                    if name not in grads:
-                        grads[name] = flat_zeros(self.parameters)
-                    add_gradient(grads[name], weights[name] * loss, self.parameters, again=left > 0)
+                    if name not in gradients:
+                        gradients[name] = flat_zeros(self.parameters)
+                    add_gradient(gradients[name], weights[name] * loss, self.parameters, again=left > 0)
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
             value = self.accelerator.reduce(total, "sum")
             check_finite(step, **{f"{name}_loss": value})
             values[name] = value.item()
             if not self.sharded:
-                grads[name] = summed(grads[name], self.accelerator)
-            if name in self.importance.masks:
-                grads[name] *= self.importance.masks[name]
-        if self.kept is not None and "retain" not in grads:
-            grads["retain"] = self.kept.clone()
-        elif self.settings.retain_every > 1 and "retain" in grads:
-            self.kept = grads["retain"].clone()
-        return values, {name: grads[name] if name in grads else flat_zeros(self.parameters) for name in values}
+                gradients[name] = summed(gradients[name], self.accelerator)
+        return values, {name: gradients[name] if name in gradients else flat_zeros(self.parameters) for name in values}

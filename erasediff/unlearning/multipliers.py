@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 
-#: (retain_grad, gap_grad, eta) → λ
-Multiplier: TypeAlias = Callable[..., Tensor]
+from erasediff.unlearning.settings import Settings
 
 
 def _check(retain_grad: Tensor, gap_grad: Tensor) -> None:
@@ -57,24 +53,29 @@ def cosine_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> T
     return (eta - torch.cosine_similarity(retain_grad.float(), gap_grad.float(), dim=0)).clamp(min=0)
 
 
-def fixed_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
-    """Plain weighting of the two losses: λ = ``eta`` at every step."""
+def fixed_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, weight: float) -> Tensor:
+    """Plain weighting of the two losses: λ = ``weight`` at every step."""
     _check(retain_grad, gap_grad)
-    return torch.tensor(float(eta), device=gap_grad.device)
+    return torch.tensor(float(weight), device=gap_grad.device)
 
 
-def norm_ratio_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, eta: float) -> Tensor:
-    r"""The forget part gets ``eta`` times the length of the retain gradient: :math:`\lambda = \eta
+def norm_ratio_multiplier(retain_grad: Tensor, gap_grad: Tensor, *, ratio: float) -> Tensor:
+    r"""The forget part gets ``ratio`` times the length of the retain gradient: :math:`\lambda = \rho
     \lVert\nabla L_r\rVert / \lVert\nabla g\rVert` (SISS, arXiv 2503.01034); 0 where ``gap_grad`` is zero."""
     _check(retain_grad, gap_grad)
     if not gap_grad.any():
         return torch.zeros((), device=gap_grad.device)
-    return eta * retain_grad.float().norm() / gap_grad.float().norm()
+    return ratio * retain_grad.float().norm() / gap_grad.float().norm()
 
 
-MULTIPLIERS: dict[str, Multiplier] = {
-    "paper": paper_multiplier,
-    "cosine": cosine_multiplier,
-    "fixed": fixed_multiplier,
-    "norm_ratio": norm_ratio_multiplier,
-}
+def multiplier_of(settings: Settings, retain_grad: Tensor, gap_grad: Tensor) -> Tensor:
+    """Return λ by the rule that the settings name, with the rule's own number. Raises: as the rule."""
+    match settings.multiplier:
+        case "paper":
+            return paper_multiplier(retain_grad, gap_grad, eta=settings.eta)
+        case "cosine":
+            return cosine_multiplier(retain_grad, gap_grad, eta=settings.eta)
+        case "fixed":
+            return fixed_multiplier(retain_grad, gap_grad, weight=settings.fixed_multiplier)
+        case "norm_ratio":
+            return norm_ratio_multiplier(retain_grad, gap_grad, ratio=settings.norm_ratio)

@@ -33,7 +33,7 @@ MODELS = {
 BATCH = {"digits": 64, "cifar": 8}
 #: Variant → settings of the loop beside the defaults, and mixed precision.
 SHARED, UP = {"shared_batch": True}, {"trainable": "up_blocks"}
-NOISE, BATCH_TWICE, RETAIN_TWICE = {"retain_target": "noise"}, {"repeat": 2}, {"retain_every": 2}
+NOISE = {"retain_target": "noise"}
 CHECKPOINTING, PARTS = {"gradient_checkpointing": True}, {"accumulate": 4}
 OURS = {
     "ours, fp32": ({}, "no"),
@@ -47,9 +47,6 @@ OURS = {
     "ours, bf16, one batch for both losses": (SHARED, "bf16"),
     "ours, bf16, up blocks alone": (UP, "bf16"),
     "ours, bf16, one batch, up blocks alone": (SHARED | UP, "bf16"),
-    "ours, bf16, each batch twice": (BATCH_TWICE, "bf16"),
-    "ours, bf16, retain gradient twice": (RETAIN_TWICE, "bf16"),
-    "ours, bf16, these three": (NOISE | BATCH_TWICE | RETAIN_TWICE, "bf16"),
     "ours, bf16, in four parts": (PARTS, "bf16"),
     "ours, bf16, checkpointing, four parts": (CHECKPOINTING | PARTS, "bf16"),
 }
@@ -75,7 +72,7 @@ def ours(model: str, updates: int, n: int, settings: dict, precision: str) -> li
     """Seconds of each update."""
     from accelerate import Accelerator
 
-    from erasediff.unlearning import settings_for
+    from erasediff.unlearning import method_for
     from erasediff.unlearning.loop import run_loop
 
     family, forget, retain = prepared(model, n)
@@ -85,7 +82,7 @@ def ours(model: str, updates: int, n: int, settings: dict, precision: str) -> li
         family,
         forget,
         retain,
-        settings_for("erasediff", **sizes, **settings),
+        method_for("erasediff", **sizes, **settings),
         accelerator=Accelerator(mixed_precision=precision),
         on_step=lambda step, row: seconds.append(2 * n / row["images_per_second"]),
     )
@@ -144,14 +141,11 @@ def official(model: str, updates: int, n: int) -> list[float]:
 
 
 def passes(model: str, settings: dict) -> float:
-    """Forward passes of a batch in one update of ours, a backward pass counted as two; the mean over what recurs."""
-    from erasediff.unlearning import settings_for
-    from erasediff.unlearning.settings import passes_of_update
+    """Forward passes of a batch in one update of ours, a backward pass counted as two."""
+    from erasediff.unlearning import method_for
 
     sizes = {"forget_batch_size": BATCH[model], "retain_batch_size": BATCH[model]}
-    chosen = settings_for("erasediff", **sizes, **settings)
-    recurs = chosen.repeat * chosen.retain_every
-    return sum(passes_of_update(chosen, step) for step in range(recurs)) / recurs / BATCH[model]
+    return method_for("erasediff", **sizes, **settings).passes_of_update(0) / BATCH[model]
 
 
 #: The same for the official way: each inner step a teacher and a student with a graph, both run backward; the loss that

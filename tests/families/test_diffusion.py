@@ -6,7 +6,7 @@ from erasediff.errors import IntegrityError, ModelError, UnknownConcept
 from erasediff.families import family_of, open_pipeline
 from erasediff.families.class_conditional import build_pipeline
 from erasediff.randomness import batch_indices
-from erasediff.training.denoising import train_denoiser
+from erasediff.training.denoising import Recipe, train_denoiser
 
 
 @pytest.mark.reference
@@ -78,9 +78,7 @@ def test_training_learns(family, digits):
         family,
         images[keep],
         names,
-        steps=60,
-        batch_size=32,
-        learning_rate=3e-3,
+        Recipe(steps=60, batch_size=32, learning_rate=3e-3),
         on_step=lambda step, row: losses.append(row["loss"]),
     )
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])

@@ -2,12 +2,12 @@ import pytest
 import torch
 from tiny_stable_diffusion import tiny_stable_diffusion
 
+from erasediff import erase
 from erasediff.data.images import decode, encode_png
 from erasediff.errors import DataError
 from erasediff.families import family_of
 from erasediff.families.drawing import draw_recognised
 from erasediff.judges.cnn import train
-from erasediff.unlearning import erase
 
 HOW = {"steps": 4, "guidance_scale": 5.0}
 

@@ -7,9 +7,9 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, Stab
 from tiny_stable_diffusion import CAPTIONS, tiny_stable_diffusion
 from transformers import CLIPTextModel
 
+from erasediff import erase
 from erasediff.errors import UnknownConcept
 from erasediff.families import family_of, open_pipeline
-from erasediff.unlearning import erase
 
 SMALL = {"outer_steps": 2, "forget_batch_size": 2, "retain_batch_size": 3}
 DRAW = {"steps": 3, "guidance_scale": 2.0}

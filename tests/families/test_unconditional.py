@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
+from erasediff import erase
 from erasediff.errors import ModelError
 from erasediff.families import family_of, open_pipeline
-from erasediff.training.denoising import train_denoiser
-from erasediff.unlearning import erase
+from erasediff.training.denoising import Recipe, train_denoiser
 
 
 def new_pipeline():
@@ -31,7 +31,7 @@ def trained():
     """A model of eight patterns, all black or white, and the patterns."""
     pictures = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round() * 2 - 1
     pipeline = new_pipeline()
-    train_denoiser(family_of(pipeline), pictures, [""] * 8, steps=300, batch_size=16, learning_rate=3e-3)
+    train_denoiser(family_of(pipeline), pictures, [""] * 8, Recipe(300, 16, 3e-3))
     return pipeline, pictures
 
 

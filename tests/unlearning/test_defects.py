@@ -12,11 +12,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
 from erasediff.families.family import NoiseSchedule
-from erasediff.unlearning import loop, multipliers, settings_for, targets
+from erasediff.unlearning import loop, method_for, multipliers, targets
 from erasediff.unlearning import losses as losses_module
 
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
@@ -48,7 +49,7 @@ def flat(denoiser):
 
 
 def losses_of(family, forget, retain, **settings):
-    chosen = settings_for("erasediff", **settings)
+    chosen = method_for("erasediff", **settings)
     denoiser = copy.deepcopy(family.denoiser)
     return loop.Losses(family, denoiser, forget, retain, chosen, 0, Accelerator())
 
@@ -58,7 +59,7 @@ def check_every_update_shrinks_the_constraint():
     for eta in (0.1, 1.0):
         for _ in range(50):
             retain, gap = torch.randn(2, 6, generator=draw)
-            direction, _, row = loop.update_direction(retain, gap, settings_for("erasediff", eta=eta))
+            direction, _, row = loop.update_direction(retain, gap, method_for("erasediff", eta=eta))
             assert row["multiplier"] >= 0
             assert gap @ direction >= eta * gap @ gap - 1e-4
 
@@ -86,7 +87,7 @@ def check_the_teacher_is_the_frozen_base():
         return plain(denoiser, *arguments)
 
     family.predict = predict
-    loop.run_loop(family, forget, retain, settings_for("erasediff", **SMALL))
+    loop.run_loop(family, forget, retain, method_for("erasediff", **SMALL))
     taught = [s for s in seen if not s[1]]
     # Two forward passes of the teacher an update, without a graph; two of the student; and no other.
     assert len(taught) == 2 * 4 and len(seen) == 4 * 4
@@ -96,13 +97,13 @@ def check_the_teacher_is_the_frozen_base():
 
 def check_the_whole_of_both_sets_is_seen():
     family, forget, retain = tiny()
-    loop.run_loop(family, forget, retain, settings_for("erasediff", **SMALL, forget_source="forget"))
+    loop.run_loop(family, forget, retain, method_for("erasediff", **SMALL, forget_source="forget"))
     assert forget.images.seen == set(range(9)) and retain.images.seen == set(range(12))
 
 
 def check_measuring_the_gap_leaves_nothing_behind():
     def erased(**settings):
-        return flat(loop.run_loop(*tiny(), settings_for("erasediff", **SMALL, **settings)))
+        return flat(loop.run_loop(*tiny(), method_for("erasediff", **SMALL, **settings)).denoiser)
 
     assert torch.equal(erased(), erased(gap_every=1))
     # More inner steps move the measured gap alone.
@@ -110,10 +111,10 @@ def check_measuring_the_gap_leaves_nothing_behind():
 
 
 def check_each_sample_is_relabelled_by_itself():
-    asked = ["a"] * 30 + ["c"] * 30
-    wrong = targets.mismatched(asked, ["a", "b", "c"], torch.Generator().manual_seed(0))
-    assert all(w != a for w, a in zip(wrong, asked, strict=True))
-    assert len(set(wrong[:30])) == 2
+    forget_concepts = ["a"] * 30 + ["c"] * 30
+    drawn = targets.mismatched(forget_concepts, ["a", "b", "c"], torch.Generator().manual_seed(0))
+    assert all(other != concept for other, concept in zip(drawn, forget_concepts, strict=True))
+    assert len(set(drawn[:30])) == 2
 
 
 def check_uniform_noise_is_uniform():
@@ -134,7 +135,7 @@ def check_uniform_noise_is_uniform():
 def check_a_parameter_that_no_loss_reaches_is_no_error():
     family, forget, retain = tiny()
     family.denoiser.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
-    denoiser = loop.run_loop(family, forget, retain, settings_for("erasediff", **SMALL))
+    denoiser = loop.run_loop(family, forget, retain, method_for("erasediff", **SMALL)).denoiser
     assert denoiser.unused.tolist() == [1, 1] and not torch.equal(flat(denoiser), flat(family.denoiser))
 
 
@@ -143,11 +144,11 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 def flipped(patch):
     plain = multipliers.paper_multiplier
-    patch.setitem(multipliers.MULTIPLIERS, "paper", lambda r, g, eta: -plain(r, g, eta=eta))
+    patch.setattr(multipliers, "paper_multiplier", lambda r, g, eta: -plain(r, g, eta=eta))
 
 
 def cosine(patch):
-    patch.setitem(multipliers.MULTIPLIERS, "paper", multipliers.cosine_multiplier)
+    patch.setattr(multipliers, "paper_multiplier", multipliers.cosine_multiplier)
 
 
 def retain_timesteps_for_forget(patch):
@@ -178,12 +179,12 @@ def moving(losses):
 
 
 def always_the_first_batch(patch):
-    plain = losses_module.batch_indices
+    plain = randomness.batch_indices
 
     def first(n, size, *, seed, stream, step):
         return plain(n, size, seed=seed, stream=stream, step=0)
 
-    patch.setattr(losses_module, "batch_indices", first)
+    patch.setattr(randomness, "batch_indices", first)
 
 
 def inner_loop_in_the_optimizer(patch):
@@ -207,7 +208,7 @@ def inner_loop_in_the_optimizer(patch):
 
 
 def one_label_a_batch(patch):
-    patch.setattr(targets, "mismatched", lambda asked, choices, draw: [choices[1]] * len(asked))
+    patch.setattr(targets, "mismatched", lambda concepts, choices, generator: [choices[1]] * len(concepts))
 
 
 def normal_noise(patch):
@@ -272,6 +273,6 @@ def test_a_stage_never_exits_with_0_after_a_failure(raised):
 def test_no_loss_is_nan_unless_it_was_not_computed():
     rows = []
     for method in ("erasediff", "finetune", "neggrad"):
-        loop.run_loop(*tiny(), settings_for(method, **SMALL), on_step=lambda step, row: rows.append(row))
+        loop.run_loop(*tiny(), method_for(method, **SMALL), on_step=lambda step, row: rows.append(row))
     missing = [{k for k in ("retain_loss", "forget_loss") if math.isnan(row[k])} for row in rows]
     assert missing == [set()] * 4 + [{"forget_loss"}] * 4 + [{"retain_loss"}] * 4

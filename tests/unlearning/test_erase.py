@@ -9,7 +9,8 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import NonFiniteLoss, UnknownConcept
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.unlearning import erase, settings_for
+from erasediff.unlearning import method_for
+from erasediff.unlearning.erasing import erase
 from erasediff.unlearning.loop import Losses, run_loop
 from erasediff.unlearning.targets import mismatched
 
@@ -97,16 +98,16 @@ def test_forget_loss_has_its_own_timesteps(family, data):
             drawn.append(family.timesteps(n, draw))
             return drawn[-1]
 
-    settings = settings_for("erasediff", forget_batch_size=5, retain_batch_size=5)
-    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), settings, 0, Accelerator())
+    method = method_for("erasediff", forget_batch_size=5, retain_batch_size=5)
+    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), method, 0, Accelerator())
     losses.retain(0), losses.forget(0)
     assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.unit
 def test_relabel_draws_a_wrong_concept_for_each_sample():
-    wrong = mismatched(["a"] * 50 + ["b"] * 50, ["a", "b", "c"], torch.Generator().manual_seed(0))
-    assert set(wrong[:50]) == {"b", "c"} and set(wrong[50:]) == {"a", "c"}
+    drawn = mismatched(["a"] * 50 + ["b"] * 50, ["a", "b", "c"], torch.Generator().manual_seed(0))
+    assert set(drawn[:50]) == {"b", "c"} and set(drawn[50:]) == {"a", "c"}
     with pytest.raises(ValueError, match="no concept other than"):
         mismatched(["a"], ["a"], torch.Generator())
 
@@ -122,12 +123,12 @@ def test_nan_stops_and_keeps_the_last_good_state(pipeline, data):
 
 @pytest.mark.unit
 def test_only_the_selection_is_trained(family, data):
-    denoiser = run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable="up_blocks"))
+    denoiser = run_loop(family, *data.values(), method_for("erasediff", **SMALL, trainable="up_blocks")).denoiser
     before = dict(family.denoiser.named_parameters())
     changed = {n for n, p in denoiser.named_parameters() if not torch.equal(p, before[n])}
     assert changed and all("up_blocks" in n for n in changed)
     with pytest.raises(UnknownConcept, match="'attn9' selects no parameter"):
-        run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable="attn9"))
+        run_loop(family, *data.values(), method_for("erasediff", **SMALL, trainable="attn9"))
 
 
 @pytest.mark.unit
@@ -137,8 +138,8 @@ def test_training_may_begin_with_a_group_norm(data):
     family = family_of(build_pipeline(["a", "b", "c"], (1, 8, 8), **network))
     seen = []
     family.denoiser.up_blocks[0].resnets[0].norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    settings = settings_for("erasediff", outer_steps=1, trainable="up_blocks", gap_every=1)
-    denoiser = run_loop(family, *data.values(), settings)
+    method = method_for("erasediff", outer_steps=1, trainable="up_blocks", gap_every=1)
+    denoiser = run_loop(family, *data.values(), method).denoiser
     before = family.denoiser.up_blocks[0].resnets[0].norm1.weight
     assert not torch.equal(denoiser.up_blocks[0].resnets[0].norm1.weight, before)
     assert seen and not any(x.is_contiguous() for x in seen if not x.requires_grad)

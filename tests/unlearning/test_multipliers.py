@@ -54,7 +54,7 @@ def test_rules_differ_where_they_should():
     retain, gap = torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.0])
     assert paper_multiplier(retain, gap, eta=1.0).item() == pytest.approx(3.0)
     assert cosine_multiplier(retain, gap, eta=1.0).item() == pytest.approx(2.0)
-    assert fixed_multiplier(retain, gap, eta=0.5).item() == 0.5
+    assert fixed_multiplier(retain, gap, weight=0.5).item() == 0.5
 
 
 @pytest.mark.unit

@@ -13,16 +13,16 @@ from accelerate import Accelerator, debug_launcher
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.training.denoising import train_denoiser
-from erasediff.training.sharding import local, shard, whole
-from erasediff.unlearning import settings_for
+from erasediff.training.denoising import Recipe, train_denoiser
+from erasediff.training.sharding import gathered, local, shard
+from erasediff.unlearning import method_for
 from erasediff.unlearning.loop import run_loop
 
 SETTINGS = [
     {"forget_source": "mixed", "gap_every": 2},
     {"forget_source": "forget", "forget_target": "uniform_noise", "retain_target": "noise", "mask": "saliency"},
     {"shard": True, "accumulate": 2, "gradient_checkpointing": True},
-    {"shard": True, "unit_gradients": True},
+    {"method": "munba", "shard": True},
     {"shard": True, "multiplier": "cosine", "trainable": "no_time_embedding"},
 ]
 
@@ -54,20 +54,17 @@ def train_and_erase(file=None):
     def record(step, row):
         rows.append([row.get(k, 0.0) for k in ("loss", "retain_loss", "forget_loss", "multiplier", "constraint_gap")])
 
-    train_denoiser(
-        family, images, names * 4, steps=4, batch_size=5, learning_rate=2e-4, accelerator=accelerator, on_step=record
-    )
+    train_denoiser(family, images, names * 4, Recipe(4, 5, 2e-4), accelerator=accelerator, on_step=record)
     result = [flat(family.denoiser)]
     forget, retain = ConceptImages(images[:4], ["a"] * 4), ConceptImages(images[4:], ["b"] * 4 + ["c"] * 4)
     for settings in SETTINGS:
-        chosen = settings_for(
-            "erasediff", **settings, learning_rate=2e-4, outer_steps=4, forget_batch_size=5, retain_batch_size=7
-        )
-        result.append(flat(run_loop(family, forget, retain, chosen, accelerator=accelerator, on_step=record)))
+        how = {"method": "erasediff", "learning_rate": 2e-4, "outer_steps": 4, **settings}
+        chosen = method_for(how.pop("method"), **how, forget_batch_size=5, retain_batch_size=7)
+        result.append(flat(run_loop(family, forget, retain, chosen, accelerator=accelerator, on_step=record).denoiser))
     # Going on from the middle: by then the checkpoint is there.
     halfway = Halfway(Path(f"{file or 'one'}.halfway"))
     for _ in range(2):
-        erased = run_loop(family, forget, retain, chosen, accelerator=accelerator, checkpoint=halfway)
+        erased, _ = run_loop(family, forget, retain, chosen, accelerator=accelerator, checkpoint=halfway)
         assert torch.equal(flat(erased), result[-1])
         accelerator.wait_for_everyone()
     result.append(torch.tensor(rows).nan_to_num())
@@ -75,7 +72,9 @@ def train_and_erase(file=None):
         assert accelerator.num_processes == 2
         spread = shard(copy.deepcopy(family.denoiser), accelerator)
         assert sum(local(p).numel() for p in spread.parameters()) < 0.6 * flat(family.denoiser).numel()
-        assert torch.equal(torch.cat([whole(p.detach()).flatten() for p in spread.parameters()]), flat(family.denoiser))
+        assert torch.equal(
+            torch.cat([gathered(p.detach()).flatten() for p in spread.parameters()]), flat(family.denoiser)
+        )
         if accelerator.is_main_process:
             torch.save(result, file)
     return result

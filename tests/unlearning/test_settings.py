@@ -9,12 +9,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.unlearning import METHODS, erase, planned, settings_for
-from erasediff.unlearning.importance import TIMESTEP_PARTS, add_gradient, timestep_density
+from erasediff.training.denoising import Recipe
+from erasediff.unlearning import METHODS, Method, method_for
+from erasediff.unlearning.erasing import erase
+from erasediff.unlearning.importance import add_gradient
 from erasediff.unlearning.loop import Losses, run_loop, trainable_parameters, update_direction
-from erasediff.unlearning.timesteps import draw_timesteps, part_of
+from erasediff.unlearning.methods.siss import mixture
+from erasediff.unlearning.plan import planned
 
-SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5, "fisher_samples": 2}
+SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
+#: For methods that need Fisher information.
+FISHER = {method: {"fisher_samples": 2} for method in ("sfr_on", "selective_amnesia")}
+LOOPS = sorted(set(METHODS) - {"retrain"})
 
 
 def pictures(n, concepts, seed=0):
@@ -34,30 +40,21 @@ def flat(denoiser):
 
 
 def losses_of(family, data, method="erasediff", **settings):
-    chosen = settings_for(method, **{**SMALL, **settings})
+    chosen = method_for(method, **{**SMALL, **settings})
     return Losses(family, copy.deepcopy(family.denoiser), *data.values(), chosen, 0, Accelerator())
 
 
 #: Settings that cost something, for methods that neither fix them nor lack what they are for.
-COSTLY = [
-    {"timestep_sampling": "importance"},
-    {"mask": "saliency"},
-    {"repeat": 3},
-    {"repeat": 2, "teacher": "moving"},
-    {"retain_every": 2},
-    {"repeat": 2, "retain_every": 3},
-]
+COSTLY = [{"mask": "saliency"}, {"mask": "fisher_ratio", "fisher_samples": 2}]
 TAUGHT = ["erasediff", "graddiff", "munba", "esd"]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     "method, settings",
-    [(m, {}) for m in sorted(set(METHODS) - {"retrain"})]
+    [(m, {}) for m in LOOPS]
     + [(m, c) for m in TAUGHT for c in COSTLY]
-    + [
-        (m, {"shared_batch": True, "retain_batch_size": 3, "repeat": n}) for m in ("erasediff", "munba") for n in (1, 2)
-    ],
+    + [(m, {"shared_batch": True, "retain_batch_size": 3}) for m in ("erasediff", "munba")],
     ids=str,
 )
 def test_the_passes_are_those_that_are_made(method, settings, family, data):
@@ -72,28 +69,43 @@ def test_the_passes_are_those_that_are_made(method, settings, family, data):
         return prediction
 
     family.predict = predict
-    run_loop(family, *data.values(), settings_for(method, **{**SMALL, **settings}))
-    updates, passes = planned(method, 4, 7, None, {}, **{**SMALL, **settings})
-    assert (updates, passes) == (4, sum(forward) + 2 * sum(backward))
+    chosen = method_for(method, **{**SMALL, **FISHER.get(method, {}), **settings})
+    run_loop(family, *data.values(), chosen)
+    plan = planned(chosen, 4, 7)
+    assert (plan.updates, plan.passes) == (4, sum(forward) + 2 * sum(backward))
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"retrain"}))
+@pytest.mark.parametrize("method", LOOPS)
 def test_a_budget_is_used_and_not_exceeded(method):
-    updates, passes = planned(method, 100, 900, 50_000, {})
-    one_more = planned(method, 100, 900, None, {}, outer_steps=updates + 1)[1]
-    assert 0 < passes <= 50_000 < one_more
-    assert planned("retrain", 100, 900, 1, {"steps": 10, "batch_size": 4}) == (10, 120)
+    plan = planned(method_for(method), 100, 900, passes=50_000)
+    one_more = planned(method_for(method, outer_steps=plan.updates + 1), 100, 900).passes
+    assert 0 < plan.passes <= 50_000 < one_more
+    assert planned(method_for(method), 100, 900, passes=1).updates == 1
+
+
+@pytest.mark.unit
+def test_a_budget_does_not_bind_retrain():
+    plan = planned(method_for("retrain"), 100, 900, passes=1, recipe=Recipe(10, 4, 1e-3))
+    assert (plan.updates, plan.passes) == (10, 120)
+    with pytest.raises(ValueError, match="method retrain needs a recipe"):
+        planned(method_for("retrain"), 100, 900)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("multiplier", ["paper", "cosine", "fixed"])
-def test_unit_gradients_join_directions_not_sizes(multiplier):
+def test_gradients_of_unit_length_join_directions_not_sizes(multiplier):
     """The sizes of the losses do not matter, and the paper's rule is the cosine's, with the guarantee."""
     draw = torch.Generator().manual_seed(0)
     retain, forget = torch.randn(2, 50, generator=draw)
     forget -= 0.5 * retain
-    settings = settings_for("erasediff", unit_gradients=True, multiplier=multiplier, eta=0.6)
+    number = "fixed_multiplier" if multiplier == "fixed" else "eta"
+
+    class Units(Method):
+        name = "units"
+        unit_lengths = True
+
+    settings = Units.from_settings({"multiplier": multiplier, number: 0.6})
     joined, _, row = update_direction(retain.clone(), forget.clone(), settings)
     larger, _, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
     cosine = torch.cosine_similarity(retain, forget, dim=0).item()
@@ -113,15 +125,16 @@ def test_a_batch_in_parts_is_the_batch(family, data):
     rows = {}
     for parts in (1, 3):
         rows[parts] = []
-        settings = settings_for("erasediff", **sizes, accumulate=parts, forget_source="mixed")
-        denoiser = run_loop(family, *data.values(), settings, on_step=lambda step, row, r=rows[parts]: r.append(row))
+        settings = method_for("erasediff", **sizes, accumulate=parts, forget_source="mixed")
+        record = rows[parts].append
+        denoiser, _ = run_loop(family, *data.values(), settings, on_step=lambda step, row, r=record: r(row))
         rows[parts].append(flat(denoiser))
     assert torch.allclose(rows[1].pop(), rows[3].pop(), atol=1e-5)
     for one, three in zip(rows[1], rows[3], strict=True):
         for name in ("retain_loss", "forget_loss", "multiplier", "gradient_cosine", "constraint_gap"):
             assert three[name] == pytest.approx(one[name], abs=1e-5, nan_ok=True)
     with pytest.raises(ValueError, match="a batch of 2 cannot be computed in 3 parts: lower accumulate"):
-        settings_for("erasediff", forget_batch_size=2, accumulate=3)
+        method_for("erasediff", forget_batch_size=2, accumulate=3)
 
 
 @pytest.mark.unit
@@ -129,24 +142,15 @@ def test_a_batch_in_parts_is_the_batch(family, data):
 def test_gradient_checkpointing_keeps_less_and_changes_nothing(family, data, method):
     kept, weights, passes = {}, {}, {}
     for on in (False, True):
-        settings = settings_for(method, **SMALL, gradient_checkpointing=on)
+        settings = method_for(method, **SMALL, gradient_checkpointing=on)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.nbytes) or x, lambda x: x):
-            weights[on] = flat(run_loop(family, *data.values(), settings))
-        kept[on], passes[on] = sum(sizes), planned(method, 4, 7, None, {}, **SMALL, gradient_checkpointing=on)[1]
+            weights[on] = flat(run_loop(family, *data.values(), settings).denoiser)
+        kept[on], passes[on] = sum(sizes), planned(settings, 4, 7).passes
     assert torch.equal(weights[False], weights[True])
     assert kept[True] < 0.5 * kept[False]
     assert passes[True] > passes[False]
     assert not family.denoiser.is_gradient_checkpointing
-
-
-@pytest.mark.unit
-def test_a_batch_may_be_used_for_several_updates(family, data):
-    losses = losses_of(family, data, repeat=2, forget_target="uniform_noise", forget_source="forget")
-    values = [losses.forget(step)["forget"].item() for step in range(4)]
-    assert values[0] == values[1] != values[2] == values[3]
-    fresh = losses_of(family, data, forget_target="uniform_noise", forget_source="forget")
-    assert [fresh.forget(step)["forget"].item() for step in range(2)] == [values[0], values[2]]
 
 
 @pytest.mark.unit
@@ -171,45 +175,9 @@ def test_a_batch_may_serve_both_losses(family, data):
     )
     assert torch.isclose(forget, error.square().sum() / (5 * 64)) and retain == 0
     with pytest.raises(ValueError, match="shared_batch goes with forget_source retain alone, not forget"):
-        settings_for("graddiff", shared_batch=True)
+        method_for("graddiff", shared_batch=True)
     with pytest.raises(ValueError, match="shared_batch goes with forget_batch_size 64 alone, not 32"):
-        settings_for("erasediff", shared_batch=True, forget_batch_size=32)
-
-
-class Last:
-    """A checkpoint in memory, of one step, with the training ended there."""
-
-    def __init__(self, every):
-        self.every, self.state = every, None
-
-    def load(self):
-        return self.state
-
-    def save(self, state):
-        self.state = {name: value.clone() for name, value in state.items()}
-        raise KeyboardInterrupt
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("stopped", [1, 2, 3])
-def test_a_retain_gradient_is_used_again(family, data, stopped):
-    """Measured at every third update; in between the same. A training that was stopped goes on with it."""
-    settings = settings_for("erasediff", **{**SMALL, "outer_steps": 5}, retain_every=3)
-    rows = []
-    whole = run_loop(family, *data.values(), settings, on_step=lambda step, row: rows.append(row))
-    norms, losses = [r["retain_grad_norm"] for r in rows], [r["retain_loss"] for r in rows]
-    assert norms[0] == norms[1] == norms[2] != norms[3] == norms[4]
-    assert [math.isnan(loss) for loss in losses] == [False, True, True, False, True]
-    assert len({r["forget_grad_norm"] for r in rows}) == 5
-    last = Last(stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run_loop(family, *data.values(), settings, checkpoint=last)
-    last.every = 100
-    assert torch.equal(flat(run_loop(family, *data.values(), settings, checkpoint=last)), flat(whole))
-    with pytest.raises(ValueError, match="shard goes with no mask"):
-        settings_for("salun", shard=True)
-    with pytest.raises(ValueError, match="retain_every 2 does not go with this method: it takes the two losses in tu"):
-        settings_for("sfr_on", retain_every=2)
+        method_for("erasediff", shared_batch=True, forget_batch_size=32)
 
 
 @pytest.mark.unit
@@ -218,70 +186,13 @@ def test_a_gradient_is_that_of_autograd(family, data):
     losses = losses_of(family, data, "siss")
     parameters = list(losses.denoiser.parameters())
     total = torch.ones(sum(p.numel() for p in parameters))
-    found = losses.mixture(0)
+    found = mixture(losses, 0)
     for left, loss in ((1, found["retain"]), (0, found["forget"])):
         add_gradient(total, loss, parameters, again=left > 0)
-    sum_of_both = sum(losses.mixture(0).values())
+    sum_of_both = sum(mixture(losses, 0).values())
     grads = torch.autograd.grad(sum_of_both, parameters, allow_unused=True, materialize_grads=True)
     torch.testing.assert_close(total, 1 + torch.cat([g.flatten() for g in grads]), atol=1e-6, rtol=1e-4)
     assert all(p.grad is None for p in parameters)
-
-
-@pytest.mark.unit
-def test_antithetic_timesteps_are_mirrored(family):
-    drawn = draw_timesteps(family, 7, torch.Generator().manual_seed(0), mirrored=True)
-    assert drawn[4:].tolist() == (999 - drawn[:3]).tolist()
-    assert drawn.min() >= 0 and drawn.max() < 1000
-
-
-@pytest.mark.unit
-def test_importance_draws_where_the_base_and_the_target_differ(family, data):
-    density = torch.zeros(TIMESTEP_PARTS)
-    density[3], density[8] = 3.0, 1.0
-    drawn = draw_timesteps(family, 400, torch.Generator().manual_seed(0), density=density)
-    parts = part_of(drawn, TIMESTEP_PARTS, 1000)
-    assert set(parts.tolist()) == {3, 8}
-    assert (parts == 3).float().mean().item() == pytest.approx(0.75, abs=0.06)
-    losses = losses_of(family, data, forget_batch_size=100)
-
-    def predict(denoiser, noisy, timesteps, condition):
-        # The teacher's answer is off at the first fifth of timesteps alone.
-        asked = (condition["class_labels"] == 0).float()
-        return torch.zeros_like(noisy) + (asked * (timesteps < 200)).view(-1, 1, 1, 1)
-
-    family.predict = predict
-    measured = timestep_density(losses, losses.accelerator)
-    assert measured.sum().item() == pytest.approx(1)
-    assert (measured[:4] > 10 * measured[4:].max()).all() and (measured > 0).all()
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_is_an_error_in_the_picture(family, prediction_type):
-    """The weight of any parametrisation's error is min(SNR, γ) of the error in x₀."""
-    family.scheduler.register_to_config(prediction_type=prediction_type)
-    timesteps, clean, noise = torch.tensor([5, 300, 990]), torch.rand(3, 1, 8, 8) * 2 - 1, torch.randn(3, 1, 8, 8)
-    noisy, target = family.noised(clean, noise, timesteps)
-    alpha = family.scheduler.alphas_cumprod[timesteps].double().sqrt().view(-1, 1, 1, 1)
-    sigma = (1 - alpha**2).sqrt()
-    guess = target + 0.1 * torch.randn(3, 1, 8, 8)
-    picture = {
-        "epsilon": (noisy - sigma * guess) / alpha,
-        "v_prediction": alpha * noisy - sigma * guess,
-        "sample": guess,
-    }[prediction_type]
-    snr = (alpha / sigma).square().flatten()
-    expected = snr.clamp(max=5) * (picture - clean).square().flatten(1).mean(1)
-    got = family.min_snr_weights(timesteps, 5.0) * (guess - target).square().flatten(1).mean(1)
-    assert got.tolist() == pytest.approx(expected.tolist(), rel=1e-3)
-
-
-@pytest.mark.unit
-def test_min_snr_weighs_the_retain_loss(family, data):
-    plain, weighted = (
-        losses_of(family, data, retain_target="noise", min_snr_gamma=g).retain(0)["retain"].item() for g in (None, 0.5)
-    )
-    assert 0 < weighted < plain
 
 
 @pytest.mark.unit
@@ -291,7 +202,7 @@ def test_the_gap_stops_the_loop(family, data):
         run_loop(
             family,
             *data.values(),
-            settings_for("erasediff", **{**SMALL, "outer_steps": 6}, **settings),
+            method_for("erasediff", **{**SMALL, "outer_steps": 6}, **settings),
             on_step=lambda step, row: rows.append(row["constraint_gap"]),
         )
         return rows
@@ -306,7 +217,7 @@ def test_the_gap_stops_the_loop(family, data):
 @pytest.mark.unit
 @pytest.mark.parametrize("selection", ["full", "no_time_embedding", "mid_block", "class_embedding"])
 def test_selections(family, data, selection):
-    denoiser = run_loop(family, *data.values(), settings_for("erasediff", **SMALL, trainable=selection))
+    denoiser, _ = run_loop(family, *data.values(), method_for("erasediff", **SMALL, trainable=selection))
     before = dict(family.denoiser.named_parameters())
     changed = {n for n, p in denoiser.named_parameters() if not torch.equal(p, before[n])}
     unchanged = set(before) - changed
@@ -333,7 +244,8 @@ def test_attention_alone():
 @pytest.mark.parametrize("n", [1, 10, 100])
 @pytest.mark.parametrize("method", ["erasediff", "siss", "neggrad", "sfr_on", "selective_amnesia"])
 def test_forget_sets_of_any_size(pipeline, method, n):
-    result = erase(pipeline, "a", method=method, forget=pictures(n, "a"), retain=pictures(7, "bc"), **SMALL)
+    sets = {"forget": pictures(n, "a"), "retain": pictures(7, "bc")}
+    result = erase(pipeline, "a", method=method, **sets, **SMALL, **FISHER.get(method, {}))
     assert all(torch.isfinite(p).all() for p in result.pipeline.unet.parameters())
     assert not torch.equal(flat(result.pipeline.unet), flat(pipeline.unet))
 
@@ -356,7 +268,7 @@ def test_bf16_gives_the_gradients_of_fp32(family, data):
         run_loop(
             family,
             *data.values(),
-            settings_for("erasediff", **{**SMALL, "outer_steps": 2}, retain_target="noise"),
+            method_for("erasediff", **{**SMALL, "outer_steps": 2}, retain_target="noise"),
             accelerator=Accelerator(mixed_precision=precision, cpu=True),
             on_step=lambda step, row, r=rows[precision]: r.append(row),
         )
