@@ -31,7 +31,7 @@ check: .venv/.installed ## lint, types, import rules, docs, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python -m pytest -m '(unit or property) and not slow'
 
 test: .venv/.installed ## the tests
@@ -51,7 +51,7 @@ bench: .venv/.installed ## one update beside the official way; a deployed run be
 	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
 
 docs: .venv/.installed ## the pages of docs/ with the reference, as .work/site/index.html
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Not part of check: it asks PyPI's database of known holes, and fails where that does not answer.
 audit: .venv/.installed ## known security holes in the pinned packages
