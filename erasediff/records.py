@@ -165,7 +165,7 @@ class Erasures:
 
     @property
     def what(self) -> str:
-        """What its own erasing forgot, in words."""
+        """The forgotten concepts of its own erasing, in words."""
         return ", ".join(self.concepts) or "single pictures"
 
     def to_tags(self) -> dict[str, str]:
@@ -239,7 +239,7 @@ class EffectiveSettings:
 
     @classmethod
     def read(cls, path: Path) -> EffectiveSettings:
-        """Of ``metrics/erase.json``; its numbers are left alone.
+        """Read ``metrics/erase.json``; its numbers are left alone.
 
         Raises: IntegrityError: the file is missing or broken, or an entry is missing.
         """
