@@ -165,7 +165,7 @@ class Erasures:
 
     @property
     def what(self) -> str:
-        """What its own erasing forgot, in words."""
+        """The forgotten concepts of its own erasing, in words."""
         return ", ".join(self.concepts) or "single pictures"
 
     def to_tags(self) -> dict[str, str]:

@@ -35,7 +35,7 @@ class GateRule:
 
     @property
     def label(self) -> str:
-        """What the value is of the metric; empty of the number itself."""
+        """``drop`` or ``ratio``; empty where the value is the metric's own."""
         return self.value if self.value in ("drop", "ratio") else ""  # type: ignore[return-value]
 
 
@@ -103,7 +103,7 @@ class GatedMetric:
         return self.rule.label == "ratio"
 
     def value(self, base: Numbers, erased: Numbers) -> float | None:
-        """What is held against the limit; ``None`` where the gate does not apply: a number is not there."""
+        """The number that is held against the limit; ``None``: the gate does not apply, as a number is not there."""
         if callable(self.rule.value):
             return self.rule.value(base, erased)
         name = self.metric.name

@@ -37,7 +37,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What comes first: a line, whether it is good, and what it rests on."""
+    """The first thing on a page: a line, green or red, and the reasons."""
 
     passed: bool
     text: str

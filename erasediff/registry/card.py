@@ -77,7 +77,7 @@ def body_of(card: str) -> str:
 
 
 def _front_matter(pretrain: Json) -> ModelCardData:
-    """What tools of the hub read. The weights' licence is the base model's, which is not known here."""
+    """Metadata that tools of the hub read. The weights' licence is the base model's, which is not known here."""
     from huggingface_hub import ModelCardData
 
     return ModelCardData(
@@ -90,7 +90,7 @@ def _front_matter(pretrain: Json) -> ModelCardData:
 
 
 def base_in_words(pretrain: Json, erasures: Erasures) -> str:
-    """Where the base model is from, and what it had forgotten."""
+    """The base model's origin, and what it had forgotten, in words."""
     base = {
         "train": "a base model trained here",
         "folder": f"the diffusers folder {pretrain.get('path')}",

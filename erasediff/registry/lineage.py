@@ -1,4 +1,4 @@
-"""What a version was made from: one digest, and the hashes a person may ask for."""
+"""The lineage of a version: one digest, and the hashes of what it was made from."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def _read(run: Run) -> Move:
 
 
 def _evidence(tags: dict[str, str]) -> str:
-    """What the gates were measured on: the version's lineage and weights."""
+    """Return one hash of what the gates were measured on: the version's lineage and weights."""
     return sha256_text(json.dumps([tags.get("lineage_digest"), tags.get("erased_sha256")]))
 
 

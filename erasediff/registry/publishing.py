@@ -120,7 +120,7 @@ def _description(card: str) -> str:
 
 
 def requirements(folder: Path) -> list[str]:
-    """What the served model needs, pinned to what is installed; transformers only where the pipeline uses it."""
+    """Packages that the served model needs, pinned to what is installed; transformers only where it is used."""
     index = folder / "model_index.json"
     parts = read_json(index).values() if index.exists() else []
     text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
@@ -139,7 +139,7 @@ def _no_bytecode() -> Iterator[None]:
 
 
 def _signature() -> ModelSignature:
-    """What the served model takes and gives."""
+    """Inputs, outputs and params of the served model."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 

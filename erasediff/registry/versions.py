@@ -121,7 +121,7 @@ def version_exists(name: str, version: str) -> bool:
 
 
 def version_of(name: str, version_or_alias: str) -> Version:
-    """What the registry holds of a version.
+    """Look up a version in the registry.
 
     Raises: ModelError: no such model, version or alias; the message lists what there is. TrackingError.
     """
