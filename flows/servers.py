@@ -10,11 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from erasediff.checkout import exclusive, project_root
+from erasediff.environment import environment
 from erasediff.errors import ParamsError, ServerFailed
 from flows.command import run_command
 from flows.tools.names import (
-    ALERT_URL,
-    JOBS,
     MLFLOW_PORT,
     MLFLOW_TRACKING,
     PREFECT_API,
@@ -28,7 +27,8 @@ from flows.tools.servers import Server, alive, answers, folder, log_of, start, s
 def servers() -> list[Server]:
     """Return all of them in the order in which they are started. Raises: ParamsError: a port is no number."""
     root = project_root()
-    prefect, mlflow = number(PREFECT_PORT, 4200), number(MLFLOW_PORT, 5000)
+    given = environment()
+    prefect, mlflow = given.prefect_server_api_port, given.mlflow_port
     api, tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
     home = {PREFECT_HOME: str(folder() / "prefect"), PREFECT_API: api}
     # Leases in files: with the default, in memory, a restart of the server would leave a killed job's slot taken.
@@ -67,19 +67,11 @@ def mlflow_settings(root: Path) -> dict[str, str]:
         "MLFLOW_WORKERS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nothing here asks for
     }
-    if "MLFLOW_ARTIFACTS_DESTINATION" not in os.environ:
+    if environment().mlflow_artifacts_destination is None:
         # Files at a path that both sides see, not behind the server: what one writes the other can read.
         local = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": (root / "mlartifacts").as_uri()}
         settings |= local
     return settings
-
-
-def number(variable: str, default: int, most: int = 65535) -> int:
-    """Return a port, or another number, from the environment. Raises: ParamsError."""
-    value = os.environ.get(variable, str(default))
-    if not value.isdigit() or not 0 < int(value) <= most:
-        raise ParamsError(f"{variable} is {value!r}: give a number from 1 to {most}")
-    return int(value)
 
 
 def _worker_is_online(name: str) -> bool:
@@ -96,7 +88,7 @@ def up() -> None:
 
     Raises: ServerFailed: what this call started is stopped again.
     """
-    (prefect, mlflow, worker), jobs = servers(), number(JOBS, 1, 1000)
+    (prefect, mlflow, worker), jobs = servers(), environment().erasediff_jobs
     started: list[str] = []
 
     def start_missing(*wanted: Server) -> None:
@@ -124,7 +116,8 @@ def up() -> None:
 
 def register_elsewhere() -> None:
     """Register the deployments on a server that is not of this checkout. Raises: ParamsError, ServerFailed."""
-    api, jobs = os.environ.get(PREFECT_API), number(JOBS, 1, 1000)
+    given = environment()
+    api = given.prefect_api_url
     if not api:
         raise ParamsError(f"{PREFECT_API} is not set: name the server, such as http://127.0.0.1:4200/api")
     if not answers(f"{api.rstrip('/')}/health"):
@@ -132,7 +125,7 @@ def register_elsewhere() -> None:
     from flows.jobs.registration import register
 
     folder().mkdir(parents=True, exist_ok=True)
-    register(log_of("deploy"), jobs)
+    register(log_of("deploy"), given.erasediff_jobs)
     print(f"registered on {api}")
 
 
@@ -166,10 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m flows.servers",
         description=__doc__,
-        epilog=f"Environment: {PREFECT_PORT} (4200), {MLFLOW_PORT} (5000); databases other than SQLite by "
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL (postgresql+asyncpg://…), MLFLOW_BACKEND_STORE_URI "
-        f"(postgresql+psycopg://…); {JOBS} (1): how many jobs may compute at once; "
-        f"{ALERT_URL}: where runs that failed are posted.",
+        epilog="Environment variables set ports, databases, the number of jobs and where failures are posted: "
+        "docs/environment.md.",
     )
     parser.add_argument(
         "command",

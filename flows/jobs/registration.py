@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,9 +17,10 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
+from erasediff.environment import environment
 from erasediff.errors import ServerFailed
 from flows.jobs.runner import ACCELERATOR
-from flows.tools.names import ALERT_URL, WORK_POOL
+from flows.tools.names import WORK_POOL
 
 CRASHED = "A flow run without a sign of life has crashed"
 TOLD = "A flow run that failed is told"
@@ -44,7 +44,7 @@ def register(log: Path, jobs: int) -> None:
             client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
         client.upsert_global_concurrency_limit_by_name(ACCELERATOR, jobs)
         _renew(client, silent_runs_crash())
-        if address := os.environ.get(ALERT_URL):
+        if address := environment().erasediff_alert_url:
             _renew(client, failed_runs_are_told(address))
     with open(log, "wb") as file:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]

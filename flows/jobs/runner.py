@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from erasediff.environment import environment
 from erasediff.errors import ServerFailed
 from flows.tools.names import RAY
 
@@ -38,18 +38,18 @@ def task_runner(jobs: int) -> TaskRunner:
 
     Raises: ServerFailed: Ray is not installed.
     """
-    if RAY not in os.environ:
+    if (cluster := environment().ray_address) is None:
         return ThreadPoolTaskRunner(max_workers=jobs)
     try:
         from prefect_ray import RayTaskRunner
     except ModuleNotFoundError:
         raise ServerFailed(f"{RAY} is set, but prefect-ray is not installed: take the extra ray, or unset it") from None
-    return RayTaskRunner(address=os.environ[RAY])
+    return RayTaskRunner(address=cluster)
 
 
 def resources(threads: int) -> AbstractContextManager[None]:
     """Ask a Ray cluster for what a task takes: its threads, and a GPU where there are any."""
-    if RAY not in os.environ:
+    if environment().ray_address is None:
         return nullcontext()
     import ray
     from prefect_ray.context import remote_options

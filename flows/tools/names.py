@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-#: How many deployed jobs may compute at once; where failed runs are posted.
-JOBS, ALERT_URL = "ERASEDIFF_JOBS", "ERASEDIFF_ALERT_URL"
 #: Prefect's and MLflow's own: which servers are used, and where ours listen.
 PREFECT_API, PREFECT_HOME, MLFLOW_TRACKING = "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"
 PREFECT_PORT, MLFLOW_PORT = "PREFECT_SERVER_API_PORT", "MLFLOW_PORT"
