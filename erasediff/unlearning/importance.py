@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,10 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.training.sharding import local
 from erasediff.training.state import draw_noise
 from erasediff.unlearning.losses import Losses
-from erasediff.unlearning.methods.method import Correction
 from erasediff.unlearning.settings import Settings
+
+#: Changes the two flat gradients, by the loss's name, in place.
+Correction: TypeAlias = Callable[[dict[str, Tensor]], None]
 
 
 def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, again: bool = False) -> Tensor:

@@ -160,9 +160,11 @@ def run_loop(
     accelerator = accelerator or Accelerator()
     with teaching(family.denoiser, accelerator.device):
         denoiser = student(family.denoiser, method, accelerator)
-        losses = Losses(family, denoiser, forget_set, retain_set, method, seed, accelerator)
+        losses = Losses(
+            family, denoiser, forget_set, retain_set, method.settings, seed, accelerator, method.sample_weights
+        )
         with group_norms_mended(denoiser):
-            updates = _update(losses, checkpoint, on_step)
+            updates = _update(losses, method, checkpoint, on_step)
         if is_sharded(next(denoiser.parameters())):
             erased = {name: gathered(value) for name, value in denoiser.state_dict().items()}
             denoiser = copy.deepcopy(family.denoiser)
@@ -182,13 +184,14 @@ def student(base: nn.Module, method: Method, accelerator: Accelerator) -> nn.Mod
     return denoiser
 
 
-def _update(losses: Losses, checkpoint: Checkpoint | None, on_step: OnStep | None) -> int:
+def _update(losses: Losses, method: Method, checkpoint: Checkpoint | None, on_step: OnStep | None) -> int:
     """Train the student; return the number of updates that were made."""
     settings, accelerator = losses.settings, losses.accelerator
     trainable = {name: p for name, p in losses.denoiser.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
     state = TrainState(trainable, optimizer, settings.ema_decay)
-    joined = JoinedGradients(losses, list(trainable.values()))  # measures the base: before a checkpoint is restored
+    # It measures the base: before a checkpoint is restored.
+    joined = JoinedGradients(losses, method, list(trainable.values()))
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
 
@@ -231,8 +234,8 @@ def _update(losses: Losses, checkpoint: Checkpoint | None, on_step: OnStep | Non
 class JoinedGradients:
     """The gradients of one update: those of both losses, corrected, joined, and cut to a length."""
 
-    def __init__(self, losses: Losses, parameters: list[Tensor]):
-        self.losses, self.method, self.accelerator = losses, losses.method, losses.accelerator
+    def __init__(self, losses: Losses, method: Method, parameters: list[Tensor]):
+        self.losses, self.method, self.accelerator = losses, method, losses.accelerator
         self.settings, self.parameters = losses.settings, parameters
         self.sharded = is_sharded(parameters[0])
         self.corrections = self.method.corrections(Importance(losses, parameters))

@@ -13,7 +13,7 @@ from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families.family import NULL_CONCEPT, Family
 from erasediff.training.state import draw_noise, process_share, sample_errors, shared_mse, sum_gradients
-from erasediff.unlearning.methods import Method
+from erasediff.unlearning.settings import Settings
 from erasediff.unlearning.targets import ForgetBatch, forget_target, mismatched
 
 
@@ -22,6 +22,7 @@ class Losses:
 
     Attributes:
         teacher: what targets are predicted with: the frozen base.
+        sample_weights: gives the weight of each sample of the forget loss, by its error (``Method.sample_weights``).
     """
 
     def __init__(
@@ -30,12 +31,13 @@ class Losses:
         denoiser: nn.Module,
         forget_set: ConceptImages,
         retain_set: ConceptImages,
-        method: Method,
+        settings: Settings,
         seed: int,
         accelerator: Accelerator,
+        sample_weights: Callable[[Tensor], Tensor | None],
     ):
         self.family, self.denoiser, self.teacher = family, denoiser, family.denoiser
-        self.method, self.settings, self.seed = method, method.settings, seed
+        self.settings, self.seed, self.sample_weights = settings, seed, sample_weights
         self.accelerator, self.device = accelerator, accelerator.device
         self.forget_set, self.retain_set = forget_set, retain_set
         self.forget_names = sorted(set(forget_set.concepts))
@@ -143,7 +145,7 @@ class Losses:
         condition = family.condition(batch.forget_concepts)
         prediction = family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
         errors = sample_errors(prediction, target)
-        weights = self.method.sample_weights(errors.detach())
+        weights = self.sample_weights(errors.detach())
         return {"forget": (errors if weights is None else errors * self._normalised(weights)).sum() / n}
 
     def _normalised(self, weights: Tensor) -> Tensor:

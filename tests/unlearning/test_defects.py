@@ -51,7 +51,7 @@ def flat(denoiser):
 def losses_of(family, forget, retain, **settings):
     chosen = method_for("erasediff", **settings)
     denoiser = copy.deepcopy(family.denoiser)
-    return loop.Losses(family, denoiser, forget, retain, chosen, 0, Accelerator())
+    return loop.Losses(family, denoiser, forget, retain, chosen.settings, 0, Accelerator(), chosen.sample_weights)
 
 
 def check_every_update_shrinks_the_constraint():

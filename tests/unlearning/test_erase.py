@@ -99,7 +99,9 @@ def test_forget_loss_has_its_own_timesteps(family, data):
             return drawn[-1]
 
     method = method_for("erasediff", forget_batch_size=5, retain_batch_size=5)
-    losses = Losses(Spy(), copy.deepcopy(family.denoiser), *data.values(), method, 0, Accelerator())
+    losses = Losses(
+        Spy(), copy.deepcopy(family.denoiser), *data.values(), method.settings, 0, Accelerator(), method.sample_weights
+    )
     losses.retain(0), losses.forget(0)
     assert not torch.equal(drawn[0], drawn[1])
 

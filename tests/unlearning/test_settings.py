@@ -41,7 +41,9 @@ def flat(denoiser):
 
 def losses_of(family, data, method="erasediff", **settings):
     chosen = method_for(method, **{**SMALL, **settings})
-    return Losses(family, copy.deepcopy(family.denoiser), *data.values(), chosen, 0, Accelerator())
+    return Losses(
+        family, copy.deepcopy(family.denoiser), *data.values(), chosen.settings, 0, Accelerator(), chosen.sample_weights
+    )
 
 
 #: Settings that cost something, for methods that neither fix them nor lack what they are for.

@@ -12,13 +12,11 @@ from erasediff.unlearning.settings import DEFAULTS, READ_BY_RULE, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from erasediff.unlearning.importance import Importance
+    from erasediff.unlearning.importance import Correction, Importance
     from erasediff.unlearning.losses import Losses
 
 #: (step, part of the batch) → one or both losses by name, from one forward pass.
 LossFunction: TypeAlias = "Callable[[int, int], dict[str, Tensor]]"
-#: Changes the two flat gradients, by the loss's name, in place.
-Correction: TypeAlias = "Callable[[dict[str, Tensor]], None]"
 
 #: A forward and a backward pass, in forward passes.
 TRAINED = 3

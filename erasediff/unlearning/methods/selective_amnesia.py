@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from erasediff.unlearning.methods.method import Correction, Method
+from erasediff.unlearning.methods.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from erasediff.unlearning.importance import Importance
+    from erasediff.unlearning.importance import Correction, Importance
 
 
 class SelectiveAmnesia(Method):
