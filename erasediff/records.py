@@ -238,13 +238,18 @@ class EffectiveSettings:
         return {**asdict(self), "settings": dict(self.settings)}
 
     @classmethod
-    def read(cls, path: Path) -> EffectiveSettings:
-        """Read ``metrics/erase.json``; its numbers are left alone.
+    def from_json(cls, content: object, where: object = "metrics/erase.json") -> EffectiveSettings:
+        """Read the record; further entries, such as the numbers of ``metrics/erase.json``, are left alone.
 
-        Raises: IntegrityError: the file is missing or broken, or an entry is missing.
+        Raises: IntegrityError: an entry is missing.
         """
-        found = _object(read_json(path), path)
-        return typed(cls, {f.name: found[f.name] for f in fields(cls) if f.name in found}, path)
+        found = _object(content, where)
+        return typed(cls, {f.name: found[f.name] for f in fields(cls) if f.name in found}, where)
+
+    @classmethod
+    def read(cls, path: Path) -> EffectiveSettings:
+        """Raises: IntegrityError: the file is missing or broken, or an entry is missing."""
+        return cls.from_json(read_json(path), path)
 
 
 @dataclass(frozen=True)
