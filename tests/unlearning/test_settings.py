@@ -107,9 +107,9 @@ def test_gradients_of_unit_length_join_directions_not_sizes(multiplier):
         name = "units"
         unit_lengths = True
 
-    settings = Units.from_settings({"multiplier": multiplier, number: 0.6})
-    joined, _, row = update_direction(retain.clone(), forget.clone(), settings)
-    larger, _, other = update_direction(1e3 * retain, 1e-3 * forget, settings)
+    chosen = Units.from_settings({"multiplier": multiplier, number: 0.6})
+    joined, _, row = update_direction(retain.clone(), forget.clone(), chosen)
+    larger, _, other = update_direction(1e3 * retain, 1e-3 * forget, chosen)
     cosine = torch.cosine_similarity(retain, forget, dim=0).item()
     assert cosine < 0
     assert row["gradient_cosine"] == pytest.approx(cosine, abs=1e-6) == other["gradient_cosine"]
@@ -118,7 +118,7 @@ def test_gradients_of_unit_length_join_directions_not_sizes(multiplier):
     torch.testing.assert_close(joined, larger)
     if multiplier != "fixed":
         assert torch.dot(joined, forget / forget.norm()).item() == pytest.approx(0.6, abs=1e-5)
-    torch.testing.assert_close(update_direction(retain.clone(), 0 * forget, settings)[0], retain / retain.norm())
+    torch.testing.assert_close(update_direction(retain.clone(), 0 * forget, chosen)[0], retain / retain.norm())
 
 
 @pytest.mark.unit
@@ -127,9 +127,9 @@ def test_a_batch_in_parts_is_the_batch(family, data):
     rows = {}
     for parts in (1, 3):
         rows[parts] = []
-        settings = method_for("erasediff", **sizes, accumulate=parts, forget_source="mixed")
+        chosen = method_for("erasediff", **sizes, accumulate=parts, forget_source="mixed")
         record = rows[parts].append
-        denoiser, _ = run_loop(family, *data.values(), settings, on_step=lambda step, row, r=record: r(row))
+        denoiser, _ = run_loop(family, *data.values(), chosen, on_step=lambda step, row, r=record: r(row))
         rows[parts].append(flat(denoiser))
     assert torch.allclose(rows[1].pop(), rows[3].pop(), atol=1e-5)
     for one, three in zip(rows[1], rows[3], strict=True):
@@ -144,11 +144,11 @@ def test_a_batch_in_parts_is_the_batch(family, data):
 def test_gradient_checkpointing_keeps_less_and_changes_nothing(family, data, method):
     kept, weights, passes = {}, {}, {}
     for on in (False, True):
-        settings = method_for(method, **SMALL, gradient_checkpointing=on)
+        chosen = method_for(method, **SMALL, gradient_checkpointing=on)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.nbytes) or x, lambda x: x):
-            weights[on] = flat(run_loop(family, *data.values(), settings).denoiser)
-        kept[on], passes[on] = sum(sizes), planned(settings, 4, 7).passes
+            weights[on] = flat(run_loop(family, *data.values(), chosen).denoiser)
+        kept[on], passes[on] = sum(sizes), planned(chosen, 4, 7).passes
     assert torch.equal(weights[False], weights[True])
     assert kept[True] < 0.5 * kept[False]
     assert passes[True] > passes[False]
