@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from stages.door import run_door
+from stages.door import progress_bar, run_door
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, ``plots/samples_WHICH.png``."""
     import time
-
-    from tqdm import tqdm
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import read_table
@@ -30,7 +28,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
     pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
-    with tqdm(desc=f"evaluate {which}", mininterval=2) as bar:
+    with progress_bar(f"evaluate {which}") as on_progress:
         numbers, shown = measure_pipeline(
             pipeline,
             judge,
@@ -38,7 +36,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             Protocol(seed=seed, **evaluate.model_dump()),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
-            bar=bar,
+            on_progress=on_progress,
         )
     grid = layout.samples(which)
     write_bytes(grid, grid_png(shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))

@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from stages.door import run_door
+from stages.door import progress_bar, run_door
 
 if TYPE_CHECKING:
     from erasediff.records import Evaluation
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: str) -> None:
     """params.yaml, a version, classifier, data → ``metrics/recheck.json``, ``plots/samples_recheck.png``, tags."""
-    from tqdm import tqdm
-
     from erasediff.artifacts import write_bytes, write_json
     from erasediff.data.inputs import read_table
     from erasediff.evaluation.gates import gates
@@ -36,7 +34,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     comparable = _comparable(version, recorded, seed, evaluate)
     run.log_params({"model": version.name, "version": version.version, "seed": seed, **evaluate.model_dump()})
     judge = open_judge(layout.CLASSIFIER)
-    with tqdm(desc="recheck", mininterval=2) as bar:
+    with progress_bar("recheck") as on_progress:
         numbers, shown = measure_pipeline(
             load(version.uri),
             judge,
@@ -44,7 +42,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             Protocol(seed=seed, **evaluate.model_dump()),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
-            bar=bar,
+            on_progress=on_progress,
         )
     found = gates(recorded.base, numbers, verdict.model_dump(), same_protocol=comparable)
     passed = all(gate.passed for gate in found.values())

@@ -23,7 +23,6 @@ from erasediff.randomness import image_seeds
 if TYPE_CHECKING:
     import pandas as pd
     from diffusers import DiffusionPipeline
-    from tqdm import tqdm
 
 
 #: Pictures of each concept that are kept to be shown.
@@ -131,14 +130,14 @@ def measure_pipeline(
     *,
     forgotten: Sequence[str],
     earlier: Sequence[str],
-    bar: tqdm,
+    on_progress: Callable[[int, int], None],
 ) -> tuple[dict[str, float], Tensor]:
     """:func:`measure` of a pipeline, where there is an accelerator on that.
 
     Args:
         test: held-out pictures, a table with ``image`` and ``concept``.
         earlier: what the base had forgotten already; what the judge does not know is not looked at.
-        bar: shows how many pictures are drawn.
+        on_progress: called with the number of pictures drawn, and that of all.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
     """
@@ -151,5 +150,11 @@ def measure_pipeline(
         raise DataError(
             f"{len(held_out)} held-out picture(s) of retained concepts: a distance needs 2, give more pictures"
         )
-    bar.total = len(judge.concepts) * protocol.samples_per_concept * protocol.draws
-    return measure(family, judge, held_out, protocol, forgotten=forgotten, earlier=known, on_progress=bar.update)
+    drawn, total = 0, len(judge.concepts) * protocol.samples_per_concept * protocol.draws
+
+    def count(n: int) -> None:
+        nonlocal drawn
+        drawn += n
+        on_progress(drawn, total)
+
+    return measure(family, judge, held_out, protocol, forgotten=forgotten, earlier=known, on_progress=count)
