@@ -8,9 +8,9 @@ import socket
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erasediff.checkout import exclusive, project_root
-from erasediff.environment import environment
 from erasediff.errors import ParamsError, ServerFailed
 from flows.command import run_command
 from flows.tools.names import (
@@ -23,12 +23,21 @@ from flows.tools.names import (
 )
 from flows.tools.servers import Server, alive, answers, folder, log_of, start, stop, wait_for
 
+if TYPE_CHECKING:
+    from erasediff.environment import Environment
+
+
+def given() -> Environment:
+    """Return the environment variables as they are now. Raises: ParamsError: a port is no number."""
+    from erasediff.environment import environment  # not before a command has said how it is used
+
+    return environment()
+
 
 def servers() -> list[Server]:
     """Return all of them in the order in which they are started. Raises: ParamsError: a port is no number."""
     root = project_root()
-    given = environment()
-    prefect, mlflow = given.prefect_server_api_port, given.mlflow_port
+    prefect, mlflow = given().prefect_server_api_port, given().mlflow_port
     api, tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
     home = {PREFECT_HOME: str(folder() / "prefect"), PREFECT_API: api}
     # Leases in files: with the default, in memory, a restart of the server would leave a killed job's slot taken.
@@ -67,7 +76,7 @@ def mlflow_settings(root: Path) -> dict[str, str]:
         "MLFLOW_WORKERS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nothing here asks for
     }
-    if environment().mlflow_artifacts_destination is None:
+    if given().mlflow_artifacts_destination is None:
         # Files at a path that both sides see, not behind the server: what one writes the other can read.
         local = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": (root / "mlartifacts").as_uri()}
         settings |= local
@@ -88,7 +97,7 @@ def up() -> None:
 
     Raises: ServerFailed: what this call started is stopped again.
     """
-    (prefect, mlflow, worker), jobs = servers(), environment().erasediff_jobs
+    (prefect, mlflow, worker), jobs = servers(), given().erasediff_jobs
     started: list[str] = []
 
     def start_missing(*wanted: Server) -> None:
@@ -116,8 +125,7 @@ def up() -> None:
 
 def register_elsewhere() -> None:
     """Register the deployments on a server that is not of this checkout. Raises: ParamsError, ServerFailed."""
-    given = environment()
-    api = given.prefect_api_url
+    api = given().prefect_api_url
     if not api:
         raise ParamsError(f"{PREFECT_API} is not set: name the server, such as http://127.0.0.1:4200/api")
     if not answers(f"{api.rstrip('/')}/health"):
@@ -125,7 +133,7 @@ def register_elsewhere() -> None:
     from flows.jobs.registration import register
 
     folder().mkdir(parents=True, exist_ok=True)
-    register(log_of("deploy"), given.erasediff_jobs)
+    register(log_of("deploy"), given().erasediff_jobs)
     print(f"registered on {api}")
 
 

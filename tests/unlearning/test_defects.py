@@ -30,6 +30,9 @@ class Pictures:
         self.images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)) * 2 - 1
         self.seen = set()
 
+    def __len__(self):
+        return len(self.images)
+
     def __getitem__(self, index):
         self.seen |= set(index.tolist())
         return self.images[index]
