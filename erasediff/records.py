@@ -261,6 +261,9 @@ class Registered:
     lineage_digest: str
     gates_passed: bool
 
+    def __str__(self) -> str:
+        return f"{self.model_name} version {self.version}"
+
     @classmethod
     def read(cls, path: Path) -> Registered:
         """Raises: IntegrityError: the file is missing or broken, or names no version."""

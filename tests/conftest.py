@@ -19,12 +19,10 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected here is what a CPU gives, to the bit
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """With several workers, one has all tests that need the run of the whole flow, so that it is made once."""
-    for item in items:
-        if "flow_run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("flow"))
+    if "flow_run" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("flow"))
 
 
 torch.set_num_threads(1)  # for models as small as these, a second thread only waits for the first

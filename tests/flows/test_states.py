@@ -68,12 +68,16 @@ def told(name):
     return ReceivedEvent.model_validate(found[0])
 
 
-def log_of(state):
-    """What the server keeps of a run's log, its tasks' too."""
-    run_id = str(state.state_details.flow_run_id)
+def log_of(state, until):
+    """What the server keeps of a run's log, its tasks' too, once it has a line; Prefect sends it from time to time."""
+    run_id, last = str(state.state_details.flow_run_id), time.monotonic() + 60
     with get_client(sync_client=True) as client:
         wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}}
-        return "\n".join(line["message"] for line in client._client.post("/logs/filter", json=wanted).json())
+        while True:
+            log = "\n".join(line["message"] for line in client._client.post("/logs/filter", json=wanted).json())
+            if until in log or time.monotonic() > last:
+                return log
+            time.sleep(0.2)
 
 
 @pytest.mark.pipeline
@@ -93,7 +97,7 @@ def test_a_stages_failure_is_the_state_of_its_flow(prefect_server, folder, said,
     assert state.message == f"stage fails failed: {reason}"
     (trigger,) = re.findall(r"```json\n(.*?)```", OPERATIONS.read_text(), re.S)  # what an operator is told to wait for
     assert EventTrigger.model_validate(json.loads(trigger)).covers(told(name)) == (name == "OutOfMemory")
-    log = log_of(state)
+    log = log_of(state, said)
     assert said in log and "Traceback" not in log and "exception" not in log.lower()
 
 
