@@ -43,8 +43,12 @@ def main(
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="diffusers folder, models:/NAME@ALIAS or models:/NAME/VERSION")
-    parser.add_argument("--concept", required=True)
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT",
+    )
+    parser.add_argument("--concept", required=True, help="what to draw: the name of a class, or a prompt")
     parser.add_argument("--n", type=_at_least(1), default=16, help="pictures (default 16)")
     parser.add_argument("--out", required=True, help="PNG to write, or FOLDER/ for a file each")
     parser.add_argument("--seed", type=_at_least(0), default=0, help="of the first picture (default 0)")

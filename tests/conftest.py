@@ -8,10 +8,15 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
+
+
+settings.register_profile("busy", deadline=None)  # on a busy machine a case may take any time
+settings.load_profile("busy")
 
 
 def pytest_configure(config):

@@ -111,7 +111,14 @@ def score(draw: Draw) -> dict[str, float]:
 
 
 def over_draws(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number, and its standard deviation under ``_sd`` for all but those of single concepts."""
+    """The mean of each number, and its standard deviation under ``_sd`` for all but those of single concepts.
+
+    Raises: ValueError: a number is there in some draws only.
+    """
+    if differing := {name for row in rows for name in set(row) ^ set(rows[0])}:
+        raise ValueError(
+            f"{', '.join(sorted(differing))}: measured in some draws only; a metric is undefined in all or none"
+        )
     result: dict[str, float] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]

@@ -88,6 +88,10 @@ class GatedMetric:
     metric: Metric
     rule: GateRule
 
+    def __post_init__(self) -> None:
+        if self.rule.label == "drop" and self.metric.better == "lower":
+            raise ValueError(f"{self.metric.name}: a drop is judged where higher is better; use ratio")
+
     @property
     def name(self) -> str:
         return "_".join(filter(None, (self.metric.name, self.rule.label)))

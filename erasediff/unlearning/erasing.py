@@ -103,9 +103,9 @@ def erase(
     family = family_of(pipeline)
     targets = [concept] if isinstance(concept, str) else list(concept)
     preserve = preserve or [c for c in family.concepts or () if c not in targets]
+    _require_askable(family, chosen)
     if not preserve and retain is None:
         raise ValueError("nothing to keep: give retain images by concept, or name concepts to preserve")
-    _require_askable(family, chosen)
     family.condition([*targets, *preserve])  # an unknown concept fails here, before anything is drawn
     forget_set = _concept_images(family, targets, forget, generate, seed, block=0)
     retain_set = _concept_images(family, list(preserve), retain, generate, seed, block=1)

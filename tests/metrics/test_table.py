@@ -47,14 +47,22 @@ def gated(value, better="higher"):
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("value", "name", "number", "directions"),
-    [("share", "m", 3.0, "min max"), ("drop", "m_drop", 1.0, "max max"), ("ratio", "m_ratio", 0.75, "min max")],
+    [("share", "m", 3.0, "min max"), ("drop", "m_drop", 1.0, "max"), ("ratio", "m_ratio", 0.75, "min max")],
 )
 def test_what_a_gate_holds_against_its_limit(value, name, number, directions):
     gate = gated(value)
     assert gate.name == name and gate.value({"m": 4.0}, {"m": 3.0}) == number
-    assert [gated(value, better).direction for better in ("higher", "lower")] == directions.split()
+    assert [gated(value, better).direction for better in ("higher", "lower")[: len(directions.split())]] == (
+        directions.split()
+    )
     assert gate.value({"m": 4.0}, {}) is None and gate.same_protocol == (value == "ratio")
     assert (gate.value({}, {"m": 3.0}) is None) == (value != "share")
+
+
+@pytest.mark.unit
+def test_a_drop_of_what_should_be_low_is_refused():
+    with pytest.raises(ValueError, match="m: a drop is judged where higher is better; use ratio"):
+        gated("drop", "lower")
 
 
 @pytest.mark.unit

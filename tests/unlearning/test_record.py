@@ -1,6 +1,7 @@
 """What is written down of a run is what ran."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_what_a_method_fixes_is_refused_by_name(method):
         assert method_for(method, **{name: value}).settings == method_for(method, **{name: DEFAULTS[name]}).settings
         wrong = next(v for v in (*CHOICES.get(name, ()), 7.5) if v not in (value, DEFAULTS[name]) and v != "anchor")
         with pytest.raises(
-            ValueError, match=f"{name} {wrong} does not go with method {method}, which fixes it at {value}"
+            ValueError, match=f"{name} {wrong} does not go with method {method}, which fixes it at {value!r}"
         ):
             method_for(method, **{name: wrong})
 
@@ -214,7 +215,9 @@ def test_defaults_stand_once():
     assert params == {name: DEFAULTS[name] for name in params} and DEFAULTS.keys() - params == {"norm_ratio"}
     assert Settings() == method_for("erasediff").settings
     text = (ROOT / "params.yaml").read_text()
-    assert all(method in text for method in METHODS) and YAML(typ="safe").load(text)
+    listed = re.findall(r"\w+", text.partition("  method: ")[2].partition("  multiplier:")[0])
+    assert [method for method in METHODS if method not in listed] == [], "name these in the comment of erase.method"
+    assert YAML(typ="safe").load(text)
 
 
 @pytest.mark.unit

@@ -62,8 +62,8 @@ class Method:
             method = cls(Settings(**{**settings, **cls.fixes}))
         except TypeError as error:
             raise ValueError(str(error).replace("Settings.__init__()", "erase()")) from None
-        if method.settings.shard and cls.needs_fisher:
-            raise ValueError(f"shard does not go with method {cls.name}, which needs Fisher information")
+        if method.settings.shard and cls.corrections is not Method.corrections:
+            raise ValueError(f"shard does not go with method {cls.name}, which corrects whole gradients")
         ignored = method.ignored()
         for name, value in settings.items():
             default = DEFAULTS[name]
@@ -71,12 +71,12 @@ class Method:
                 continue
             if name in cls.fixes:
                 raise ValueError(
-                    f"{name} {value} does not go with method {cls.name}, which fixes it at {cls.fixes[name]}: "
-                    f"leave it at its default, {default}"
+                    f"{name} {value} does not go with method {cls.name}, which fixes it at {cls.fixes[name]!r}: "
+                    f"leave it at its default, {default!r}"
                 )
             if name in ignored and name not in BUDGET:
                 reason = f"{name} {value} has no effect with {ignored[name]}"
-                raise ValueError(f"{reason}: leave it at its default, {default}")
+                raise ValueError(f"{reason}: leave it at its default, {default!r}")
         return method
 
     def with_updates(self, updates: int) -> Self:
@@ -130,6 +130,7 @@ class Method:
     def ignored(self) -> dict[str, str]:
         """Return the settings that change nothing in this run, and why: ``{"eta": "multiplier fixed"}``."""
         s, method = self.settings, f"method {self.name}"
+        chosen = f", which {method} fixes" if "multiplier" in self.fixes else ""
         retains, forgets = bool(self.retain_weight), bool(self.forget_weight)
         # Each group of settings: whether it is read, and what says so.
         rules = [
@@ -137,7 +138,7 @@ class Method:
             (s.mask == "saliency", f"mask {s.mask}", ["mask_fraction"]),
             (s.mask == "fisher_ratio" or self.needs_fisher, f"{method} and mask {s.mask}", ["fisher_samples"]),
             (s.gap_every > 0, f"gap_every {s.gap_every}", ["inner_steps", "gap_tolerance"]),
-            *((s.multiplier in by, f"multiplier {s.multiplier}", [name]) for name, by in READ_BY_RULE.items()),
+            *((s.multiplier in by, f"multiplier {s.multiplier}{chosen}", [name]) for name, by in READ_BY_RULE.items()),
             (retains, method, ["retain_batch_size", "retain_target", "condition_dropout"]),
             (retains and forgets, method, ["shared_batch"]),
             (forgets, method, ["multiplier", *READ_BY_RULE]),
