@@ -14,7 +14,6 @@ from sklearn.datasets import load_digits
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
 
-
 settings.register_profile("busy", deadline=None)  # on a busy machine a case may take any time
 settings.load_profile("busy")
 
