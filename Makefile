@@ -32,10 +32,10 @@ check: .venv/.installed ## lint, types, import rules, docs, fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m '(unit or property) and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m '(unit or property) and not slow'
 
 test: .venv/.installed ## the tests, spread over two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/.installed ## the long tests
 	$(BIN)/python -m pytest -m slow

@@ -23,12 +23,6 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected here is what a CPU gives, to the bit
 
 
-def pytest_itemcollected(item):
-    """With several workers, one has all tests that need the run of the whole flow, so that it is made once."""
-    if "flow_run" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group("flow"))
-
-
 torch.set_num_threads(1)  # for models as small as these, a second thread only waits for the first
 
 

@@ -1,15 +1,22 @@
 """A checkout with tiny settings in which the flow has run once."""
 
 import pytest
-from checkout import new_project
+from checkout import Project, new_project
 from deployments import with_ports
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
-def flow_run(tmp_path_factory):
-    """``(project, what the flow said)`` after one whole run."""
-    project = new_project(tmp_path_factory.mktemp("project"))
-    return project, project.run("flows.erase", timeout=600)
+def flow_run(tmp_path_factory, worker_id):
+    """``(project, what the flow said)`` after one whole run, which several workers share: tests read it, or copy it."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root if worker_id == "master" else root.parent) / "flow"
+    said = root / "said.txt"
+    with FileLock(f"{root}.lock"):
+        if not said.exists():
+            output = new_project(root / "project").run("flows.erase", timeout=600)
+            said.write_text(output)
+    return Project(root / "project"), said.read_text()
 
 
 @pytest.fixture

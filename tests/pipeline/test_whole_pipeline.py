@@ -69,8 +69,7 @@ def test_the_trace_tells_the_multiplier_that_its_gradients_ask_for(flow_run):
 
 
 @pytest.mark.pipeline
-def test_again_there_is_nothing_to_do(flow_run):
-    project, _ = flow_run
+def test_again_there_is_nothing_to_do(project):
     assert project.run("flows.erase").startswith("nothing to do: everything is up to date")
     assert not executed(project.run("dvc", "repro"))
 
