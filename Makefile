@@ -38,7 +38,7 @@ test: .venv/.installed ## the tests, spread over two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/.installed ## the long tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-gpu: .venv/.installed ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

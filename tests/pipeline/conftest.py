@@ -1,5 +1,7 @@
 """A checkout with tiny settings in which the flow has run once."""
 
+import shutil
+
 import pytest
 from checkout import Project, new_project
 from deployments import with_ports
@@ -14,6 +16,7 @@ def flow_run(tmp_path_factory, worker_id):
     said = root / "said.txt"
     with FileLock(f"{root}.lock"):
         if not said.exists():
+            shutil.rmtree(root, ignore_errors=True)  # what a run that failed left
             output = new_project(root / "project").run("flows.erase", timeout=600)
             said.write_text(output)
     return Project(root / "project"), said.read_text()
