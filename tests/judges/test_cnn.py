@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from erasediff.data.images import decode, encode_png
 from erasediff.errors import IntegrityError, UnknownConcept
 from erasediff.judges import KINDS, accuracy, judge_kind, open_judge
 from erasediff.judges.cnn import load, save, train
+from stages.params import Classifier
 
 
 @pytest.mark.unit
@@ -81,3 +84,8 @@ def test_a_judge_sees_a_colour_picture_as_a_table_read_for_it_does(small, shape)
     colour = torch.randint(0, 256, (3, 12, 12), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
     small.image_shape = shape
     assert torch.allclose(small.read(colour[None])[1], small.read(decode([encode_png(colour)], shape))[1], atol=1e-5)
+
+
+@pytest.mark.unit
+def test_params_know_every_kind_of_judge():
+    assert get_args(Classifier.model_fields["kind"].annotation) == tuple(KINDS)
