@@ -63,7 +63,7 @@ def test_a_judge_of_an_unknown_kind_is_told(small, tmp_path):
     save(small, tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"kind": "cnn"', '"kind": "oracle"'))
-    with pytest.raises(IntegrityError, match="of kind 'oracle'; known are cnn: run its stage again"):
+    with pytest.raises(IntegrityError, match=f"of kind 'oracle'; known are {', '.join(KINDS)}: run its stage again"):
         open_judge(tmp_path)
 
 
