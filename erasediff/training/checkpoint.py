@@ -13,6 +13,15 @@ from torch import Tensor
 from erasediff.artifacts import read_json, sha256_file, sha256_text, write_bytes, write_json
 from erasediff.errors import IntegrityError
 
+#: Rooms and files of the library that decide what a training computes.
+CODE = ("data", "families", "training", "unlearning", "device.py", "randomness.py")
+
+
+def code_digest(library: Path) -> str:
+    """SHA-256 over the code of :data:`CODE` in a folder of the library."""
+    files = [path for path in library.rglob("*.py") if path.relative_to(library).parts[0] in CODE]
+    return sha256_text(repr([sha256_file(path) for path in sorted(files)]))
+
 
 class Run(Protocol):
     """An MLflow run, or whatever else is told about a training."""
@@ -47,11 +56,8 @@ class FileCheckpoint:
     """
 
     def __init__(self, name: str, key: object, every: int, rows: list[dict[str, float]]):
-        here = Path(__file__).parents[1]
-        rooms = ("training", "families", "unlearning")
-        code = [sha256_file(path) for room in rooms for path in sorted((here / room).rglob("*.py"))]
         self.every, self.rows = every, rows
-        self.key = sha256_text(repr((key, code)))
+        self.key = sha256_text(repr((key, code_digest(Path(__file__).parents[1]))))
         self.facts = Path(".work/checkpoints") / f"{name}.json"
         self._run: Run | None = None
         about = self._about()

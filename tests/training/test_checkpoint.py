@@ -1,8 +1,14 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from erasediff.errors import IntegrityError
-from erasediff.training.checkpoint import FileCheckpoint
+from erasediff.training.checkpoint import CODE, FileCheckpoint, code_digest
+
+ROOT = Path(__file__).parents[2]
 
 ROWS = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 STATE = {"step": torch.tensor(2), "parameter/w": torch.arange(3.0)}
@@ -82,3 +88,22 @@ def test_what_was_not_measured_is_left_out():
     rows = []
     checkpoint(rows).load()
     assert rows == [{"step": 1, "loss": 0.5}]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("stage", ["pretrain", "erase"])
+def test_a_state_is_of_all_code_that_dvc_runs_the_training_again_for(stage):
+    deps = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    code = {d.removeprefix("erasediff/") for d in deps if d.startswith("erasediff/")} - {"records.py"}
+    assert code <= set(CODE)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", CODE)
+def test_a_state_of_other_code_is_not_used(name, tmp_path):
+    library = tmp_path / "erasediff"
+    shutil.copytree(ROOT / "erasediff", library, ignore=shutil.ignore_patterns("__pycache__"))
+    before = code_digest(library)
+    file = library / name if name.endswith(".py") else library / name / "__init__.py"
+    file.write_text(file.read_text() + "# changed\n")
+    assert before == code_digest(ROOT / "erasediff") != code_digest(library)
