@@ -53,6 +53,15 @@ def git_state() -> dict[str, str]:
     }
 
 
+def is_changed(path: Path) -> bool:
+    """True if git sees uncommitted changes of a file; false where git knows nothing of it."""
+    try:
+        done = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
+
+
 def process_start(pid: int) -> str | None:
     """Start of a process of this host (kernel ticks), so that a reused id is not taken for it; ``None``: dead."""
     try:

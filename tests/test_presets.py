@@ -1,0 +1,79 @@
+"""Presets fit the schema, and state only what differs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import presets
+from stages.params import change_params, load_params
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+pytestmark = pytest.mark.unit
+
+
+def git(*arguments):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], check=True)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A committed folder with params.yaml and the presets."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "start")
+    return tmp_path
+
+
+def command(*arguments):
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    line = [sys.executable, "-m", "stages.presets", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_fits_the_schema(project, name):
+    changes = presets.preset(name)
+    after = change_params(changes)
+    assert load_params() == after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_states_only_what_differs(project, name):
+    defaults = YAML(typ="safe").load(ROOT / "params.yaml")
+    for entry, value in presets.preset(name).items():
+        section, _, key = entry.partition(".")
+        assert (defaults[section][key] if key else defaults[section]) != value, entry
+
+
+def test_a_preset_is_written_with_the_comments_kept_and_listed(project):
+    done = command("apply", "cifar10")
+    assert done.returncode == 0, done.stderr
+    assert "forget_set.concepts: ['airplane']" in done.stdout
+    assert load_params().erase.eta == 0.1
+    assert "# what to forget; or sample_ids" in (project / "params.yaml").read_text()
+    assert command("list").stdout.split() == NAMES
+
+
+def test_uncommitted_params_are_not_overwritten(project):
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
+    done = command("apply", "cifar10")
+    assert (done.returncode, load_params().seed) == (2, 7)
+    assert done.stderr == (
+        "ParamsError: params.yaml has uncommitted changes: commit them, or git checkout params.yaml\n"
+    )
+
+
+def test_an_unknown_preset_gets_a_did_you_mean(project):
+    done = command("apply", "cifar")
+    assert done.returncode == 2
+    assert "there is no preset 'cifar'; did you mean cifar10?" in done.stderr
