@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from erasediff.git import git
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -39,27 +41,25 @@ def git_state() -> dict[str, str]:
     Read in the working folder: a DVC experiment's temporary copy has a commit of its own.
     """
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
     return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
+        "git_commit": commit.stdout.strip() if commit.returncode == 0 else "unknown",
+        "git_dirty": "unknown" if changes.returncode else str(bool(changes.stdout.strip())).lower(),
     }
 
 
 def is_changed(path: Path) -> bool:
     """True if git sees uncommitted changes of a file; false where git knows nothing of it."""
-    try:
-        done = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, check=False)
-    except OSError:
-        return False
+    done = git("status", "--porcelain", "--", str(path))
     return done.returncode == 0 and bool(done.stdout.strip())
+
+
+def user_name() -> str:
+    """The operating system's user; the number of one that has no name, as in a pod."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def process_start(pid: int) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -96,7 +95,7 @@ def promote(
     _refuse_unerasing(found, champion or _withdrawn(name), brings_back)
     verify_stored(found)
     added = check(found, champion) if check is not None else None
-    by, note = by or getpass.getuser(), why + (f"; brings back {', '.join(brings_back)}" if brings_back else "")
+    by, note = by or checkout.user_name(), why + (f"; brings back {', '.join(brings_back)}" if brings_back else "")
     note += f"; {added}" if added else ""
     with _one_at_a_time(name):
         now = aliases(name).get("champion", "")
@@ -131,7 +130,7 @@ def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> Non
     with _one_at_a_time(name):
         if (now := aliases(name).get("champion", "")) != version:
             raise ModelError(f"version {version} of {name} is not the champion, which is {now or 'none'}: look again")
-        _move(name, "champion", version, "", by or getpass.getuser(), why, _evidence(tags))
+        _move(name, "champion", version, "", by or checkout.user_name(), why, _evidence(tags))
 
 
 def refuse(found: Version, champion: str, *, by: str, why: str) -> None:

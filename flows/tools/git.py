@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+from erasediff.git import complaint, git
 from stages import layout
 
 #: A fresh machine's, which has none of its own.
 IDENTITY = ["-c", "user.name=EraseDiff Pipeline", "-c", "user.email=erasediff-pipeline@localhost"]
-
-
-def git(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run git, here by default."""
-    return subprocess.run(["git", *arguments], cwd=at, capture_output=True, text=True, check=False)
 
 
 def head_commit() -> str:
@@ -29,7 +24,7 @@ def commit_files(message: str, *paths: Path) -> str:
     identity = [] if git("config", "user.email").stdout.strip() else IDENTITY
     git("add", "--", *changed)
     done = git(*identity, "commit", "--quiet", "--only", "-m", message, "--", *changed)
-    return f"git commit failed: {' '.join((done.stderr or done.stdout).split())[:200]}" if done.returncode else ""
+    return f"git commit failed: {complaint(done)}" if done.returncode else ""
 
 
 def record_lock(message: str) -> tuple[str | None, str]:
@@ -41,9 +36,9 @@ def record_lock(message: str) -> tuple[str | None, str]:
     """
     changes = git("status", "--porcelain", "--", ":/", f":(exclude,top){layout.DVC_LOCK}")
     if changes.returncode:
-        return None, "this is no git repository"
+        return None, complaint(changes)
     if changes.stdout.strip():
         return None, f"there are other changes ({changes.stdout.split()[1]}, …): commit them with {layout.DVC_LOCK}"
-    if complaint := commit_files(message, layout.DVC_LOCK):
-        return None, complaint
+    if refused := commit_files(message, layout.DVC_LOCK):
+        return None, refused
     return git("rev-parse", "HEAD").stdout.strip(), ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from erasediff.checkout import user_name
 from erasediff.command import cannot_write
 from erasediff.errors import CheckoutBusy
 
@@ -40,7 +40,7 @@ def only_run(path: Path = CHECKOUT_LOCK) -> Iterator[None]:
             raise CheckoutBusy(f"another run works in this checkout ({who}): wait for it or stop it") from None
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder = {"pid": os.getpid(), "user": getpass.getuser(), "host": socket.gethostname(), "since": now}
+        holder = {"pid": os.getpid(), "user": user_name(), "host": socket.gethostname(), "since": now}
         file.write(json.dumps(holder))
         file.flush()
         try:

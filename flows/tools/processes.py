@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from erasediff import errors
 from erasediff.errors import EraseDiffError, StageFailed
+from erasediff.git import without_elsewhere
 from flows.tools.names import THREADS
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def environment() -> dict[str, str]:
-    """Return the caller's environment with this interpreter's folder first on PATH."""
+    """Return the caller's environment with this interpreter's folder first on PATH, and no lead to another git."""
     folder = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
+    return {**without_elsewhere(), "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
 
 
 def threads(jobs: int) -> int:

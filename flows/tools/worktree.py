@@ -12,8 +12,9 @@ from pathlib import Path
 
 from erasediff.checkout import ROOT_VARIABLE, exclusive, process_start, project_root
 from erasediff.errors import WorktreeError
+from erasediff.git import complaint, git
 from flows.tools import dvc
-from flows.tools.git import commit_files, git, record_lock
+from flows.tools.git import commit_files, record_lock
 from stages import layout
 from stages.params import PARAMS_FILE, change_params
 
@@ -78,7 +79,7 @@ def _add(checkout: Path, commit: str) -> Path:
         _remove_abandoned(checkout)
         done = git("worktree", "add", "--quiet", "--detach", str(place), commit)
     if done.returncode:
-        raise WorktreeError(f"git worktree add failed: {' '.join(done.stderr.split())[:200]}")
+        raise WorktreeError(f"git worktree add failed: {complaint(done)}")
     return place
 
 
@@ -104,8 +105,8 @@ def _prepare(changes: Mapping[str, object]) -> str | None:
     if earlier is not None:
         git("checkout", "--quiet", earlier, "--", str(layout.DVC_LOCK))
     told = "\n".join(f"{key}: {value}" for key, value in changes.items())
-    if complaint := commit_files(f"Parameters of a run\n\n{told}", PARAMS_FILE, layout.DVC_LOCK):
-        raise WorktreeError(complaint)
+    if refused := commit_files(f"Parameters of a run\n\n{told}", PARAMS_FILE, layout.DVC_LOCK):
+        raise WorktreeError(refused)
     return earlier
 
 
@@ -155,5 +156,5 @@ def record(model: str, version: str, earlier: str | None) -> str:
         return earlier
     done = git("tag", f"{RECORDS.removeprefix('refs/tags/')}{model}-v{version}-{commit[:10]}", commit)
     if done.returncode and "already exists" not in done.stderr:
-        raise WorktreeError(f"git tag failed: {' '.join(done.stderr.split())[:200]}")
+        raise WorktreeError(f"git tag failed: {complaint(done)}")
     return commit

@@ -10,13 +10,14 @@ import pytest
 
 from erasediff.checkout import ROOT_VARIABLE, git_state, project_root
 from erasediff.errors import ParamsError, WorktreeError
-from flows.tools.git import git
+from erasediff.git import git
 from flows.tools.worktree import WORKTREES, record, worktree
 from stages.params import load_params
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
 import sys, time
+from erasediff.git import git
 from flows.tools.worktree import worktree
 with worktree({}):
     print("in", flush=True)
