@@ -17,7 +17,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     import time
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
-    from erasediff.data.inputs import read_table
+    from erasediff.data.inputs import evaluation_inputs
     from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
@@ -27,15 +27,17 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
 
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
     pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
+    test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with progress_bar(f"evaluate {which}") as on_progress:
         numbers, shown = measure_pipeline(
             pipeline,
             judge,
-            read_table(layout.TABLE, "test"),
+            test,
             Protocol(seed=seed, **evaluate.model_dump()),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
+            prompts=prompts,
             on_progress=on_progress,
         )
     grid = layout.samples(which)

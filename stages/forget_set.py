@@ -15,15 +15,18 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     """params.yaml, ``data/curated/``, models → ``data/forget_set/``, ``reports/forget_set/``."""
     from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
     from erasediff.data import expectations
-    from erasediff.data.inputs import read_table
+    from erasediff.data.inputs import has_pictures, prompts_by_concept, read_table
     from erasediff.data.selection import Sets, select, without
     from erasediff.data.table import counts
+    from erasediff.errors import DataError
     from stages import layout
 
     earlier = read_json(layout.ERASURES)
     table = read_table(layout.TABLE, "train")
     table, chosen = without(table, select(table, forget_set.concepts, forget_set.sample_ids), earlier)
     discarded: dict[str, int] = {}
+    if forget_set.origin == "selected" and not has_pictures(table):
+        raise DataError("the curated table holds words, no pictures to select: set forget_set.origin to generated")
     if forget_set.origin == "generated":
         from erasediff.device import device  # seconds of torch, of which selecting needs nothing
         from erasediff.families import family_of, open_pipeline
@@ -33,7 +36,7 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
                 family_of(open_pipeline(layout.BASE).to(device())),
-                sorted(set(table["concept"])),
+                prompts_by_concept(table),
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
                 forget_set.count,
                 seed=seed,

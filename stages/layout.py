@@ -16,6 +16,8 @@ ERASURES = BASE / "erasures.json"
 PRETRAIN_TRACE = Path("plots/pretrain.csv")
 
 CLASSIFIER = Path("models/classifier")
+#: Pictures that the base drew for a judge's test, where it learned from the base: what distances are measured to.
+HELD_OUT = CLASSIFIER / "held_out.parquet"
 CLASSIFIER_METRICS = Path("metrics/classifier.json")
 
 SETS = Path("data/forget_set")

@@ -87,6 +87,10 @@ class Pretrain(Section):
 
 class Classifier(Section):
     kind: Literal["cnn"]
+    pictures: Literal["data/curated", "models/base"]
+    count: Annotated[int, Field(ge=8)]
+    guidance_scale: Annotated[float, Field(ge=0)] | None
+    inference_steps: Count | None
     width: Count
     steps: Count
     batch_size: Count

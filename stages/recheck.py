@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: str) -> None:
     """params.yaml, a version, classifier, data → ``metrics/recheck.json``, ``plots/samples_recheck.png``, tags."""
     from erasediff.artifacts import write_bytes, write_json
-    from erasediff.data.inputs import read_table
+    from erasediff.data.inputs import evaluation_inputs
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
@@ -34,14 +34,16 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     comparable = _comparable(version, recorded, seed, evaluate)
     run.log_params({"model": version.name, "version": version.version, "seed": seed, **evaluate.model_dump()})
     judge = open_judge(layout.CLASSIFIER)
+    test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     with progress_bar("recheck") as on_progress:
         numbers, shown = measure_pipeline(
             load(version.uri),
             judge,
-            read_table(layout.TABLE, "test"),
+            test,
             Protocol(seed=seed, **evaluate.model_dump()),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
+            prompts=prompts,
             on_progress=on_progress,
         )
     found = gates(recorded.base, numbers, verdict.model_dump(), same_protocol=comparable)

@@ -28,9 +28,33 @@ def table_shape(table: pd.DataFrame) -> tuple[int, int, int]:
     return (1 if first["mode"] == "L" else 3, int(first["height"]), int(first["width"]))
 
 
+def has_pictures(table: pd.DataFrame) -> bool:
+    """True if a table holds pictures; false if it holds words alone, from which a model draws."""
+    return "image" in table and bool(table["image"].notna().any())
+
+
+def prompts_by_concept(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The prompts of each concept of a table, each once; a concept without any is its own."""
+    asked = table["prompt"] if "prompt" in table else table["concept"]
+    pairs = dict.fromkeys(zip(table["concept"], asked, strict=True))
+    return {concept: [p for c, p in pairs if c == concept] for concept in sorted({c for c, _ in pairs})}
+
+
+def evaluation_inputs(table: Path, held_out: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """What a model is measured with: the pictures that distances are measured to, and its prompts by concept.
+
+    Args:
+        table: the curated one, of which the split ``test`` is read.
+        held_out: pictures that the base drew instead of real ones; it need not be there.
+    """
+    words = read_table(table, "test")
+    return read_table(held_out) if held_out.exists() else words, prompts_by_concept(words)
+
+
 def load_images(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> ConceptImages:
-    """A table's pictures as tensors of a model's shape, with their concepts."""
+    """A table's pictures as tensors of a model's shape, with their concepts, and their prompts where it has some."""
     from erasediff.data.concept_images import ConceptImages
     from erasediff.data.images import decode
 
-    return ConceptImages(decode(table["image"].tolist(), image_shape), table["concept"].tolist())
+    prompts = table["prompt"].tolist() if "prompt" in table else ()
+    return ConceptImages(decode(table["image"].tolist(), image_shape), table["concept"].tolist(), prompts)

@@ -92,10 +92,23 @@ def counts(table: pd.DataFrame) -> dict[str, int]:
     return dict(sorted(Counter(table["concept"]).items()))
 
 
-def generated_table(images: list[bytes], concepts: list[str], size: tuple[int, int], mode: str) -> pd.DataFrame:
-    """Rows for pictures that a model drew."""
+def generated_table(
+    images: list[bytes],
+    concepts: list[str],
+    size: tuple[int, int],
+    mode: str,
+    *,
+    prompts: list[str] | None = None,
+    split: str = "train",
+) -> pd.DataFrame:
+    """Rows for pictures that a model drew.
+
+    Args:
+        size: height and width.
+        prompts: what the model was asked, one a picture; the concepts by default.
+    """
     rows = [
-        (content_id(png), png, concept, "train", "generated", size[1], size[0], mode, "base model", True)
+        (content_id(png), png, concept, split, "generated", size[1], size[0], mode, "base model", True)
         for png, concept in zip(images, concepts, strict=True)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).assign(prompt=prompts or concepts)

@@ -55,6 +55,7 @@ def measure(
     *,
     forgotten: Sequence[str],
     earlier: Sequence[str] = (),
+    prompts: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[str, float], Tensor]:
     """Flat numbers, and some pictures of each concept, ``(concepts, SHOWN, C, H, W)`` in [-1, 1].
@@ -65,14 +66,17 @@ def measure(
         held_out: real test pictures of the retained concepts, float32 ``(N, C, H, W)`` in [-1, 1].
         forgotten: concepts to forget; may be empty, then only utility is measured.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
+        prompts: what the model is asked for a concept, in turns; its name where there are none.
         on_progress: called with the number of images drawn since the last call.
     """
     names = [c for c in judge.concepts for _ in range(protocol.samples_per_concept)]
+    wordings = {c: (prompts or {}).get(c) or [c] for c in judge.concepts}
+    asked = [w[i % len(w)] for w in wordings.values() for i in range(protocol.samples_per_concept)]
     reference = judge.read(held_out)[1]
     rows: list[dict[str, float]] = []
     shown = torch.empty(0)
     for draw in range(protocol.draws):
-        images = _drawn(family, names, image_seeds(protocol.seed, draw, len(names)), protocol, on_progress)
+        images = _drawn(family, asked, image_seeds(protocol.seed, draw, len(names)), protocol, on_progress)
         if draw == 0:
             by_concept = images.view(len(judge.concepts), protocol.samples_per_concept, *images.shape[1:])
             shown = by_concept[:, :SHOWN]
@@ -82,15 +86,15 @@ def measure(
 
 
 def _drawn(
-    family: Family, names: list[str], seeds: list[int], protocol: Protocol, on_progress: Callable[[int], None]
+    family: Family, prompts: list[str], seeds: list[int], protocol: Protocol, on_progress: Callable[[int], None]
 ) -> Tensor:
-    """A picture a name and seed, ``(N, C, H, W)`` in [-1, 1]."""
+    """A picture a prompt and seed, ``(N, C, H, W)`` in [-1, 1]."""
     parts = []
-    for start in range(0, len(names), protocol.batch_size):
+    for start in range(0, len(prompts), protocol.batch_size):
         chunk = slice(start, start + protocol.batch_size)
         parts.append(
             family.sample(
-                names[chunk],
+                prompts[chunk],
                 seeds[chunk],
                 steps=protocol.inference_steps,
                 guidance_scale=protocol.guidance_scale,
@@ -137,6 +141,7 @@ def measure_pipeline(
     *,
     forgotten: Sequence[str],
     earlier: Sequence[str],
+    prompts: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[int, int], None],
 ) -> tuple[dict[str, float], Tensor]:
     """:func:`measure` of a pipeline, where there is an accelerator on that.
@@ -144,6 +149,7 @@ def measure_pipeline(
     Args:
         test: held-out pictures, a table with ``image`` and ``concept``.
         earlier: what the base had forgotten already; what the judge does not know is not looked at.
+        prompts: what the model is asked for a concept, in turns; its name where there are none.
         on_progress: called with the number of pictures drawn, and that of all.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
@@ -164,4 +170,6 @@ def measure_pipeline(
         drawn += n
         on_progress(drawn, total)
 
-    return measure(family, judge, held_out, protocol, forgotten=forgotten, earlier=known, on_progress=count)
+    return measure(
+        family, judge, held_out, protocol, forgotten=forgotten, earlier=known, prompts=prompts, on_progress=count
+    )

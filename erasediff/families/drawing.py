@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -50,36 +50,43 @@ def draw_recognised(
     count: int,
     *,
     seeds: Sequence[int],
+    prompts: Sequence[str] = (),
     steps: int | None = None,
     guidance_scale: float | None = None,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, list[str], int]:
     """``count`` different pictures of a concept that are recognised as such.
 
     Args:
         seeds: one a picture that may be tried, in this order.
+        prompts: what the model is asked for the concept, in turns; the concept itself by default.
 
-    Returns: images ``(count, C, H, W)`` float32 in [-1, 1], and how many more were drawn but not recognised.
+    Returns: images ``(count, C, H, W)`` float32 in [-1, 1], the prompt of each, and how many more were drawn but not
+        recognised.
     Raises: DataError: under all the seeds too few were recognised.
     """
-    kept: dict[bytes, Tensor] = {}
+    prompts = prompts or [concept]
+    kept: dict[bytes, tuple[Tensor, str]] = {}
     drawn = discarded = 0
     while len(kept) < count:
         if drawn >= len(seeds):
             found = f"{len(kept)} of {drawn} pictures of {concept!r}"
             raise DataError(f"the classifier recognised only {found} by the base model: train it longer")
         these = seeds[drawn : drawn + count]
+        asked = [prompts[number % len(prompts)] for number in range(drawn, drawn + len(these))]
         drawn += len(these)
-        images = family.sample([concept] * len(these), these, steps=steps, guidance_scale=guidance_scale)
+        images = family.sample(asked, these, steps=steps, guidance_scale=guidance_scale)
         seen = recognises(concept, images)
         discarded += int((~seen).sum())
         # Two seeds may give the same 8-bit picture: it counts once.
-        kept |= {to_pixels(image).numpy().tobytes(): image for image in images[seen]}
-    return torch.stack(list(kept.values())[:count]), discarded
+        shown = [pair for pair, is_seen in zip(zip(images, asked, strict=True), seen.tolist(), strict=True) if is_seen]
+        kept |= {to_pixels(image).numpy().tobytes(): (image, prompt) for image, prompt in shown}
+    chosen = list(kept.values())[:count]
+    return torch.stack([image for image, _ in chosen]), [prompt for _, prompt in chosen], discarded
 
 
 def drawn_table(
     family: Family,
-    concepts: Sequence[str],
+    prompts: Mapping[str, Sequence[str]],
     recognises: Recognises,
     count: int,
     *,
@@ -93,6 +100,7 @@ def drawn_table(
     Of each concept at most ten times ``count`` pictures are tried.
 
     Args:
+        prompts: of each concept, what the model is asked for it.
         seed: of the whole run.
         on_progress: called with the concepts done and their number.
 
@@ -102,15 +110,25 @@ def drawn_table(
     from erasediff.data.table import generated_table  # pandas, which drawing alone needs nothing of
 
     pngs: list[bytes] = []
+    asked: list[str] = []
     discarded: dict[str, int] = {}
-    for number, concept in enumerate(concepts):
+    for number, (concept, wordings) in enumerate(prompts.items()):
         seeds = image_seeds(seed, number, 10 * count, FORGET_SET_BLOCKS)
-        images, discarded[concept] = draw_recognised(
-            family, concept, recognises, count, seeds=seeds, steps=steps, guidance_scale=guidance_scale
+        images, used, discarded[concept] = draw_recognised(
+            family,
+            concept,
+            recognises,
+            count,
+            seeds=seeds,
+            prompts=wordings,
+            steps=steps,
+            guidance_scale=guidance_scale,
         )
         pngs += map(encode_png, images)
+        asked += used
         if on_progress is not None:
-            on_progress(number + 1, len(concepts))
-    names = [concept for concept in concepts for _ in range(count)]
+            on_progress(number + 1, len(prompts))
+    names = [concept for concept in prompts for _ in range(count)]
     channels, height, width = family.image_shape
-    return generated_table(pngs, names, (height, width), "L" if channels == 1 else "RGB"), discarded
+    mode = "L" if channels == 1 else "RGB"
+    return generated_table(pngs, names, (height, width), mode, prompts=asked), discarded

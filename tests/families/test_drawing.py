@@ -23,8 +23,10 @@ def test_a_forget_set_drawn_by_stable_diffusion_is_erased_from_it():
     classifier = train(known, names, family.image_shape, **how)
     sets = {}
     for prompt in prompts:
-        images, discarded = draw_recognised(family, prompt, classifier.recognises, 12, seeds=range(120), **HOW)
-        assert images.shape == (12, 3, 16, 16) and classifier.recognises(prompt, images).all()
+        images, asked, discarded = draw_recognised(family, prompt, classifier.recognises, 12, seeds=range(120), **HOW)
+        assert (
+            images.shape == (12, 3, 16, 16) and asked == [prompt] * 12 and classifier.recognises(prompt, images).all()
+        )
         drawn = family.sample([prompt] * 120, range(120), **HOW)
         seen = classifier.recognises(prompt, drawn)
         last = next(n for n in range(12, 121, 12) if seen[:n].sum() >= 12)

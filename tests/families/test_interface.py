@@ -92,7 +92,7 @@ def test_a_drawn_forget_set_has_its_own_seeds_and_every_concept():
         return torch.arange(len(images)) % 2 == 0
 
     how = {"steps": 2, "on_progress": lambda *numbers: done.append(numbers)}
-    table, discarded = drawn_table(family, ["a", "b"], every_second, 2, seed=5, **how)
+    table, discarded = drawn_table(family, {"a": ["a"], "b": ["b"]}, every_second, 2, seed=5, **how)
     assert table["concept"].tolist() == ["a", "a", "b", "b"] and set(table["origin"]) == {"generated"}
     assert discarded == {"a": 2, "b": 2} and done == [(1, 2), (2, 2)]
     seeds = image_seeds(5, 1, 20, FORGET_SET_BLOCKS)
