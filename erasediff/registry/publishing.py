@@ -139,16 +139,19 @@ def _no_bytecode() -> Iterator[None]:
 
 
 def _signature() -> ModelSignature:
-    """Inputs, outputs and params of the served model."""
+    """Outputs and params of the served model.
+
+    No inputs: MLflow would drop columns that it does not know without a word, and refuse a request in which only some
+    rows have a seed. The model reads the rows itself (:mod:`erasediff.registry.served_request`).
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    from erasediff.registry.served_request import OPTIONS
+
     return ModelSignature(
-        inputs=Schema([ColSpec("string", "concept"), ColSpec("long", "seed", required=False)]),
         outputs=Schema([ColSpec("string", "concept"), ColSpec("string", "png_base64")]),
-        params=ParamSchema(
-            [ParamSpec("num_inference_steps", "long", None), ParamSpec("guidance_scale", "double", None)]
-        ),
+        params=ParamSchema([ParamSpec(name, "double", None) for name in OPTIONS]),
     )
 
 

@@ -4,6 +4,23 @@ import base64
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
+
+
+class NoRequest(MlflowException):
+    """Answered with 400 and one line: MLflow would put a copy of the rows before the message."""
+
+    def __init__(self, reason):
+        self.reason = " ".join(str(reason).split())
+        super().__init__(self.reason, error_code=1000)  # INVALID_PARAMETER_VALUE
+
+    @property
+    def message(self):
+        return self.reason
+
+    @message.setter
+    def message(self, longer):
+        pass
 
 
 class ErasedModel(mlflow.pyfunc.PythonModel):
@@ -20,16 +37,23 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from erasediff.data.images import encode_png
+        from erasediff.errors import EraseDiffError
+        from erasediff.registry.served_request import read_request
 
-        options = params or {}  # what is not given is the model's own
-        concepts = [str(c) for c in model_input["concept"]]
-        seeds = list(range(len(concepts)))
-        if "seed" in model_input:
-            seeds = [place if pd.isna(s) else int(s) for place, s in enumerate(model_input["seed"])]
-        steps, scale = options.get("num_inference_steps"), options.get("guidance_scale")
-        images = self.family.sample(concepts, seeds, steps=steps, guidance_scale=scale)
+        family = self.family
+        try:
+            asked = read_request(
+                model_input,
+                params,
+                known=family.concepts or (),
+                default_steps=family.default_steps,
+                max_steps=family.num_timesteps,
+            )
+            images = family.sample(asked.concepts, asked.seeds, steps=asked.steps, guidance_scale=asked.guidance_scale)
+        except EraseDiffError as error:
+            raise NoRequest(error) from None
         pngs = [base64.b64encode(encode_png(image)).decode() for image in images]
-        return pd.DataFrame({"concept": concepts, "png_base64": pngs})
+        return pd.DataFrame({"concept": asked.concepts, "png_base64": pngs})
 
 
 mlflow.models.set_model(ErasedModel())

@@ -11,8 +11,21 @@ from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSum
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """MLflow's tables without a row: to make them takes seconds."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    engine = create_sqlalchemy_engine(f"sqlite:///{path}")
+    _initialize_tables(engine)
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch, pipeline):
+def store(tmp_path, monkeypatch, pipeline, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,44 +1,26 @@
 """Versions and aliases on a real SQLite registry."""
 
-import base64
-import io
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
+from registering import FOLDER, listening, picture, register, tags
 
 from erasediff import tracking
 from erasediff.artifacts import new_folder, sha256_folder
-from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingError, UnknownConcept
+from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingError
 from erasediff.families import family_of
 from erasediff.loading import load
 from erasediff.registry import publishing
 from erasediff.registry.promotion import history, promote, promote_initial
-from erasediff.registry.publishing import register_version
 from erasediff.registry.store import fetch_pipeline_folder
 from erasediff.registry.versions import aliases, version_of
 from erasediff.tracking import server
-
-FOLDER = Path("models/erased")
-
-
-def tags(digest="d1", passed="true"):
-    return {"lineage_digest": digest, "gates_passed": passed, "erased_sha256": sha256_folder(FOLDER)}
-
-
-def register(of=None, card="card"):
-    with tracking.stage_run("register", {}) as run:
-        return register_version("m", run.run_id, FOLDER, of or tags(), [FOLDER / "model_index.json"], card, "a")
 
 
 @pytest.mark.pipeline
@@ -155,14 +137,6 @@ def test_an_unreachable_registry_is_one_line(store, monkeypatch):
     assert time.monotonic() - started < 30
 
 
-def picture(text):
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(base64.b64decode(text)))
-    image.load()
-    return image
-
-
 @pytest.mark.pipeline
 def test_the_version_draws(store, pipeline):
     import mlflow
@@ -181,7 +155,7 @@ def test_the_version_draws(store, pipeline):
     assert served["png_base64"][2] != served["png_base64"][0]
     equal = model.predict(pd.DataFrame({"concept": ["a", "a", "a"]}), params={"num_inference_steps": 3})["png_base64"]
     assert len(set(equal)) == 3 and equal[0] == alone["png_base64"][0]  # a row without a seed takes its place
-    with pytest.raises(UnknownConcept, match="does not know 'z'; it knows: a, b, c"):
+    with pytest.raises(mlflow.exceptions.MlflowException, match="does not know 'z'; it knows: a, b, c"):
         model.predict(pd.DataFrame({"concept": ["z"]}))
     assert (stored / "README.md").read_text() == "card" and (stored / "input_example.json").exists()
     needs = (stored / "requirements.txt").read_text()
@@ -223,54 +197,6 @@ def test_a_promotion_takes_effect_at_the_next_load_and_an_altered_model_is_not_s
 def test_transformers_is_needed_where_the_pipeline_has_a_part_of_it(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"text_encoder": ["transformers", "CLIPTextModel"]}))
     assert any(r.startswith("transformers==") for r in publishing.requirements(tmp_path))
-
-
-def post(url, content, timeout=60):
-    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    return json.loads(urllib.request.urlopen(request, timeout=timeout).read())
-
-
-@contextmanager
-def listening(*arguments, ready, folder):
-    """An MLflow command that listens, ended by the id of the group that it was started in."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)  # a served model brings its own code
-    command = [sys.executable, "-m", "mlflow", *arguments, "-p", str(port)]
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/{ready}", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
-                time.sleep(1)
-        yield port
-    finally:
-        with suppress(ProcessLookupError):  # it ended by itself: the assertion above says so
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-@pytest.mark.system
-def test_mlflow_serves_it(store, tmp_path_factory, monkeypatch):
-    promote_initial("m", register())
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
-    serve = ("models", "serve", "--env-manager", "local", "-m", "models:/m@champion")
-    with listening(*serve, ready="ping", folder=tmp_path_factory.mktemp("elsewhere")) as port:
-        url = f"http://127.0.0.1:{port}/invocations"
-        rows = {"dataframe_records": [{"concept": "a"}, {"concept": "b"}], "params": {"num_inference_steps": 2}}
-        answer = post(url, rows)["predictions"]
-        assert [row["concept"] for row in answer] == ["a", "b"]
-        assert [picture(row["png_base64"]).size for row in answer] == [(8, 8)] * 2
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            post(url, {"dataframe_records": [{"concept": "z"}]})
-        assert "it knows: a, b, c" in refused.value.read().decode()
 
 
 @pytest.mark.system
