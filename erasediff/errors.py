@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 
+def shown(value: object, limit: int = 100) -> str:
+    """A value as a message shows it: on one line, printable, at most ``limit`` characters."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 class EraseDiffError(Exception):
     """Base of all stated failures. ``exit_code`` is what a door or a flow exits with."""
 

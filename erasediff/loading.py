@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erasediff.errors import ModelError
+from erasediff.errors import ModelError, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -25,6 +25,7 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
     Raises: ModelError: no such model, version, alias or folder, or the hub cannot be reached. IntegrityError: a file
         was altered. TrackingError: the registry cannot be reached.
     """
+    require_model(model)
     from erasediff.families import open_pipeline
 
     if str(model).startswith(REGISTRY):
@@ -36,6 +37,22 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
     return open_pipeline(model, concepts)
 
 
+def require_model(model: str | Path) -> None:
+    """Tell a model that cannot be there, before anything is imported. Raises: ModelError."""
+    if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir():
+        return
+    if Path(model).is_file():
+        raise ModelError(
+            f"{model} is a single file: StableDiffusionPipeline.from_single_file({str(model)!r}) opens it in diffusers "
+            "(any pipeline class has that, and takes config=FOLDER where there is no network); "
+            "give the folder that its save_pretrained(FOLDER) writes"
+        )
+    raise ModelError(
+        f"{shown(str(model))} is no folder: give a diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION "
+        "or hf://ORGANISATION/NAME@COMMIT"
+    )
+
+
 def _from_hub(model: str) -> str:
     from huggingface_hub import snapshot_download
 
@@ -43,8 +60,9 @@ def _from_hub(model: str) -> str:
     try:
         return snapshot_download(repo, revision=revision or None)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{model} cannot be fetched ({reason}): check its name and commit, and the network") from None
+        raise ModelError(
+            f"{shown(model)} cannot be fetched ({shown(str(error), 200)}): check its name and commit, and the network"
+        ) from None
 
 
 def erased_before(model: str | None) -> list[str]:

@@ -22,6 +22,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     from erasediff.artifacts import new_folder, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table, table_shape
     from erasediff.device import repeatable
+    from erasediff.families import family_of
     from erasediff.loading import erased_before, load
     from erasediff.training.base import ARCHITECTURE, train_base
     from erasediff.training.checkpoint import FileCheckpoint
@@ -60,6 +61,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
         checkpoint.clear()
     else:
         pipeline = load(given, sorted(set(table["concept"])))
+        family_of(pipeline)  # one that no family handles is told here, not by the stages after it
     columns = ["step", "loss", "grad_norm", "learning_rate"]
     write_bytes(layout.PRETRAIN_TRACE, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode())
     with new_folder(layout.BASE) as folder:

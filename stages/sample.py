@@ -17,15 +17,17 @@ def main(
     Args:
         out: a PNG for all of them, eight a row; or a folder, which ends in ``/``, for a file ``SEED.png`` each.
 
-    Raises: UnknownConcept, ModelError, IntegrityError, TrackingError; DataError: ``out`` cannot be written.
+    Raises: ParamsError, UnknownConcept, ModelError, IntegrityError, TrackingError. DataError: no such ``out``.
     """
+    from erasediff.loading import load, require_model
+
+    require_model(model)  # before torch is loaded: most wrong commands name a folder that is not there
     from erasediff.artifacts import write_bytes
     from erasediff.data.images import encode_png
     from erasediff.device import device
     from erasediff.errors import DataError
     from erasediff.evaluation.pictures import tiled_png
     from erasediff.families import family_of
-    from erasediff.loading import load
 
     family = family_of(load(model).to(device()))
     seeds = list(range(seed, seed + n))
@@ -49,17 +51,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT",
     )
     parser.add_argument("--concept", required=True, help="what to draw: the name of a class, or a prompt")
-    parser.add_argument("--n", type=_at_least(1), default=16, help="pictures (default 16)")
+    parser.add_argument("--n", type=_within(1, 10**6), default=16, help="pictures (default 16)")
     parser.add_argument("--out", required=True, help="PNG to write, or FOLDER/ for a file each")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the first picture (default 0)")
-    parser.add_argument("--steps", type=_at_least(1), help="sampling steps (default: the model's own)")
+    parser.add_argument("--seed", type=_within(0, 2**64 - 1), default=0, help="of the first picture (default 0)")
+    parser.add_argument("--steps", type=_within(1, 10**5), help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _within(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
         return int(text)
 
     number.__name__ = "whole number"

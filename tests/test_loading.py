@@ -1,12 +1,20 @@
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import erasediff
-from erasediff.errors import ModelError
+from erasediff.errors import ModelError, ParamsError
 from erasediff.families import family_of
 from erasediff.loading import erased_before
+from stages import sample
 from stages.params import load_params
 from stages.pretrain import source_of
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -65,3 +73,59 @@ def test_params_name_a_model_as_load_takes_it(source, model):
 @pytest.mark.parametrize("model", [None, "models/own", "hf://org/name@0123abc"])
 def test_nothing_is_known_of_what_a_model_from_elsewhere_has_forgotten(model):
     assert erased_before(model) == []
+
+
+@pytest.mark.unit
+def test_a_folder_that_is_not_there_is_told_before_torch_is_loaded(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; from stages.sample import main; from erasediff.errors import ModelError"
+    code += f"""
+try:
+    main({str(tmp_path / "none")!r}, "a", 1, "out.png", 0, None, None)
+except ModelError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "none is no folder: give a diffusers folder, models:/NAME@ALIAS" in done.stdout, done.stderr
+
+
+@pytest.mark.unit
+def test_a_single_file_is_told_with_the_way_to_make_a_folder_of_it(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"is a single file: .*from_single_file\(.*config=FOLDER.*save_pretrained"):
+        erasediff.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.unit
+def test_a_name_that_the_hub_cannot_have_is_told():
+    with pytest.raises(ModelError, match="hf://not a repo! cannot be fetched"):
+        erasediff.load("hf://not a repo!")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"steps": 1001}, "1001 sampling steps: this model takes from 1 to 1000"),
+        ({"steps": 0}, "0 sampling steps"),
+        ({"seeds": [2**64]}, "seed 18446744073709551616: a picture's seed is from 0 to"),
+        ({"seeds": [-1]}, "seed -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(family, wrong, match):
+    with pytest.raises(ParamsError, match=match):
+        family.sample(["a"], **{"seeds": [0], "steps": 1, "guidance_scale": 1.0, **wrong})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "wrong", [["--seed", str(2**64)], ["--seed", "-1"], ["--steps", "0"], ["--n", "0"], ["--n", str(10**9)]]
+)
+def test_wrong_numbers_of_sample_are_wrong_usage(wrong):
+    parser = argparse.ArgumentParser()
+    sample._arguments(parser)
+    parser.parse_args(["--model", "m", "--concept", "a", "--out", "o"])
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--model", "m", "--concept", "a", "--out", "o", *wrong])
+    assert ended.value.code == 2

@@ -6,18 +6,21 @@ import json
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor, nn
 
-from erasediff.errors import ModelError, UnknownConcept
+from erasediff.errors import ModelError, UnknownConcept, shown
 from erasediff.families.family import (
     NULL_CONCEPT,
     Condition,
     DenoiserArguments,
     NoiseSchedule,
+    check_drawing,
+    check_pixel_unet,
     image_shape,
     initial_noise,
+    noise_schedule,
 )
 
 #: How these models are sampled where nobody says how.
@@ -38,10 +41,15 @@ class ClassConditionalPipeline(DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, concepts: Sequence[str] = ()):
         super().__init__()
+        if isinstance(concepts, str) or not isinstance(concepts, Sequence):
+            raise ModelError(f"concepts are {shown(concepts)}: give a list of names")
         self.register_modules(unet=unet, scheduler=scheduler)
         # One JSON text: diffusers takes a list in model_index.json for a component's [library, class], and an
         # attribute of its own name for a component.
         self.register_to_config(concepts=json.dumps(list(concepts), ensure_ascii=False))
+        odd = next((c for c in concepts if not isinstance(c, str) or not c), None)
+        if odd is not None or len(set(concepts)) != len(concepts):
+            raise ModelError(f"concepts {shown(list(concepts))} are no texts, each different and not empty")
         embeddings = unet.config.num_class_embeds
         if embeddings not in (len(concepts), len(concepts) + 1):
             raise ModelError(
@@ -124,7 +132,8 @@ class ClassConditionalFamily(NoiseSchedule):
     def __init__(self, pipeline: ClassConditionalPipeline):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
-        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        check_pixel_unet(pipeline.unet)
+        self.scheduler = noise_schedule(pipeline.scheduler)
         self.concepts: tuple[str, ...] | None = pipeline.names
         self.has_null = pipeline.null_index is not None
         self.image_shape = image_shape(pipeline.unet)
@@ -148,6 +157,7 @@ class ClassConditionalFamily(NoiseSchedule):
         self.pipeline.set_progress_bar_config(disable=True)
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+        check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
         parts = [
             self.pipeline(
                 prompts[i : i + batch_size], steps, guidance_scale, seeds[i : i + batch_size], output_type="pt"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
 from torch import Tensor, nn
+
+from erasediff.errors import ModelError, ParamsError, shown
 
 #: The prompt that stands for "no condition".
 NULL_CONCEPT = ""
+#: What a denoiser may predict; ``sample`` is x₀.
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 #: Tensors by name, inside one another where a denoiser takes them so.
 Nested: TypeAlias = "Tensor | Mapping[str, Nested]"
@@ -150,14 +155,47 @@ class NoiseSchedule:
             return noisy, noise
         if kind == "v_prediction":
             return noisy, self.scheduler.get_velocity(clean, noise, timesteps)
-        if kind == "sample":
-            return noisy, clean
-        raise ValueError(f"prediction_type {kind!r} is none of epsilon, v_prediction, sample")
+        return noisy, clean
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output under a condition of :class:`DenoiserArguments`."""
         assert isinstance(condition, DenoiserArguments)  # this family made it
         return denoiser(noisy, timesteps, **condition).sample
+
+
+def noise_schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
+    """The schedule that a model of this scheduler was trained with.
+
+    Raises: ModelError: the scheduler is of another kind of diffusion (flow matching, EDM), or predicts otherwise.
+    """
+    name, kind = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ModelError(f"a {name} has no alphas_cumprod to train this model with: use one such as DDIMScheduler")
+    if kind not in PREDICTION_TYPES:
+        raise ModelError(f"{name}: prediction_type {shown(kind)} is none of {', '.join(PREDICTION_TYPES)}")
+    return DDPMScheduler.from_config(scheduler.config)
+
+
+def check_drawing(seeds: Sequence[int], steps: int, num_timesteps: int, guidance_scale: float) -> None:
+    """Raises: ParamsError: what a drawing is asked for cannot be."""
+    if not 1 <= steps <= num_timesteps:
+        raise ParamsError(f"{steps} sampling steps: this model takes from 1 to {num_timesteps}")
+    if not math.isfinite(guidance_scale):
+        raise ParamsError(f"guidance_scale is {guidance_scale}: give a number, 1 for no guidance")
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise ParamsError(f"seed {seed}: a picture's seed is from 0 to {2**64 - 1}")
+
+
+def check_pixel_unet(unet: UNet2DModel) -> None:
+    """Raises: ModelError: a UNet does not denoise grey or RGB pictures, or is asked for something that has no name."""
+    taken, given, kind = unet.config.in_channels, unet.config.out_channels, unet.config.class_embed_type
+    if taken not in (1, 3):
+        raise ModelError(f"the UNet takes {taken} channels: without a VAE it is 1 (grey) or 3 (RGB)")
+    if taken != given:
+        raise ModelError(f"the UNet takes {taken} channels and gives {given}: a learned variance is not handled")
+    if kind is not None:
+        raise ModelError(f"the UNet's class_embed_type is {shown(kind)}: classes are taken by num_class_embeds alone")
 
 
 def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

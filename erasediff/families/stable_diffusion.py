@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, initial_noise
+from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, initial_noise, noise_schedule
 
 
 class StableDiffusionFamily(NoiseSchedule):
@@ -25,7 +25,7 @@ class StableDiffusionFamily(NoiseSchedule):
     def __init__(self, pipeline: StableDiffusionPipeline):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
-        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.scheduler = noise_schedule(pipeline.scheduler)
         side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
         self.image_shape = (pipeline.vae.config.in_channels, side, side)
 

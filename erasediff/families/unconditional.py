@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMPipeline
 from torch import Tensor, nn
 
-from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, image_shape, initial_noise
+from erasediff.families.family import (
+    Condition,
+    DenoiserArguments,
+    NoiseSchedule,
+    check_drawing,
+    check_pixel_unet,
+    image_shape,
+    initial_noise,
+    noise_schedule,
+)
 
 
 class UnconditionalFamily(NoiseSchedule):
@@ -24,7 +33,8 @@ class UnconditionalFamily(NoiseSchedule):
     def __init__(self, pipeline: DDPMPipeline):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.unet
-        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        check_pixel_unet(pipeline.unet)
+        self.scheduler = noise_schedule(pipeline.scheduler)
         self.image_shape = image_shape(pipeline.unet)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -44,8 +54,10 @@ class UnconditionalFamily(NoiseSchedule):
         batch_size: int = 100,
     ) -> Tensor:
         unet = self.pipeline.unet.eval()
+        steps = self.default_steps if steps is None else steps
+        check_drawing(seeds, steps, self.num_timesteps, 1.0)
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(self.default_steps if steps is None else steps)
+        scheduler.set_timesteps(steps)
         parts = []
         for i in range(0, len(seeds), batch_size):
             images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
