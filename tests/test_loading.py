@@ -77,8 +77,11 @@ def test_nothing_is_known_of_what_a_model_from_elsewhere_has_forgotten(model):
 
 @pytest.mark.unit
 def test_a_folder_that_is_not_there_is_told_before_torch_is_loaded(tmp_path):
-    code = "import sys; sys.modules['torch'] = None; from stages.sample import main; from erasediff.errors import ModelError"
-    code += f"""
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from erasediff.errors import ModelError
+from stages.sample import main
 try:
     main({str(tmp_path / "none")!r}, "a", 1, "out.png", 0, None, None)
 except ModelError as error:

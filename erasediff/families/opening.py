@@ -84,6 +84,7 @@ def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
 def _component_class(folder: Path, name: str, entry: list[Any]) -> Any:
     """The class that an index names as ``[library, class]``: of diffusers, its pipelines, or transformers."""
     library, class_name = [*entry, None, None][:2]
+    module: Any
     if library in ("diffusers", "transformers"):
         module = import_module(library)
     else:
@@ -102,8 +103,9 @@ def check_scheduler(folder: Path) -> SchedulerMixin:
     if type(steps) is not int or not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
         raise ModelError(f"{path}: num_train_timesteps is {shown(steps)}: it is from 1 to {MAX_TRAIN_TIMESTEPS:,}")
     name = config.get("_class_name", "DDIMScheduler")
-    scheduler_class = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+    scheduler_class: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    known = isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)
+    if not known:
         raise ModelError(f"{path}: diffusers has no scheduler {shown(name)}")
     scheduler = scheduler_class.from_config(config)
     values = getattr(scheduler, "betas", None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 from safetensors.torch import load as state_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from erasediff.artifacts import read_json, sha256_file, sha256_text, write_bytes, write_json
+from erasediff.artifacts import read_object, sha256_file, sha256_text, write_bytes, write_json
 from erasediff.errors import IntegrityError
 
 #: Rooms and files of the library that decide what a training computes.
@@ -64,8 +64,12 @@ class FileCheckpoint:
         self.run_id: str | None = about["run_id"] if about else None
 
     def _about(self) -> About | None:
-        about: About | None = read_json(self.facts) if self.facts.exists() else None
-        return about if about and about["key"] == self.key else None
+        if not self.facts.exists():
+            return None
+        about = read_object(self.facts)
+        if not set(About.__annotations__) <= set(about):
+            raise IntegrityError(f"{self.facts} holds no facts of a training: delete it to start this stage afresh")
+        return cast(About, about) if about["key"] == self.key else None
 
     def begin(self, run: Run) -> None:
         """Note the MLflow run before there is a state, so that a training killed before its first goes on in it too."""

@@ -101,8 +101,8 @@ def command_code(code):
     "change, code, said",
     [
         ({"--concept": "z"}, 1, "UnknownConcept: the model does not know 'z'; it knows: a, b, c"),
-        ({"--model": "models/none"}, 1, "IntegrityError: models/none is missing"),
-        ({"--n": "0"}, 2, "0 is less than 1"),
+        ({"--model": "models/none"}, 1, "ModelError: models/none is no folder"),
+        ({"--n": "0"}, 2, "0 is not from 1 to"),
         ({"--out": "params.yaml/x.png"}, 1, "DataError: params.yaml/x.png cannot be written"),
     ],
 )

@@ -83,6 +83,15 @@ def test_a_truncated_state_is_told(tmp_path):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"key": null}', "\udcff", "[" * 10**5])
+def test_facts_of_any_content_are_told(tmp_path, text):
+    checkpoint().save(STATE)
+    (tmp_path / ".work/checkpoints/erase.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(IntegrityError, match="erase.json"):
+        checkpoint().load()
+
+
+@pytest.mark.unit
 def test_what_was_not_measured_is_left_out():
     checkpoint([{"step": 1, "loss": 0.5, "gap": float("nan")}]).save(STATE)
     rows = []
