@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean NAME?`` with the nearest of the known names, or nothing: the end of a message."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
 
 def shown(value: object, limit: int = 100) -> str:
     """A value as a message shows it: on one line, printable, at most ``limit`` characters."""
@@ -16,8 +25,8 @@ class EraseDiffError(Exception):
     exit_code = 1
 
 
-class ParamsError(EraseDiffError):
-    """``params.yaml`` or a command line asks for something that cannot be."""
+class ParamsError(EraseDiffError, ValueError):
+    """``params.yaml``, a command line or a call asks for something that cannot be."""
 
     exit_code = 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from erasediff.artifacts import write_bytes
-from erasediff.errors import ParamsError
+from erasediff.errors import ParamsError, did_you_mean
 from erasediff.unlearning import METHODS, method_for
 
 PARAMS_FILE = Path("params.yaml")
@@ -266,16 +265,12 @@ def _explain(item: Any, raw: Any) -> str:
         for part in item["loc"][:-1]:
             section = {f.alias or n: f for n, f in section.model_fields.items()}[part].annotation
         known = [f.alias or n for n, f in section.model_fields.items()]
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "; remove it")
+        return f"{where}: unknown key{did_you_mean(str(item['loc'][-1]), known) or '; remove it'}"
     if item["type"] == "missing":
         return f"{where}: missing"
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
     shown = "" if isinstance(value, dict) else f", not {value!r}"
     if item["type"] == "literal_error" and isinstance(value, str):
-        near = difflib.get_close_matches(
-            value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        )
-        shown += f"; did you mean {near[0]}?" if near else ""
+        shown += did_you_mean(value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
     return f"{where}: {message}{shown}"

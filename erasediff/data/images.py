@@ -50,7 +50,11 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
 
 def to_png(picture: Image.Image, size: int, mode: str) -> bytes:
     """Centre square, ``size × size``, mode L or RGB, as PNG bytes without metadata."""
-    picture = ImageOps.fit(picture.convert(mode), (size, size), Image.Resampling.LANCZOS)
+    return png_bytes(ImageOps.fit(picture.convert(mode), (size, size), Image.Resampling.LANCZOS))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -99,7 +103,4 @@ def to_pixels(images: Tensor) -> Tensor:
 def encode_png(image: Tensor) -> bytes:
     """An image ``(C, H, W)`` in [-1, 1], C of 1 or 3, to PNG bytes."""
     pixels = to_pixels(image).permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

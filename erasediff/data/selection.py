@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import pandas as pd
 
 from erasediff.data.table import counts
-from erasediff.errors import DataError, UnknownConcept
+from erasediff.errors import DataError, UnknownConcept, did_you_mean
 
 #: Characters of a sample id that are noted for good: enough to tell pictures apart.
 ID_LENGTH = 16
@@ -19,10 +18,9 @@ def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> p
     known = sorted(set(table["concept"]))
     for concept in concepts:
         if concept not in known:
-            near = difflib.get_close_matches(concept, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UnknownConcept(
-                f"forget_set.concepts: no concept {concept!r} in the data{hint} There are: {', '.join(known)}"
+                f"forget_set.concepts: no concept {concept!r} in the data, which has {', '.join(known)}"
+                f"{did_you_mean(concept, known)}"
             )
     chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
     if chosen.all() or not chosen.any():

@@ -21,35 +21,10 @@ def grid_png(
         tile: least pixels a side of a picture; small ones are enlarged without smoothing.
         marked: concepts framed and named in red: those to forget.
     """
-    from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
+    from erasediff.data.grids import picture_grid
+    from erasediff.data.images import png_bytes
 
-    from erasediff.data.images import to_pixels
-
-    rows, columns, channels, height, width = images.shape
-    scale = max(1, tile // max(height, width))
-    cell_h, cell_w = height * scale + 4, width * scale + 4
-    # Matplotlib's own font: Pillow's has no accents.
-    font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size=17)
-    label = 16 + max(int(font.getlength(c[:24])) for c in concepts)
-    canvas = Image.new("RGB", (label + columns * cell_w, 34 + rows * cell_h), "white")
-    pen = ImageDraw.Draw(canvas)
-    pen.text((8, 6), title, fill="black", font=font)
-    pixels = to_pixels(images)
-    for r in range(rows):
-        top = 34 + r * cell_h
-        colour = "#c00000" if concepts[r] in marked else "black"
-        pen.text((8, top + cell_h // 2), concepts[r][:24], fill=colour, font=font, anchor="lm")
-        if concepts[r] in marked:
-            pen.rectangle((label - 3, top - 3, label + columns * cell_w - 2, top + cell_h - 2), fill=colour)
-        for c in range(columns):
-            array = pixels[r, c].permute(1, 2, 0).numpy()
-            picture = Image.fromarray(array[..., 0] if channels == 1 else array)
-            picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(picture, (label + c * cell_w, top))
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(picture_grid(images, concepts, title, tile=tile, marked=marked))
 
 
 def trace_png(trace: Path) -> bytes:
@@ -60,16 +35,11 @@ def trace_png(trace: Path) -> bytes:
     import matplotlib.pyplot as plt
     import pandas as pd
 
+    from erasediff.unlearning.trace import plot_trace
+
     rows = pd.read_csv(trace)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    for name in ("retain_loss", "forget_loss"):
-        left.plot(rows["step"], rows[name], label=name.replace("_", " "))
-    for name in ("multiplier", "gradient_cosine"):
-        right.plot(rows["step"], rows[name], label=name.replace("_", " "))
-    left.set(xlabel="update", yscale="log", title="losses")
-    right.set(xlabel="update", title="multiplier and cosine of the two gradients")
-    left.legend()
-    right.legend()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    plot_trace(rows.to_dict("records"), axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)

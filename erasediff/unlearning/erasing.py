@@ -3,67 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import ModelError
+from erasediff.data.given import Pictures
+from erasediff.errors import ModelError, ParamsError, did_you_mean
 from erasediff.families import Family, family_of
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
-from erasediff.records import EffectiveSettings, Value
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
+from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.plan import passes_of, planned
+from erasediff.unlearning.request import request
+from erasediff.unlearning.settings import DEFAULTS
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+#: Pictures are drawn so many at a time. A multiple of every family's batch: no bit depends on it.
+DRAWN_AT_ONCE = 200
 
-@dataclass
-class Erased:
-    """An erased pipeline, and how it came about.
-
-    Attributes:
-        history: a row an update: losses, multiplier, cosine of the gradients, their lengths.
-        record: method, settings and updates that really ran.
-    """
-
-    pipeline: DiffusionPipeline
-    history: list[dict[str, float]] = field(default_factory=list)
-    record: EffectiveSettings = field(kw_only=True)
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.record.method
-
-    @property
-    def settings(self) -> Mapping[str, Value]:
-        """The settings that really ran: those that the method fixed, and those that were given."""
-        return self.record.settings
-
-    @property
-    def updates(self) -> int:
-        """Number of updates made."""
-        return self.record.updates
+Verb = TypeVar("Verb", bound=Callable[..., object])
 
 
+def _listing_settings(function: Verb) -> Verb:
+    """Have ``help()`` and a notebook's completion list every setting beside the function's own arguments."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    given = {name: value for name, value in DEFAULTS.items() if name not in signature.parameters}
+    settings = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=v) for name, v in given.items()]
+    vars(function)["__signature__"] = signature.replace(parameters=[*own, *settings])
+    return function
+
+
+@_listing_settings
 def erase(
     pipeline: DiffusionPipeline,
     concept: str | Sequence[str],
     *,
     method: str = "erasediff",
-    forget: Tensor | Mapping[str, Tensor] | ConceptImages | None = None,
-    retain: Mapping[str, Tensor] | ConceptImages | None = None,
+    forget: Pictures | Mapping[str, Pictures] | ConceptImages | None = None,
+    retain: Mapping[str, Pictures] | ConceptImages | None = None,
     anchor: str | None = None,
-    preserve: Sequence[str] | None = None,
+    preserve: str | Sequence[str] | None = None,
     seed: int = 0,
     generate: int = 64,
     passes: int | None = None,
@@ -71,6 +63,7 @@ def erase(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     recipe: Recipe | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> Erased:
     """Take a diffusers pipeline, return one that no longer draws ``concept``; the pipeline given is left as it was.
@@ -81,57 +74,61 @@ def erase(
         pipeline: any pipeline that ``erasediff.families.family_of`` knows.
         concept: class name or prompt to forget, or several.
         method: a key of ``erasediff.unlearning.METHODS``.
-        forget: images to forget, float32 ``(B, C, H, W)`` in [-1, 1], or by concept; drawn from the model by default.
+        forget: images to forget: Pillow pictures, or a tensor or array ``(B, C, H, W)``, uint8 in [0, 255] or floating
+            in [-1, 1]; of several concepts a mapping; drawn from the model by default.
         retain: images to keep, by concept; drawn from the model under ``preserve`` by default.
         anchor: concept that ``concept`` should draw instead.
         preserve: concepts to keep where ``retain`` is not given; every other class by default.
         generate: images a concept, where they are drawn from the model.
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
         recipe: how ``method="retrain"`` trains.
+        progress: show a bar; with ``on_step`` there is none.
         settings: any fields of :class:`erasediff.unlearning.Settings`, which explains each. The usual ones:
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
             aim at), ``trainable`` (which weights change), ``accumulate`` and ``gradient_checkpointing`` (less memory).
 
-    Raises: UnknownConcept; ValueError: nothing to keep, an unknown method or setting, or a setting that the method
-        fixes or that changes nothing; NonFiniteLoss; ModelError: the model cannot be asked for what the forget target
-        needs.
+    Raises: UnknownConcept; DataError: images that cannot be used; ParamsError: nothing to keep, a concept to forget and
+        to keep, an unknown method or setting, or a setting that the method fixes or that changes nothing;
+        NonFiniteLoss; ModelError: the model cannot be asked for what the forget target needs.
     """
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
-    chosen = method_for(method, **settings)
+    chosen = _chosen(method, settings)
     family = family_of(pipeline)
-    targets = [concept] if isinstance(concept, str) else list(concept)
-    preserve = preserve or [c for c in family.concepts or () if c not in targets]
+    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, generate=generate)
     _require_askable(family, chosen)
-    if not preserve and retain is None:
-        raise ValueError("nothing to keep: give retain images by concept, or name concepts to preserve")
-    family.condition([*targets, *preserve])  # an unknown concept fails here, before anything is drawn
-    forget_set = _concept_images(family, targets, forget, generate, seed, block=0)
-    retain_set = _concept_images(family, list(preserve), retain, generate, seed, block=1)
     accelerator = accelerator or Accelerator()
+    shown = progress and on_step is None and accelerator.is_main_process
+    forget_set = asked.forget_set or _drawn(family, asked.forget, generate, seed, block=0, shown=shown)
+    retain_set = asked.retain_set or _drawn(family, asked.retain, generate, seed, block=1, shown=shown)
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
     retrains = recipe if method == "retrain" else None
     history: list[dict[str, float]] = []
 
-    def on_update(step: int, row: dict[str, float]) -> None:
-        if retrains:  # its loop is the base's
-            row = {"retain_loss": row["loss"], "retain_grad_norm": row["grad_norm"]}
-        history.append({"step": step, **row})
-        if on_step is not None:
-            on_step(step, row)
+    with progress_bar("erasing", record.updates, "update", shown=shown) as bar:
 
-    how = _How(seed=seed, accelerator=accelerator, checkpoint=checkpoint, on_step=on_update)
-    if retrains:
-        denoiser = retrain(family, retain_set, retrains, **how)
-    else:
-        chosen = chosen.with_updates(record.updates)
-        denoiser, updates = run_loop(family, forget_set, retain_set, chosen, **how)
-        # A constraint gap that was reached ends a run before its planned updates.
-        record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
+        def on_update(step: int, row: dict[str, float]) -> None:
+            if retrains:  # its loop is the base's
+                row = {"retain_loss": row["loss"], "retain_grad_norm": row["grad_norm"]}
+            history.append({"step": step, **row})
+            if on_step is not None:
+                on_step(step, row)
+            bar(step, row)
+
+        how = _How(seed=seed, accelerator=accelerator, checkpoint=checkpoint, on_step=on_update)
+        if retrains:
+            denoiser = retrain(family, retain_set, retrains, **how)
+        else:
+            chosen = chosen.with_updates(record.updates)
+            denoiser, updates = run_loop(family, forget_set, retain_set, chosen, **how)
+            # A constraint gap that was reached ends a run before its planned updates.
+            record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
     given = next(family.denoiser.parameters()).device
-    return Erased(family.with_denoiser(denoiser.to(given)).pipeline, history, record=record)
+    erased = family.with_denoiser(denoiser.to(given)).pipeline
+    kept = tuple(dict.fromkeys(retain_set.concepts))
+    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(asked.forget), kept=kept)
 
 
 class _How(TypedDict):
@@ -183,27 +180,52 @@ def retrain(
     )
 
 
-def _concept_images(
-    family: Family,
-    concepts: list[str],
-    given: Tensor | Mapping[str, Tensor] | ConceptImages | None,
-    generate: int,
-    seed: int,
-    block: int,
-) -> ConceptImages:
-    """Return images with concepts, however they were given; drawn from the model where they were not.
+def _chosen(method: str, settings: Mapping[str, Any]) -> Method:
+    """Raises: ParamsError: as :func:`method_for`; a keyword that is no setting, with the nearest that is one."""
+    for name in settings:
+        if name not in DEFAULTS:
+            hint = did_you_mean(name, inspect.signature(erase).parameters) or ": help(erase) lists what it has"
+            raise ParamsError(f"erase() has no {name!r}{hint}")
+    try:
+        return method_for(method, **settings)
+    except ValueError as error:
+        raise ParamsError(str(error)) from None
+
+
+def _drawn(family: Family, concepts: Sequence[str], count: int, seed: int, *, block: int, shown: bool) -> ConceptImages:
+    """``count`` pictures a concept, drawn by the model.
 
     Args:
         block: of the seeds that drawing takes, one a set.
     """
-    if isinstance(given, ConceptImages):
-        return given
-    if isinstance(given, Mapping):
-        names = [name for name, images in given.items() for _ in range(len(images))]
-        return ConceptImages(torch.cat(list(given.values())), names)
-    if given is not None:
-        if len(concepts) != 1:
-            raise ValueError(f"images for {len(concepts)} concepts: give them as a mapping from concept to images")
-        return ConceptImages(given, concepts * len(given))
-    names = [c for c in concepts for _ in range(generate)]
-    return ConceptImages(family.sample(names, image_seeds(seed, block, len(names), ERASE_BLOCKS)), names)
+    names = [concept for concept in concepts for _ in range(count)]
+    seeds = image_seeds(seed, block, len(names), ERASE_BLOCKS)
+    parts = []
+    with progress_bar(f"drawing what to {('forget', 'keep')[block]}", len(names), "picture", shown=shown) as bar:
+        for first in range(0, len(names), DRAWN_AT_ONCE):
+            these = slice(first, first + DRAWN_AT_ONCE)
+            parts.append(family.sample(names[these], seeds[these]))
+            bar(min(these.stop, len(names)), {})
+    return ConceptImages(torch.cat(parts), names)
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: int, unit: str, *, shown: bool
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Show how far a work is, with its losses; yields what is called with what is done and what was measured."""
+    if not shown:
+        yield lambda done, row: None
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
+        from tqdm.auto import tqdm
+
+    with tqdm(desc=label, total=total, unit=unit) as bar:
+
+        def on_progress(done: int, row: Mapping[str, float]) -> None:
+            losses = {name.removesuffix("_loss"): row[name] for name in ("retain_loss", "forget_loss") if name in row}
+            bar.set_postfix(losses, refresh=False)
+            bar.update(done - bar.n)
+
+        yield on_progress

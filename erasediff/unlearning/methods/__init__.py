@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from erasediff.errors import did_you_mean
 from erasediff.unlearning.methods.composed import EraseDiff, Esd, Finetune, GradDiff, Munba, NegGrad, Retrain, SalUn
 from erasediff.unlearning.methods.method import Method
 from erasediff.unlearning.methods.selective_amnesia import SelectiveAmnesia
@@ -36,5 +37,5 @@ def method_for(name: str, **settings: Any) -> Method:
     Raises: ValueError: unknown method; or as :meth:`Method.from_settings`.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
     return METHODS[name].from_settings(settings)

@@ -1,0 +1,71 @@
+"""Grids of pictures with names beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+from erasediff.data.images import to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARKED = "#c00000"
+#: Pixels above the pictures, and between groups of columns.
+HEADROOM, GAP = 34, 14
+
+
+def picture_grid(
+    images: Tensor,
+    names: Sequence[str],
+    title: str,
+    *,
+    tile: int = 48,
+    marked: Collection[str] = (),
+    groups: Sequence[str] = (),
+) -> Image.Image:
+    """A row a name, which stands at the left, under a title.
+
+    Args:
+        images: ``(names, columns, C, H, W)`` in [-1, 1].
+        tile: least pixels a side of a picture; small ones are enlarged without smoothing.
+        marked: names framed and written in red.
+        groups: headings of as many equal groups of columns, instead of the title.
+    """
+    rows, columns, channels, height, width = images.shape
+    scale = max(1, tile // max(height, width))
+    cell_h, cell_w = height * scale + 4, width * scale + 4
+    font = _font()
+    label = 16 + max(int(font.getlength(name[:24])) for name in names)
+    a_group = columns // max(1, len(groups))
+    lefts = [label + c * cell_w + GAP * (c // a_group) for c in range(columns)]
+    right = lefts[-1] + cell_w
+    canvas = Image.new("RGB", (right, HEADROOM + rows * cell_h), "white")
+    pen = ImageDraw.Draw(canvas)
+    headings = zip(lefts[::a_group], groups, strict=True) if groups else [(8, title)]
+    for left, heading in headings:
+        pen.text((left, 6), heading, fill="black", font=font)
+    pixels = to_pixels(images)
+    for r, name in enumerate(names):
+        top = HEADROOM + r * cell_h
+        pen.text((8, top + cell_h // 2), name[:24], fill=MARKED if name in marked else "black", font=font, anchor="lm")
+        if name in marked:
+            pen.rectangle((label - 3, top - 3, right - 2, top + cell_h - 2), fill=MARKED)
+        for c, left in enumerate(lefts):
+            array = pixels[r, c].permute(1, 2, 0).numpy()
+            picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+            picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(picture, (left, top))
+    return canvas
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Matplotlib's font, where that is installed: Pillow's own has no accents."""
+    try:
+        from matplotlib import get_data_path
+    except ImportError:
+        return ImageFont.load_default(size=17)
+    return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size=17)

@@ -1,0 +1,137 @@
+"""The result of an erasing, and how it shows itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from erasediff.data.grids import picture_grid
+from erasediff.data.images import png_bytes
+from erasediff.errors import EraseDiffError
+from erasediff.families import family_of
+from erasediff.records import EffectiveSettings, Value
+from erasediff.unlearning.trace import plot_trace
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from matplotlib.axes import Axes
+    from PIL import Image
+
+#: Kept concepts that are shown beside the forgotten ones.
+KEPT_SHOWN = 4
+#: A notebook shows a result by itself; pictures are drawn for that only where it takes no longer than so many seconds.
+SECONDS_TO_SHOW = 10
+#: The losses that stand for a run are means of its last so many updates: a single one is noisy.
+LAST_UPDATES = 10
+
+
+@dataclass(repr=False)
+class Erased:
+    """An erased pipeline, and how it came about.
+
+    Attributes:
+        pipeline: the erased one, of the class of the one that was given.
+        history: a row an update: losses, multiplier, cosine of the gradients, their lengths.
+        record: method, settings and updates that really ran.
+        base: the pipeline that was given.
+        forgotten: the concepts to forget.
+        kept: the concepts of the pictures to keep.
+    """
+
+    pipeline: DiffusionPipeline
+    history: list[dict[str, float]] = field(default_factory=list)
+    record: EffectiveSettings = field(kw_only=True)
+    base: DiffusionPipeline = field(kw_only=True)
+    forgotten: tuple[str, ...] = field(kw_only=True)
+    kept: tuple[str, ...] = field(kw_only=True)
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.record.method
+
+    @property
+    def settings(self) -> Mapping[str, Value]:
+        """The settings that really ran: those that the method fixed, and those that were given."""
+        return self.record.settings
+
+    @property
+    def updates(self) -> int:
+        """Number of updates made."""
+        return self.record.updates
+
+    def show(
+        self,
+        n: int = 4,
+        *,
+        concepts: Sequence[str] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Image.Image:
+        """The same concepts and seeds before and after, as one picture; a notebook shows it.
+
+        Args:
+            n: pictures a concept, of the seeds ``seed`` to ``seed + n - 1``.
+            concepts: by default the forgotten ones, marked in red, and some of the kept ones.
+            steps: of the sampler; the model's own by default.
+            guidance_scale: 1 is no guidance; the model's own by default.
+
+        Raises: UnknownConcept.
+        """
+        shown = list(self.forgotten + self.kept[:KEPT_SHOWN]) if concepts is None else list(concepts)
+        prompts, seeds = [c for c in shown for _ in range(n)], [*range(seed, seed + n)] * len(shown)
+        both = [
+            family_of(pipeline).sample(prompts, seeds, steps=steps, guidance_scale=guidance_scale)
+            for pipeline in (self.base, self.pipeline)
+        ]
+        images = torch.cat([drawn.view(len(shown), n, *drawn.shape[1:]) for drawn in both], dim=1)
+        return picture_grid(images, shown, "", tile=64, marked=self.forgotten, groups=("before", "after"))
+
+    def plot(self) -> Sequence[Axes]:
+        """Losses, multiplier and cosine of the gradients over the updates, on two matplotlib axes.
+
+        Raises: EraseDiffError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise EraseDiffError("plot() needs matplotlib: pip install matplotlib") from None
+        _, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+        plot_trace(self.history, axes)
+        return axes
+
+    def __repr__(self) -> str:
+        return f"Erased({', '.join([*map(repr, self.forgotten), *self._facts()])})"
+
+    def _repr_html_(self) -> str:
+        facts = html.escape(", ".join(self._facts()))
+        return f"<p><b>Erased {html.escape(', '.join(self.forgotten))}</b>: {facts}</p>{self._picture()}"
+
+    def _facts(self) -> list[str]:
+        found = {name: self._last(f"{name}_loss") for name in ("retain", "forget")}
+        losses = [f"{name} {value:.3g}" for name, value in found.items() if not math.isnan(value)]
+        return [self.method, f"{self.updates} updates", *losses]
+
+    def _last(self, name: str) -> float:
+        values = [row[name] for row in self.history[-LAST_UPDATES:] if name in row]
+        return sum(values) / len(values) if values else math.nan
+
+    def _picture(self) -> str:
+        if not self._seconds_to_draw() < SECONDS_TO_SHOW:  # unknown, too
+            return "<p><code>result.show()</code> draws the same seeds before and after.</p>"
+        encoded = base64.b64encode(png_bytes(self.show())).decode()
+        return f'<img alt="the same seeds before and after" src="data:image/png;base64,{encoded}">'
+
+    def _seconds_to_draw(self) -> float:
+        """About how long :meth:`show` takes, by the speed of the training, where a picture is some four passes."""
+        family = family_of(self.base)
+        pictures = 2 * 4 * len(self.forgotten + self.kept[:KEPT_SHOWN])
+        passes = pictures * family.default_steps * (1 if family.default_guidance_scale == 1 else 2)
+        return passes / (4 * self._last("images_per_second"))

@@ -1,0 +1,110 @@
+"""What ``erase`` is asked for, checked before anything is drawn or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from erasediff.data.concept_images import ConceptImages
+from erasediff.data.given import Pictures, as_images
+from erasediff.errors import DataError, ParamsError
+from erasediff.families import Family
+
+
+@dataclass(frozen=True)
+class Request:
+    """Names to forget and to keep, and the pictures of both where they were given."""
+
+    forget: list[str]
+    retain: list[str]
+    forget_set: ConceptImages | None
+    retain_set: ConceptImages | None
+
+
+def request(
+    family: Family,
+    concept: str | Sequence[str],
+    *,
+    preserve: str | Sequence[str] | None,
+    anchor: str | None,
+    forget: Pictures | Mapping[str, Pictures] | ConceptImages | None,
+    retain: Mapping[str, Pictures] | ConceptImages | None,
+    generate: int,
+) -> Request:
+    """Read what :func:`erasediff.erase` is given.
+
+    Raises: UnknownConcept; ParamsError: no concept, one that is also to be kept, nothing to keep, no picture a concept;
+        DataError: pictures that cannot be used, or that are of other concepts.
+    """
+    targets = _names(concept, "concept", family)
+    if preserve is not None and retain is not None:
+        raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
+    if generate < 1:
+        raise ParamsError(f"generate {generate}: at least one picture a concept is drawn")
+    shape = family.image_shape
+    forget_set = _forget_set(forget, targets, shape)
+    retain_set = _retain_set(retain, shape)
+    if retain_set is None:
+        known = [c for c in family.concepts or () if c not in targets]
+        kept = known if preserve is None else _names(preserve, "preserve", family)
+    else:
+        kept = list(dict.fromkeys(retain_set.concepts))
+    if not kept:
+        raise ParamsError("nothing to keep: give retain images by concept, or name concepts to preserve")
+    names = [*targets, *([] if anchor is None else [anchor])]
+    if not isinstance(retain, ConceptImages):  # which has prompts of its own, and may keep other pictures of a concept
+        _require_apart(family, targets, kept, anchor)
+        names += kept
+    family.condition(names)  # an unknown concept fails here, before anything is drawn
+    return Request(targets, kept, forget_set, retain_set)
+
+
+def _names(given: object, what: str, family: Family) -> list[str]:
+    """A name or several, each once. Raises: ParamsError: none, or one that is empty or no text."""
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
+    if not names:
+        raise ParamsError(f"{what} is empty: name at least one concept")
+    for name in names:
+        if not isinstance(name, str):
+            raise ParamsError(f"{what} {name!r} is no text: give {str(name)[:40]!r}")
+        if family.conditional and not name.strip():
+            raise ParamsError(f"{what} {name!r} is empty: name a concept")
+    return list(dict.fromkeys(map(str, names)))
+
+
+def _require_apart(family: Family, targets: list[str], kept: list[str], anchor: str | None) -> None:
+    if family.conditional and (both := [name for name in targets if name in kept]):
+        raise ParamsError(f"{', '.join(map(repr, both))} is to be forgotten and to be kept: take it out of one")
+    if anchor in targets:
+        raise ParamsError(f"anchor {anchor!r} is to be forgotten itself: name another concept")
+
+
+def _forget_set(given: object, targets: list[str], shape: tuple[int, int, int]) -> ConceptImages | None:
+    if given is None or isinstance(given, ConceptImages):
+        return given
+    if not isinstance(given, Mapping):
+        if len(targets) != 1:
+            raise DataError(f"images for {len(targets)} concepts: give them as a mapping from concept to images")
+        given = {targets[0]: given}
+    for name in [*given, *targets]:
+        if name not in targets:
+            raise DataError(f"forget has images of {name!r}, which is not to be forgotten: name it as a concept")
+        if name not in given:
+            raise DataError(f"forget has no images of {name!r}: give some, or none at all and they are drawn")
+    return _by_concept(given, shape, "forget")
+
+
+def _retain_set(given: object, shape: tuple[int, int, int]) -> ConceptImages | None:
+    if given is None or isinstance(given, ConceptImages):
+        return given
+    if not isinstance(given, Mapping):
+        raise DataError(f"retain is a {type(given).__name__}: give a mapping from concept to images")
+    return _by_concept(given, shape, "retain") if given else ConceptImages(torch.empty(0, *shape), [])
+
+
+def _by_concept(given: Mapping[str, object], shape: tuple[int, int, int], what: str) -> ConceptImages:
+    parts = {name: as_images(images, shape, f"{what} images of {name!r}") for name, images in given.items()}
+    names = [name for name, images in parts.items() for _ in range(len(images))]
+    return ConceptImages(torch.cat(list(parts.values())), names)
