@@ -53,7 +53,8 @@ def picture_grid(
         top = HEADROOM + r * cell_h
         pen.text((8, top + cell_h // 2), name[:24], fill=MARKED if name in marked else "black", font=font, anchor="lm")
         if name in marked:
-            pen.rectangle((label - 3, top - 3, right - 2, top + cell_h - 2), fill=MARKED)
+            for first in lefts[::a_group]:
+                pen.rectangle((first - 3, top - 3, first + a_group * cell_w - 2, top + cell_h - 2), fill=MARKED)
         for c, left in enumerate(lefts):
             array = pixels[r, c].permute(1, 2, 0).numpy()
             picture = Image.fromarray(array[..., 0] if channels == 1 else array)
