@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -12,9 +13,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+class _Short(reprlib.Repr):
+    """``repr`` of bounded length and cost, whatever a value holds, or repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 200, 200
+
+    def repr1(self, x: object, level: int) -> str:
+        if isinstance(x, dict):
+            return self.repr_dict(x, level)
+        if isinstance(x, list | tuple | set | frozenset):
+            return self.repr_list(list(x), level)
+        if isinstance(x, int) and x.bit_length() > 256:
+            return f"a whole number of {x.bit_length()} bits"
+        return super().repr1(x, level)
+
+
 def shown(value: object, limit: int = 100) -> str:
     """A value as a message shows it: on one line, printable, at most ``limit`` characters."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    text = " ".join((value if isinstance(value, str) else _Short().repr(value)).split())
     text = "".join(c if c.isprintable() else "�" for c in text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

@@ -16,8 +16,8 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
     from erasediff.data import expectations
     from erasediff.data.inputs import has_pictures, prompts_by_concept, read_table
+    from erasediff.data.overview import sets_overview
     from erasediff.data.selection import Sets, select, without
-    from erasediff.data.table import counts
     from erasediff.errors import DataError
     from stages import layout
 
@@ -49,7 +49,9 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     by_id = bool(forget_set.sample_ids)
     checks = expectations.forget_expectations(forget_set.concepts, by_id)
     page = layout.SETS_REPORTS / "index.html"
-    expectations.require_valid(sets.together(), checks, "the forget set", "Forget set", page, counts(sets.forget))
+    told = "drawn by the base model" if forget_set.origin == "generated" else f"selected from {layout.CURATED}"
+    overview = sets_overview(sets, told, earlier, discarded)
+    expectations.require_valid(sets.together(), checks, "the forget set", "Forget set", page, overview)
     facts = {**sets.facts(earlier, by_id=by_id), "origin": forget_set.origin, "discarded": discarded}
     with new_folder(layout.SETS) as folder:
         sets.forget.to_parquet(folder / layout.FORGET_TABLE.name, index=False)

@@ -19,7 +19,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     import pandas as pd
     from accelerate import Accelerator
 
-    from erasediff.artifacts import new_folder, write_bytes, write_json
+    from erasediff.artifacts import new_folder, read_json, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table, table_shape
     from erasediff.device import repeatable
     from erasediff.families import family_of
@@ -60,7 +60,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
             pipeline = trained(on_step)
         checkpoint.clear()
     else:
-        pipeline = load(given, sorted(set(table["concept"])))
+        pipeline = load(given, read_json(layout.summary(layout.CURATED))["classes"])
         family_of(pipeline)  # one that no family handles is told here, not by the stages after it
     columns = ["step", "loss", "grad_norm", "learning_rate"]
     write_bytes(layout.PRETRAIN_TRACE, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode())

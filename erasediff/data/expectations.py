@@ -1,4 +1,4 @@
-"""Great Expectations on the tables, and a page of the results that loads nothing from elsewhere."""
+"""Great Expectations on the tables: each check with its words, and the results as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import pandas as pd
 
 from erasediff.artifacts import write_bytes, write_json
-from erasediff.data.table import COLUMNS, counts
+from erasediff.data.table import COLUMNS, Curated
 from erasediff.errors import ExpectationFailed
 from erasediff.pages import Section, Table, Verdict
 from erasediff.pages import page as html_page
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Result(TypedDict):
     """The outcome of a check. ``first`` are the first few of the ``failed_rows``, or what was seen instead."""
 
+    words: str
     expectation: str
     column: str
     wanted: str
@@ -34,33 +35,47 @@ def curated_expectations(size: int, mode: str, min_per_concept: int) -> list[Exp
     """The checks of a curated table; see :func:`with_checks` for the columns it adds."""
     import great_expectations.expectations as gxe
 
+    within, colour = gxe.ExpectColumnValuesToBeInSet, "grey" if mode == "L" else "RGB"
+    enough = f"every concept has at least {min_per_concept} pictures"
     return [
-        gxe.ExpectTableColumnsToMatchSet(column_set=[*COLUMNS, *CHECKS], exact_match=True),
-        gxe.ExpectColumnValuesToBeInSet(column="readable", value_set=[True]),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=c) for c in COLUMNS),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="concept", min_value=1),
-        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "test"]),
-        gxe.ExpectColumnValuesToBeInSet(column="origin", value_set=["real"]),
-        gxe.ExpectColumnValuesToBeInSet(column="width", value_set=[size]),
-        gxe.ExpectColumnValuesToBeInSet(column="height", value_set=[size]),
-        gxe.ExpectColumnValuesToBeInSet(column="mode", value_set=[mode]),
-        gxe.ExpectColumnValuesToBeBetween(column="concept_count", min_value=min_per_concept),
-        gxe.ExpectColumnValuesToBeInSet(column="concepts_of_picture", value_set=[1]),
-        gxe.ExpectColumnValuesToBeInSet(column="splits_of_picture", value_set=[1]),
-        gxe.ExpectColumnValuesToBeUnique(column="sample_id"),
+        _check("every picture can be read", within, column="readable", value_set=[True]),
+        _check(enough, gxe.ExpectColumnValuesToBeBetween, column="concept_count", min_value=min_per_concept),
+        _check("no picture has two concepts", within, column="concepts_of_picture", value_set=[1]),
+        _check("no picture is both for training and for testing", within, column="splits_of_picture", value_set=[1]),
+        _check("no picture is there twice", gxe.ExpectColumnValuesToBeUnique, column="sample_id"),
+        _check("every picture has a concept", gxe.ExpectColumnValueLengthsToBeBetween, column="concept", min_value=1),
+        _check("every picture is for training or for testing", within, column="split", value_set=["train", "test"]),
+        _check("every picture is a real one, none is drawn", within, column="origin", value_set=["real"]),
+        _check(f"every picture is {size} × {size} pixels", within, column="width", value_set=[size]),
+        _check(f"every picture is {size} × {size} pixels", within, column="height", value_set=[size]),
+        _check(f"every picture is {colour}", within, column="mode", value_set=[mode]),
+        *(_check("no cell of the table is empty", gxe.ExpectColumnValuesToNotBeNull, column=c) for c in COLUMNS),
+        _check(
+            "the table has the agreed columns",
+            gxe.ExpectTableColumnsToMatchSet,
+            column_set=[*COLUMNS, *CHECKS],
+            exact_match=True,
+        ),
     ]
 
 
-#: Columns that exist for the checks alone: pictures of the concept; concepts and splits that a picture is in.
-CHECKS = ["concept_count", "concepts_of_picture", "splits_of_picture"]
+def _check(words: str, kind: type[Expectation], **what: object) -> Expectation:
+    return kind(**what, meta={"words": words})
 
 
-def with_checks(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns that group-wise checks need."""
+#: Columns that exist for the checks alone: pictures of the concept; concepts and splits that a picture is in; why it
+#: cannot be read.
+CHECKS = ["concept_count", "concepts_of_picture", "splits_of_picture", "problem"]
+
+
+def with_checks(curated: Curated) -> pd.DataFrame:
+    """The table with the columns that group-wise checks need, and what is wrong with a picture."""
+    table = curated.table
     return table.assign(
         concept_count=table.groupby("concept")["sample_id"].transform("size"),
         concepts_of_picture=table.groupby("sample_id")["concept"].transform("nunique"),
         splits_of_picture=table.groupby("sample_id")["split"].transform("nunique"),
+        problem=[curated.problems.get(name, "") for name in table["source"]],
     )
 
 
@@ -68,17 +83,20 @@ def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Expectation
     """D_f and D_r in one table with the column ``set``: disjoint, none empty, only the target in D_f, none in D_r."""
     import great_expectations.expectations as gxe
 
+    within, names = gxe.ExpectColumnValuesToBeInSet, list(targets)
+    both = "there are pictures to forget and pictures to retain"
     checks = [
-        gxe.ExpectColumnDistinctValuesToEqualSet(column="set", value_set=["forget", "retain"]),
-        gxe.ExpectColumnValuesToBeInSet(column="sets_of_picture", value_set=[1]),
+        _check(both, gxe.ExpectColumnDistinctValuesToEqualSet, column="set", value_set=["forget", "retain"]),
+        _check("no picture is both to forget and to retain", within, column="sets_of_picture", value_set=[1]),
     ]
-    if not by_id:
-        names = list(targets)
-        checks += [
-            gxe.ExpectColumnValuesToBeInSet(column="forget_concept", value_set=names),
-            gxe.ExpectColumnValuesToNotBeInSet(column="retain_concept", value_set=names),
-        ]
-    return checks
+    if by_id:
+        return checks
+    none = "no picture to retain has a concept to forget"
+    return [
+        *checks,
+        _check("every picture to forget has a concept to forget", within, column="forget_concept", value_set=names),
+        _check(none, gxe.ExpectColumnValuesToNotBeInSet, column="retain_concept", value_set=names),
+    ]
 
 
 def validate(table: pd.DataFrame, expectations: list[Expectation], name: str) -> list[Result]:
@@ -89,13 +107,13 @@ def validate(table: pd.DataFrame, expectations: list[Expectation], name: str) ->
     context.variables.progress_bars = {"globally": False}
     batch = context.data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
     for number, expectation in enumerate(expectations):
-        expectation.meta = {"order": number}  # the outcomes come in another order than the suite's
+        expectation.meta = {**(expectation.meta or {}), "order": number}  # the outcomes come in another order
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     outcome = gx.ValidationDefinition(data=batch, suite=suite, name=name).run(
         batch_parameters={"dataframe": table.assign(image=table["image"].str.len())},
         result_format={
             "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["sample_id", "source", "concept"],
+            "unexpected_index_column_names": [c for c in ("sample_id", "source", "concept", "problem") if c in table],
         },
     )
     return [_result(item) for item in sorted(outcome.results, key=lambda r: r.expectation_config.meta["order"])]
@@ -108,6 +126,7 @@ def _result(item: ExpectationValidationResult) -> Result:
     errors = [str(e.get("exception_message")) for e in item.exception_info.values() if isinstance(e, dict)]
     wanted = {k: v for k, v in config.kwargs.items() if k not in ("column", "batch_id", "condition_parser")}
     return {
+        "words": config.meta["words"],
         "expectation": config.type,
         "column": config.kwargs.get("column", "table"),
         "wanted": ", ".join(f"{k} {v}" for k, v in wanted.items()),
@@ -121,7 +140,11 @@ def _offender(column: str | None, row: dict[str, object]) -> str:
     """The name for a message: the concept where it is at fault as a whole, else the picture."""
     if column == "concept_count":
         return f"{row['concept']!r} has {row['concept_count']}"
-    return f"{row['source']} ({str(row['sample_id'])[:12]}, {row['concept']!r})"
+    source = str(row["source"])
+    source = source if len(source) <= 200 else f"…{source[-199:]}"
+    if column == "readable":
+        return f"{source} ({row['problem']})"
+    return f"{source} ({str(row['sample_id'])[:12]}, {row['concept']!r})"
 
 
 def require_valid(
@@ -130,17 +153,17 @@ def require_valid(
     what: str,
     title: str,
     report: Path,
-    sizes: dict[str, int] | None = None,
+    sections: Sequence[Section],
 ) -> None:
     """Check a table and write the results, as a page and as JSON beside it.
 
     Args:
-        sizes: what the page shows of pictures by concept; those of the table by default.
+        sections: what the page says of the table, before the checks.
 
     Raises: ExpectationFailed: after the report is written.
     """
     results = validate(table, expectations, report.stem)
-    write_bytes(report, page(results, title, counts(table) if sizes is None else sizes).encode())
+    write_bytes(report, page(results, title, sections).encode())
     write_json(report.with_suffix(".json"), results)
     require(results, what, str(report))
 
@@ -152,30 +175,32 @@ def require(results: list[Result], what: str, page: str) -> None:
         r = failed[0]
         more = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
         raise ExpectationFailed(
-            f"{what}: {r['expectation']} on {r['column']} ({r['wanted']}) failed for {r['failed_rows']} row(s), first: "
-            f"{'; '.join(r['first'])}{more}. See {page}; mend or remove these samples and run again"
+            f"{what} fails the check '{r['words']}' in {r['failed_rows']} row(s), first: {'; '.join(r['first'])}"
+            f"{more}. See {page}; mend or remove these samples and run again"
         )
 
 
-def page(results: list[Result], title: str, sizes: dict[str, int]) -> str:
-    """A self-contained HTML page: verdict first, then each check, then counts."""
-    failed = [f"{_name(r)} on {r['column']}: {_found(r)}" for r in results if not r["success"]]
-    text = f"{len(results) - len(failed)} of {len(results)} expectations hold."
-    checks = [(_found(r), _name(r), r["column"], r["wanted"]) for r in results]
-    counted = [(concept, str(count)) for concept, count in sizes.items()]
+#: Said on each page, since people look for the pictures there.
+NO_PICTURES = (
+    "This page shows no picture of the data. Pages are copied to MLflow, and what is to be forgotten may be private: "
+    "the pictures stay in this checkout."
+)
+
+
+def page(results: list[Result], title: str, sections: Sequence[Section]) -> str:
+    """A self-contained HTML page: verdict first, then what the table holds, then the checks in plain words."""
+    checks: dict[str, list[str]] = {}  # several checks of the same words are one line
+    for r in results:
+        checks.setdefault(r["words"], []).extend([] if r["success"] else [_found(r)])
+    failed = [f"{words}: {'; '.join(found)}" for words, found in checks.items() if found]
+    rows = [(f"{'✗' if found else '✓'} {words}",) for words, found in checks.items()]
+    rows.sort(key=lambda row: row[0].startswith("✓"))  # what failed comes first
     return html_page(
         f"{title}: {'FAILED' if failed else 'passed'}",
-        [
-            Section("Checks", table=Table(checks, ("result", "expectation", "column", "wanted"))),
-            Section("Pictures", table=Table(counted, ("concept", "pictures"), numbers=True)),
-        ],
-        Verdict(not failed, text, failed),
+        [*sections, Section("Checks", NO_PICTURES, Table(rows, ("check",), numbers=True))],
+        Verdict(not failed, f"{len(checks) - len(failed)} of {len(checks)} checks hold.", failed),
     )
 
 
-def _name(r: Result) -> str:
-    return str(r["expectation"]).removeprefix("expect_").replace("_", " ")
-
-
 def _found(r: Result) -> str:
-    return "✓" if r["success"] else f"✗ {r['failed_rows']} rows: {'; '.join(r['first'])}"
+    return f"{r['failed_rows']} rows, first: {'; '.join(r['first'])}"

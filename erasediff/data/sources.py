@@ -1,167 +1,146 @@
-"""Sources of pictures: embedded digits, a folder, a parquet file. Each gives ``(name, concept, content)``."""
+"""Sources of pictures, each ``(name, concept, content)``: embedded digits, a folder. What is left out is counted."""
 
 from __future__ import annotations
 
-import functools
 import io
-import json
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
 
-from erasediff.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from erasediff.data.names import concept_name, text_of
+from erasediff.errors import DataError, shown
 
 #: Name to tell the picture by in a message, its concept, the file's bytes.
 Raw = tuple[str, str, bytes]
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+#: What a picture's file is called. Every other file is left out, and counted.
+EXTENSIONS = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
 
-P = ParamSpec("P")
+#: What folders of a data set's splits are called. A concept may be called so too, but not all of them.
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
-class _Rereadable:
-    def __init__(self, read: Callable[[], Iterator[Raw]]):
-        self._read = read
+@dataclass(frozen=True)
+class Source:
+    """Pictures that can be read again and again: no pass over them holds more than one at a time.
+
+    Attributes:
+        read: begins a reading.
+        left_out: numbers of files that are not read, by kind.
+        classes: names of the classes in their order, where the source says one.
+    """
+
+    read: Callable[[], Iterator[Raw]]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Raw]:
-        return self._read()
+        return self.read()
 
 
-def _rereadable(read: Callable[P, Iterator[Raw]]) -> Callable[P, Iterable[Raw]]:
-    """Read anew at each pass, so that a pass over the sizes and one over the pixels never hold all files at once."""
-
-    @functools.wraps(read)
-    def source(*args: P.args, **kwargs: P.kwargs) -> Iterable[Raw]:
-        return _Rereadable(lambda: read(*args, **kwargs))
-
-    return source
-
-
-def _text(name: str) -> str:
-    """A name as the file system gave it, as text that can be written: bytes that are no UTF-8 become U+FFFD."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
-
-
-@_rereadable
-def read_digits() -> Iterator[Raw]:
+def read_digits() -> Source:
     """scikit-learn's 1,797 real handwritten digits, 8×8, grey."""
-    import numpy as np
-    from PIL import Image
-    from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        buffer = io.BytesIO()
-        Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(buffer, "PNG")
-        yield f"digit {number}", str(label), buffer.getvalue()
+    def read() -> Iterator[Raw]:
+        import numpy as np
+        from PIL import Image
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(buffer, "PNG")
+            yield f"digit {number}", str(label), buffer.getvalue()
+
+    return Source(read)
 
 
-@_rereadable
-def read_image_folder(path: Path) -> Iterator[Raw]:
-    """A folder with a sub-folder per concept; hidden files and folders and other kinds of file are left out.
+def read_image_folder(path: Path) -> Source:
+    """A folder with a sub-folder per concept. Hidden files and other kinds of file are left out, and counted.
 
-    Raises: DataError: there is no sub-folder, one holds no picture, or pictures lie beside them and so in no concept.
+    Raises: DataError: there is no sub-folder, one holds no picture or is a split, a folder is a link, or pictures lie
+        in no concept.
     """
-    folders = sorted(p for p in path.glob("*") if p.is_dir() and not p.name.startswith("."))
-    if not folders:
+    if not path.is_dir():
+        raise DataError(f"{path} is no folder: curate.path should hold one folder of pictures per concept")
+    files, left_out = visible_files(path)
+    pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
+    left_out.update(_kind(file) for file in files if file.suffix.lower() not in EXTENSIONS)
+    by_folder: dict[str, list[Path]] = {
+        entry.name: [] for entry in sorted(path.glob("*")) if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if not by_folder:
         raise DataError(f"{path} has no sub-folder: curate.path should hold one folder of pictures per concept")
-    loose = sorted(_text(p.name) for p in path.glob("*") if _is_picture(p, path))
+    loose = [text_of(file.name) for file in pictures if file.parent == path]
     if loose:
         raise DataError(
             f"{len(loose)} picture(s) lie directly in {path}, in no concept, first: {', '.join(loose[:5])}: move each "
             "into the folder of its concept, or out of curate.path"
         )
-    pictures = {folder: sorted(p for p in folder.rglob("*") if _is_picture(p, folder)) for folder in folders}
-    empty = [_text(folder.name) for folder, files in pictures.items() if not files]
+    for file in pictures:
+        by_folder[file.relative_to(path).parts[0]].append(file)
+    _refuse_splits(path, by_folder)
+    empty = [text_of(folder) for folder, found in by_folder.items() if not found]
     if empty:
         raise DataError(
             f"no picture in {', '.join(map(repr, empty[:5]))} of {path}: put some in ({', '.join(sorted(EXTENSIONS))}) "
             "or remove the folder"
         )
-    for folder, files in pictures.items():
-        for file in files:
-            try:
-                content = file.read_bytes()
-            except OSError:
-                content = b""  # reported by name as unreadable, with the broken ones
-            yield _text(str(file.relative_to(path))), _text(folder.name), content
+    concepts = {folder: concept_name(text_of(folder), str(path)) for folder in by_folder}
+
+    def read() -> Iterator[Raw]:
+        for folder, found in by_folder.items():
+            for file in found:
+                yield text_of(str(file.relative_to(path))), concepts[folder], _content(file)
+
+    return Source(read, left_out)
 
 
-def _is_picture(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return not hidden and file.suffix.lower() in EXTENSIONS and not file.is_dir()
+def visible_files(path: Path) -> tuple[list[Path], Counter[str]]:
+    """Files under a folder, sorted, and how many hidden files and folders there are.
 
-
-@_rereadable
-def read_parquet(path: Path, image_column: str, label_column: str) -> Iterator[Raw]:
-    """Parquet in the Hugging Face schema: images as ``{bytes, path}`` or bytes; labels as text, or class numbers whose
-    names are in the file's metadata.
-
-    Raises: DataError: no such file or column, not parquet, a column of another type, or a picture without a label.
+    Raises: DataError: a folder is a link, or cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    found: list[Path] = []
+    hidden: Counter[str] = Counter()
 
-    files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
-    if not files or not all(f.exists() for f in files):
-        raise DataError(f"{path} is no parquet file and holds none: set curate.path")
-    for file in files:
-        try:
-            table = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} cannot be read as parquet ({' '.join(str(error).split())[:160]})") from None
-        for key, column in (("image_column", image_column), ("label_column", label_column)):
-            if column not in table.schema_arrow.names:
-                there = ", ".join(table.schema_arrow.names)
-                raise DataError(f"{file} has no column {column!r}; it has {there}: set curate.{key}")
-        _check_types(file, table.schema_arrow, image_column, label_column)
-        names = _class_names(table.schema_arrow.metadata, label_column)
-        row = 0
-        for batch in table.iter_batches(1000, columns=[image_column, label_column]):
-            for image, label in zip(batch[image_column].to_pylist(), batch[label_column].to_pylist(), strict=True):
-                content = image["bytes"] if isinstance(image, dict) else image
-                yield f"{file.name} row {row}", _concept(f"{file} row {row}", label, names), content or b""
-                row += 1
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{shown(error.filename)} cannot be read ({error.strerror}): change its rights")
+
+    for folder, folders, files in os.walk(path, onerror=refuse):
+        hidden["hidden"] += sum(name.startswith(".") for name in (*files, *folders))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if linked := sorted(name for name in folders if os.path.islink(os.path.join(folder, name))):
+            raise DataError(
+                f"{text_of(os.path.join(folder, linked[0]))} is a link to a folder: a change behind it would not be "
+                "seen; put the pictures themselves there, or set curate.path to a folder without links"
+            )
+        found += [Path(folder, name) for name in files if not name.startswith(".")]
+    return sorted(found), +hidden
 
 
-def _check_types(file: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
-    """Raises: DataError: the columns hold something other than pictures and labels."""
-    import pyarrow.types as types
+def _kind(file: Path) -> str:
+    return shown(text_of(file.suffix.lower()), 20) or "without extension"
 
-    def binary(kind: pa.DataType) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
 
-    kind = schema.field(image_column).type
-    if not binary(kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind):
+def _content(file: Path) -> bytes:
+    """A file's bytes; none where there is nothing to read, so that it is named with the broken pictures."""
+    try:
+        return file.read_bytes() if file.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _refuse_splits(path: Path, by_folder: Mapping[str, list[Path]]) -> None:
+    """Raises: DataError: the folders are train, test and the like, and the concepts lie in them."""
+    nested = [name for name, found in by_folder.items() if found and all(f.parent.parent != path for f in found)]
+    if nested and all(name.lower() in SPLITS for name in by_folder):
         raise DataError(
-            f"{file}: column {image_column!r} is {kind}, not bytes nor a struct with bytes: set curate.image_column, "
-            "or embed the pictures"
+            f"{path} holds splits ({', '.join(sorted(by_folder))}), and the concepts lie in these: set curate.path to "
+            f"one of them, such as {path / sorted(nested)[0]}; curate.test_fraction holds pictures out by itself"
         )
-    kind = schema.field(label_column).type
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_boolean(kind)):
-        raise DataError(
-            f"{file}: column {label_column!r} is {kind}, not text or whole numbers: set curate.label_column"
-        )
-
-
-def _concept(where: str, label: str | int | None, names: list[str] | None) -> str:
-    """A label's name. Raises: DataError: it has none; in the Hugging Face schema -1 stands for "not labelled"."""
-    if isinstance(label, int) and names is not None:
-        name = names[label] if 0 <= label < len(names) else ""
-    else:
-        name = "" if label is None else str(label)
-    if not name:
-        known = f"; the class numbers are 0 to {len(names) - 1}" if names else ""
-        raise DataError(f"{where} has the label {label!r}, which is no concept{known}: label or remove such rows")
-    return unicodedata.normalize("NFC", name)
-
-
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
-    features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return features.get(column, {}).get("names")

@@ -5,14 +5,30 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import pandas as pd
 
-from erasediff.data.images import UNREADABLE, content_id, header, open_picture, to_png
+from erasediff.data.images import Unreadable, content_id, header, open_picture, to_png
 from erasediff.data.sources import Raw
 from erasediff.errors import DataError
 
 COLUMNS = ["sample_id", "image", "concept", "split", "origin", "width", "height", "mode", "source", "readable"]
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A curated table, and what is not in it.
+
+    Attributes:
+        table: see :data:`COLUMNS`.
+        left_out: numbers of pictures that were read and not taken, by reason.
+        problems: why a picture cannot be read, by its name; its row has ``readable`` false.
+    """
+
+    table: pd.DataFrame
+    left_out: dict[str, int]
+    problems: dict[str, str]
 
 
 def curate_table(
@@ -23,8 +39,8 @@ def curate_table(
     test_fraction: float,
     max_per_concept: int | None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[pd.DataFrame, int]:
-    """Pictures of any size and mode to the table, and how many exact duplicates within a concept were left out.
+) -> Curated:
+    """Pictures of any size and mode to the table; of exact duplicates within a concept one is taken.
 
     Reads ``raw`` twice, one picture in memory at a time; an iterator, which cannot be read again, is kept whole.
     A picture that cannot be read stays as a row with ``readable`` false, for the validation to name.
@@ -32,7 +48,7 @@ def curate_table(
     Args:
         on_progress: called with the pictures done and their number.
 
-    Raises: DataError: there is no picture at all.
+    Raises: DataError: no picture can be read.
     """
     raw = list(raw) if iter(raw) is raw else raw
     total, side, coloured = _survey(raw, look_for_colour=mode is None)
@@ -40,12 +56,14 @@ def curate_table(
         image_size = min(64, max(8, side // 8 * 8))
     mode = mode or ("RGB" if coloured else "L")
     rows: dict[tuple[str, str], tuple] = {}
-    unreadable: list[tuple[str, str, bytes]] = []
+    unreadable: list[tuple] = []
+    problems: dict[str, str] = {}
     for done, (name, concept, content) in enumerate(raw, 1):
         try:
             png = to_png(open_picture(content), image_size, mode)
-        except UNREADABLE:
-            unreadable.append((name, concept, content))
+        except Unreadable as error:
+            unreadable.append((content_id(content), content, concept, "train", "real", 0, 0, "", name, False))
+            problems[name] = str(error)
         else:
             key = (content_id(png), concept)
             row = (key[0], png, concept, "train", "real", image_size, image_size, mode, name, True)
@@ -53,11 +71,12 @@ def curate_table(
         if on_progress is not None:
             on_progress(done, total)
     if not rows:
-        raise DataError(f"no readable picture found ({len(unreadable)} unreadable): look at curate.path")
-    duplicates = total - len(unreadable) - len(rows)
+        first = "".join(f", first: {name} ({why})" for name, why in list(problems.items())[:1])
+        raise DataError(f"no readable picture found ({len(unreadable)} unreadable{first}): look at curate.path")
     split = _split(list(rows.values()), test_fraction, max_per_concept)
-    split += [(content_id(c), c, concept, "train", "real", 0, 0, "", n, False) for n, concept, c in unreadable]
-    return pd.DataFrame(split, columns=COLUMNS), duplicates
+    left_out = {"duplicates": total - len(unreadable) - len(rows), "beyond max_per_concept": len(rows) - len(split)}
+    table = pd.DataFrame(split + unreadable, columns=COLUMNS)
+    return Curated(table, {reason: n for reason, n in left_out.items() if n}, problems)
 
 
 def _survey(raw: Iterable[Raw], look_for_colour: bool) -> tuple[int, int, bool]:
@@ -69,7 +88,7 @@ def _survey(raw: Iterable[Raw], look_for_colour: bool) -> tuple[int, int, bool]:
             sides.append(side)
             if look_for_colour and not coloured and not grey:
                 coloured = open_picture(content).mode == "RGB"
-        except UNREADABLE:
+        except Unreadable:
             continue  # reported by the second reading
     return total, statistics.median_low(sides or [8]), coloured
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from erasediff.data import expectations, sources
 from erasediff.data.images import decode, encode_png
+from erasediff.data.parquet import read_parquet
 from erasediff.data.selection import ID_LENGTH, select, without
 from erasediff.data.table import counts, curate_table
 from erasediff.errors import DataError, ExpectationFailed, UnknownConcept
@@ -40,8 +42,9 @@ def folder(tmp_path):
 
 @pytest.mark.unit
 def test_image_folder_of_any_size_and_mode(folder):
-    table, duplicates = curate_table(sources.read_image_folder(folder), **DEFAULTS)
-    assert counts(table) == {"c": 25, "chat noir": 37, "d": 20, "été": 40} and duplicates == 0
+    curated = curate_table(sources.read_image_folder(folder), **DEFAULTS)
+    table = curated.table
+    assert counts(table) == {"c": 25, "chat noir": 37, "d": 20, "été": 40} and curated.left_out == {}
     assert set(table["width"]) == {24} and set(table["mode"]) == {"RGB"}
     test = counts(table[table["split"] == "test"])
     assert test == {"c": 6, "chat noir": 9, "d": 5, "été": 10}
@@ -50,8 +53,8 @@ def test_image_folder_of_any_size_and_mode(folder):
 @pytest.mark.unit
 def test_split_does_not_depend_on_names_or_order(folder):
     raw = list(sources.read_image_folder(folder))
-    one, _ = curate_table(raw, **DEFAULTS)
-    two, _ = curate_table([(f"x{i}", c, b) for i, (_, c, b) in enumerate(reversed(raw))], **DEFAULTS)
+    one = curate_table(raw, **DEFAULTS).table
+    two = curate_table([(f"x{i}", c, b) for i, (_, c, b) in enumerate(reversed(raw))], **DEFAULTS).table
     assert one[["sample_id", "split"]].equals(two[["sample_id", "split"]])
 
 
@@ -61,10 +64,10 @@ def test_parquet_in_the_hub_schema(tmp_path):
     table = pa.table({"image": [{"bytes": picture(i), "path": None} for i in range(6)], "label": [0, 1] * 3})
     table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
     pq.write_table(table, tmp_path / "d.parquet")
-    raw = list(sources.read_parquet(tmp_path / "d.parquet", "image", "label"))
+    raw = list(read_parquet(tmp_path / "d.parquet", "image", "label"))
     assert [c for _, c, _ in raw] == ["cat", "dog"] * 3
     with pytest.raises(DataError, match="no column 'klass'; it has image, label: set curate.label_column"):
-        list(sources.read_parquet(tmp_path / "d.parquet", "image", "klass"))
+        list(read_parquet(tmp_path / "d.parquet", "image", "klass"))
 
 
 @pytest.mark.unit
@@ -76,40 +79,41 @@ def test_png_round_trip():
 
 @pytest.mark.pipeline
 def test_expectations_name_what_failed():
-    table, _ = curate_table(sources.read_digits(), **DEFAULTS)
+    curated = curate_table(sources.read_digits(), **DEFAULTS)
+    table = curated.table
 
     def failure(broken, least=20):
         checks = expectations.curated_expectations(8, "L", least)
-        results = expectations.validate(expectations.with_checks(broken), checks, "t")
+        results = expectations.validate(expectations.with_checks(replace(curated, table=broken)), checks, "t")
         with pytest.raises(ExpectationFailed) as error:
             expectations.require(results, "the table", "page.html")
-        assert "page.html" in str(error.value) and "<table" in expectations.page(results, "t", {"a": 1})
+        assert "page.html" in str(error.value)
         return str(error.value)
 
-    good = expectations.validate(expectations.with_checks(table), expectations.curated_expectations(8, "L", 20), "t")
+    good = expectations.validate(expectations.with_checks(curated), expectations.curated_expectations(8, "L", 20), "t")
     assert all(r["success"] for r in good)
     bad = table.copy()
     bad.loc[3, "readable"] = False
-    assert f"readable (value_set [True]) failed for 1 row(s), first: {bad.loc[3, 'source']}" in failure(bad)
+    assert f"'every picture can be read' in 1 row(s), first: {bad.loc[3, 'source']}" in failure(bad)
     bad = table.copy()
     bad.loc[5, "width"] = 9
-    assert "width" in failure(bad)
-    assert "concept_count" in failure(table, least=178)
+    assert "'every picture is 8 × 8 pixels' in 1 row(s)" in failure(bad)
+    assert "every concept has at least 178 pictures" in failure(table, least=178)
 
 
 @pytest.mark.pipeline
 def test_a_corrupt_file_is_named(folder):
     (folder / "c" / "3.png").write_bytes(b"no picture")
-    table, _ = curate_table(sources.read_image_folder(folder), **DEFAULTS)
+    curated = curate_table(sources.read_image_folder(folder), **DEFAULTS)
     checks = expectations.curated_expectations(24, "RGB", 2)
-    results = expectations.validate(expectations.with_checks(table), checks, "t")
-    with pytest.raises(ExpectationFailed, match="c/3.png"):
+    results = expectations.validate(expectations.with_checks(curated), checks, "t")
+    with pytest.raises(ExpectationFailed, match=r"c/3.png \(it is no PNG"):
         expectations.require(results, "the table", "page.html")
 
 
 @pytest.mark.unit
 def test_selecting_what_to_forget():
-    table, _ = curate_table(sources.read_digits(), **DEFAULTS)
+    table = curate_table(sources.read_digits(), **DEFAULTS).table
     assert counts(table[select(table, ["3", "8"], [])]).keys() == {"3", "8"}
     first = table["sample_id"].iloc[0]
     assert select(table, [], [first]).sum() == (table["sample_id"] == first).sum()
@@ -123,7 +127,7 @@ def test_selecting_what_to_forget():
 
 @pytest.mark.unit
 def test_what_the_base_had_forgotten_is_neither_forgotten_again_nor_retained():
-    table, _ = curate_table(sources.read_digits(), **DEFAULTS)
+    table = curate_table(sources.read_digits(), **DEFAULTS).table
     picture = table.loc[table["concept"] == "5", "sample_id"].iloc[0]
     left, chosen = without(table, select(table, ["3"], []), ["8", picture[:ID_LENGTH]])
     assert set(left.loc[chosen, "concept"]) == {"3"}
@@ -143,8 +147,8 @@ def test_real_cifar10():
         pytest.skip(f"no CIFAR-10 at {file}: set CIFAR10_PARQUET")
     columns = pq.read_schema(file).names
     image = next(c for c in columns if c in ("img", "image"))
-    raw = list(sources.read_parquet(file, image, "label"))
-    table, _ = curate_table(raw, **DEFAULTS | {"max_per_concept": 20})
+    raw = list(read_parquet(file, image, "label"))
+    table = curate_table(raw, **DEFAULTS | {"max_per_concept": 20}).table
     assert len(table) == 200 and set(table["width"]) == {32} and set(table["mode"]) == {"RGB"}
     assert {"airplane", "automobile", "frog"} <= set(table["concept"])
     assert decode(table["image"].tolist(), (3, 32, 32)).std() > 0.3

@@ -1,0 +1,148 @@
+"""The doors of the data, on somebody's own pictures: what they print, write and show."""
+
+import inspect
+import io
+import json
+import re
+from contextlib import chdir, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from erasediff.errors import ExpectationFailed
+from stages import curate, forget_set
+from stages.door import sections_of
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def picture(seed):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class NotLogged:
+    """Takes what is told to MLflow: these tests are about the folder."""
+
+    def log_metrics(self, values): ...
+
+    def log_artifact(self, file): ...
+
+
+class Folder:
+    """A folder with params, in which doors are run; no checkout."""
+
+    def __init__(self, root, **changes):
+        self.root = root
+        raw = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+        for key, value in changes.items():
+            section, name = key.split("__")
+            raw[section][name] = value
+        YAML().dump(raw, root / "params.yaml")
+
+    def run(self, door):
+        """What a door's work prints; its frame is tested elsewhere."""
+        with chdir(self.root), redirect_stdout(io.StringIO()) as said:
+            sections = sections_of(inspect.signature(door.main).parameters)
+            door.main(run=NotLogged(), **sections)
+        return said.getvalue()
+
+    def json(self, name):
+        return json.loads((self.root / name).read_text())
+
+    def words(self, name):
+        """What a page says, without its marks."""
+        text = (self.root / name).read_text().replace("<wbr>", "")
+        return " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.S).split())
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Twelve numbered classes of parquet, curated and selected from."""
+    root = tmp_path_factory.mktemp("numbered")
+    labels = [i % 12 for i in range(12 * 6)]
+    table = pa.table({"image": [picture(i) for i in range(len(labels))], "label": labels})
+    (root / "data").mkdir()
+    pq.write_table(table, root / "data" / "train.parquet")
+    (root / "data" / "README.md").touch()
+    folder = Folder(
+        root,
+        curate__source="parquet",
+        curate__path="data",
+        curate__min_per_concept=2,
+        curate__max_per_concept=5,
+        forget_set__concepts=["10"],
+        forget_set__retain_per_concept=2,
+    )
+    said = folder.run(curate)
+    (root / "models/base").mkdir(parents=True)
+    (root / "models/base/erasures.json").write_text('["7"]')
+    return folder, said, folder.run(forget_set)
+
+
+@pytest.mark.pipeline
+def test_curate_says_what_it_read_and_what_it_left_out(numbered):
+    folder, said, _ = numbered
+    assert said.splitlines()[-1] == ("curated 60 pictures of 12 concepts; left out: 1 .md, 12 beyond max_per_concept")
+    summary = folder.json("data/curated/summary.json")
+    assert summary["left_out"] == {".md": 1, "beyond max_per_concept": 12}
+    assert summary["classes"] == [str(i) for i in range(12)]
+
+
+@pytest.mark.pipeline
+def test_the_page_of_curated_data_says_first_what_matters_and_in_plain_words(numbered):
+    words = numbered[0].words("reports/validation/curated.html")
+    said = [
+        "Curated data: passed",
+        "12 of 12 checks hold",
+        "source parquet data",
+        "pictures 60 of 12 concepts",
+        "size 8 × 8 pixels, grey",
+        "classes in order 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
+        "left out 1 .md, 12 beyond max_per_concept",
+        "This page shows no picture of the data",
+        "✓ every picture can be read",
+    ]
+    at = [words.index(text) for text in said]
+    assert at == sorted(at)
+    assert not re.search(r"value_set|min_value|not null|\{|expect_", words)
+    results = numbered[0].json("reports/validation/curated.json")
+    assert {"expect_column_values_to_be_in_set", "expect_column_values_to_not_be_null"} <= {
+        r["expectation"] for r in results
+    }
+
+
+@pytest.mark.pipeline
+def test_the_page_of_the_forget_set_says_what_is_retained_and_where_it_comes_from(numbered):
+    folder, _, said = numbered
+    words = folder.words("reports/forget_set/index.html")
+    assert "source selected from data/curated" in words and "to forget 4 pictures of 10" in words
+    assert "to retain 20 pictures of 10 concepts" in words and "forgotten before 7" in words
+    assert "concept to forget to retain 0 0 2 1 0 2 10 4 0 11 0 2 2 0 2" in words
+    assert said.splitlines()[-1] == "forget set: 4 pictures to forget, 20 to retain; discarded none"
+
+
+@pytest.mark.pipeline
+def test_a_failed_check_is_one_line_and_the_first_thing_of_its_page(tmp_path):
+    for n, concept in enumerate("ab"):
+        (tmp_path / "own" / concept).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "own" / concept / f"{i}.png").write_bytes(picture(10 * n + i))
+    (tmp_path / "own" / "a" / "page.png").write_bytes(b"<html>")
+    folder = Folder(tmp_path, curate__source="image_folder", curate__path="own", curate__min_per_concept=2)
+    with pytest.raises(ExpectationFailed) as error:
+        folder.run(curate)
+    said = str(error.value)
+    assert said.startswith(
+        "the curated table fails the check 'every picture can be read' in 1 row(s), first: a/page.png (it is no PNG"
+    )
+    assert len(said.splitlines()) == 1 and "See reports/validation/curated.html" in said
+    words = folder.words("reports/validation/curated.html")
+    assert words.index("every picture can be read: 1 rows, first: a/page.png") < words.index("source")
+    assert words.index("✗ every picture can be read") < words.index("✓ every picture has a concept")
