@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 REGISTRY = "models:"
+#: Packages that reading it needs.
+NEEDED = ("mlflow", "pydantic")
 #: How a model of the hub is named: ``hf://ORGANISATION/NAME@COMMIT``.
 HUB = "hf://"
 
@@ -39,6 +42,11 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
 
 def require_model(model: str | Path) -> None:
     """Tell a model that cannot be there, before anything is imported. Raises: ModelError."""
+    if str(model).startswith(REGISTRY) and not all(map(find_spec, NEEDED)):
+        raise ModelError(
+            f"{shown(str(model))} is of the registry, which the bare library cannot read: "
+            "pip install 'erasediff-pipeline[pipeline]'"
+        )
     if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir():
         return
     if Path(model).is_file():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from erasediff.arguments import Parser
 from flows.command import run_command
 from stages import layout
 
 
 def main() -> None:
     """The command ``python -m flows.compare``."""
-    parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
+    parser = Parser(prog="python -m flows.compare", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=layout.COMPARISON, help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once (default: one a core)")
     arguments = parser.parse_args()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
+from erasediff.arguments import Parser
 from flows.command import run_command
 
 
 def main() -> None:
     """The command ``python -m flows.erase``."""
-    parser = argparse.ArgumentParser(prog="python -m flows.erase", description=__doc__)
+    parser = Parser(prog="python -m flows.erase", description=__doc__)
     parser.add_argument(
         "--no-commit", action="store_true", help="leave dvc.lock uncommitted (default: commit it from a clean checkout)"
     )

@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from erasediff.arguments import Parser
 from flows.command import run_command
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command ``python -m flows.promote``."""
-    parser = argparse.ArgumentParser(prog="python -m flows.promote", description=__doc__)
+    parser = Parser(prog="python -m flows.promote", description=__doc__)
     parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
     commands = parser.add_subparsers(dest="command", required=True)
     for command, does in (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
+from erasediff.arguments import Parser
 from flows.command import run_command
 
 
 def main() -> None:
     """The command ``python -m flows.recheck``."""
-    parser = argparse.ArgumentParser(prog="python -m flows.recheck", description=__doc__)
+    parser = Parser(prog="python -m flows.recheck", description=__doc__)
     parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
     parser.add_argument("--withdraw", action="store_true", help="take the alias from a champion that fails")
     arguments = parser.parse_args()

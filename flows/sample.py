@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from erasediff.arguments import Parser
 from flows.command import run_command
 
 
 def main() -> None:
     """The command ``python -m flows.sample``."""
-    parser = argparse.ArgumentParser(prog="python -m flows.sample", description=__doc__)
+    parser = Parser(prog="python -m flows.sample", description=__doc__)
     parser.add_argument("--model", required=True, help="diffusers folder, models:/NAME@ALIAS or models:/NAME/VERSION")
     parser.add_argument("--concept", required=True)
     parser.add_argument("--n", type=int, default=1000, help="pictures (default: %(default)s)")

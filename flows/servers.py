@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import sys
@@ -10,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erasediff.arguments import Parser
 from erasediff.checkout import exclusive, project_root
 from erasediff.errors import ParamsError, ServerFailed
 from flows.command import run_command
@@ -164,7 +164,7 @@ COMMANDS = {"up": up, "down": down, "status": status, "register": register_elsew
 
 def main() -> None:
     """The command ``python -m flows.servers``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m flows.servers",
         description=__doc__,
         epilog="Environment variables set ports, databases, the number of jobs and where failures are posted: "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from erasediff.arguments import Parser
 from erasediff.command import die_with_parent, exit_code, quiet_environment
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run_door(
         without_mlflow: what to do where MLflow cannot be used, of a stage that is pointless without it.
         outcome: words of :func:`erasediff.command.exit_code`.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    parser = Parser(prog=f"python -m stages.{name}", description=description)
     if add_arguments is not None:
         add_arguments(parser)
     arguments = vars(parser.parse_args())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from erasediff.arguments import Parser
 from erasediff.checkout import is_changed
 from erasediff.command import exit_code
 from erasediff.errors import ParamsError
@@ -55,7 +55,7 @@ def apply(name: str) -> list[str]:
 
 def main() -> None:
     """The command ``python -m stages.presets``."""
-    parser = argparse.ArgumentParser(prog="python -m stages.presets", description="Presets of params.yaml.")
+    parser = Parser(prog="python -m stages.presets", description="Presets of params.yaml.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names of the presets")
     written = commands.add_parser("apply", help="write a preset into params.yaml, from which git brings it back")

@@ -1,0 +1,41 @@
+"""The command line's parser: what was meant is told beside what was wrong."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from erasediff.errors import did_you_mean, shown
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with "did you mean" for options, subcommands and choices. Loads nothing heavy."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Refuse what is left over here, where the subcommand's own options are known."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            options = [word.partition("=")[0] for word in left if word.startswith("-")]
+            hints = [did_you_mean(option, self._option_string_actions) for option in options]
+            self.error(f"unrecognized arguments: {shown(' '.join(left))}{next(filter(None, hints), '')}")
+        return found, left
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one line, and exit with 2."""
+        choice = re.search(r"invalid choice: '?(.+?)'? \(choose from (.+)\)", message)
+        hint = did_you_mean(choice[1], re.findall(r"[^\s,']+", choice[2])) if choice else ""
+        super().error(message + hint)
+
+
+def within(least: int, most: int) -> Callable[[str], int]:
+    """Return the type of an argument: a whole number from ``least`` to ``most``."""
+
+    def number(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return int(text)
+
+    number.__name__ = "whole number"
+    return number

@@ -1,0 +1,226 @@
+"""The command ``erasediff``: the library's verbs for people without a checkout. ``--help`` loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import erasediff
+from erasediff.arguments import Parser, within
+from erasediff.command import exit_code, quiet_environment
+from erasediff.errors import DataError, ParamsError, did_you_mean, shown
+from erasediff.loading import erased_before, load, require_model
+from erasediff.unlearning import METHODS, Settings, method_for
+from erasediff.unlearning.settings import DEFAULTS
+
+MODEL = "diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
+#: Beside the erased model: what was asked for and what ran.
+RECORD = "erasure.json"
+#: What to do where memory runs out.
+LESS_MEMORY = {
+    "erase": "lower the batches, such as --set forget_batch_size=16 --set retain_batch_size=16",
+    "draw": "lower --n",
+}
+#: Largest seed of a run, of a picture.
+RUN_SEED, PICTURE_SEED = 2**31 - 1, 2**64 - 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 a stated failure, 2 wrong usage, 130 interrupted."""
+    given = vars(_parser().parse_args(arguments))
+    quiet_environment()
+    command, work = given.pop("command"), given.pop("work")
+    advice = {
+        "erase": "lower the batches, such as --set forget_batch_size=16 --set retain_batch_size=16",
+        "draw": "lower --n",
+    }
+    return exit_code(
+        f"erasediff {command}", lambda: work(**given), interrupted="nothing was written", less_memory=advice[command]
+    )
+
+
+def erase(
+    model: str,
+    concepts: list[str],
+    output: str,
+    method: str,
+    anchor: str | None,
+    preserve: list[str] | None,
+    seed: int,
+    steps: int | None,
+    generate: int,
+    settings: list[tuple[str, Any]],
+) -> None:
+    """Erase concepts, and write the erased model as a diffusers folder with :data:`RECORD`.
+
+    Args:
+        steps: number of updates; the method's own by default.
+        generate: pictures a concept that are drawn from the model.
+
+    Raises: ParamsError: settings that cannot be; ``output`` is there already. What :func:`erasediff.load` and
+        :func:`erasediff.erase` raise.
+    """
+    chosen = dict(settings) | ({} if steps is None else {"outer_steps": steps})
+    to = Path(output)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ParamsError(f"--output {shown(output)} is there already: name a new folder")
+    try:
+        method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor else {}), **chosen)
+    except ValueError as error:
+        raise ParamsError(str(error)) from None
+    require_model(model)  # all of it before torch is loaded
+    from erasediff.artifacts import new_folder, write_json
+    from erasediff.device import device
+
+    what: dict[str, Any] = {
+        "method": method,
+        "anchor": anchor,
+        "preserve": preserve,
+        "seed": seed,
+        "generate": generate,
+    }
+    before = erased_before(model)
+    result = erasediff.erase(load(model).to(device()), concepts, **what, **chosen)
+    record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": before}
+    with new_folder(to) as folder:
+        result.pipeline.save_pretrained(folder)
+        write_json(folder / RECORD, {**record, "seed": seed, **result.record.to_json()})
+    print(f"{result!r} in {output}")
+
+
+def draw(
+    model: str, concept: str, n: int, out: str, seed: int, steps: int | None, guidance_scale: float | None
+) -> None:
+    """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
+
+    Args:
+        out: a PNG for all of them, eight a row; or a folder, which ends in ``/``, for a file ``SEED.png`` each.
+
+    Raises: ParamsError, UnknownConcept, ModelError, IntegrityError, TrackingError. DataError: no such ``out``.
+    """
+    require_model(model)  # before torch is loaded: most wrong commands name a folder that is not there
+    from erasediff.artifacts import write_bytes
+    from erasediff.data.images import encode_png
+    from erasediff.device import device
+    from erasediff.evaluation.pictures import tiled_png
+
+    images = erasediff.draw(load(model).to(device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
+    if out.endswith("/"):
+        files = {f"{out}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
+    else:
+        files = {out: tiled_png(images, concept, f"seeds {seed} to {seed + n - 1}")}
+    try:
+        for path, content in files.items():
+            write_bytes(Path(path), content)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}): give a PNG file, or FOLDER/, of yours") from None
+    print(out)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="erasediff", description=erasediff.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"erasediff {erasediff.__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        dest=argparse.SUPPRESS,
+        choices=["bash", "zsh", "tcsh"],
+        help="print a script for tab completion: erasediff --print-completion bash > FILE, then source FILE",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_erase(commands.add_parser("erase", help="make a model forget concepts", description="Make a model forget."))
+    sub = commands.add_parser("draw", help="draw pictures of a concept", description="Draw pictures of a concept.")
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
+    sub.add_argument("concept", metavar="CONCEPT", help="the name of a class, or a prompt")
+    add_drawing_options(sub)
+    sub.set_defaults(work=draw)
+    return parser
+
+
+def _add_erase(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
+    sub.add_argument("concepts", metavar="CONCEPT", nargs="+", help="what to forget: names of classes, or prompts")
+    sub.add_argument("--output", required=True, metavar="FOLDER", help="new folder for the erased model")
+    methods = [name for name in METHODS if name != "retrain"]  # whose recipe no option says
+    sub.add_argument("--method", choices=methods, default="erasediff", help="how to forget (default: %(default)s)")
+    sub.add_argument("--anchor", metavar="CONCEPT", help="what is drawn instead")
+    sub.add_argument(
+        "--preserve", nargs="+", metavar="CONCEPT", help="what to keep (default: every other class; prompts: name some)"
+    )
+    sub.add_argument("--seed", type=within(0, RUN_SEED), default=0, help="of drawing and training (default: 0)")
+    sub.add_argument("--steps", type=within(1, 10**7), help=f"updates (default: {DEFAULTS['outer_steps']})")
+    sub.add_argument(
+        "--generate", type=within(1, 10**6), default=64, help="pictures a concept to draw and train on (default: 64)"
+    )
+    sub.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="another setting, may be repeated: " + ", ".join(DEFAULTS),
+    )
+    sub.set_defaults(work=erase)
+
+
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`draw` takes beside the model and the concept."""
+    parser.add_argument("--n", type=within(1, 10**6), default=16, help="pictures (default: 16)")
+    parser.add_argument("--out", required=True, help="PNG to write, or FOLDER/ for a file each")
+    parser.add_argument("--seed", type=within(0, PICTURE_SEED), default=0, help="of the first picture (default: 0)")
+    parser.add_argument("--steps", type=within(1, 10**5), help="sampling steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` of ``--set``, its value of the setting's type."""
+    name, equals, value = text.partition("=")
+    if not equals or name not in DEFAULTS:
+        hint = did_you_mean(name, DEFAULTS) if equals else ": write NAME=VALUE"
+        raise argparse.ArgumentTypeError(f"no setting {shown(name)!r}{hint}")
+    hint = get_type_hints(Settings)[name]
+    kinds = getattr(hint, "__args__", (hint,))
+    try:
+        read = json.loads(value)
+    except ValueError:
+        read = value
+    if float in kinds and type(read) is int:
+        read = float(read)
+    if type(read) in kinds or read in kinds:  # the latter: one of a Literal's texts
+        return name, read
+    if str in kinds:
+        return name, value
+    told = " or ".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds)
+    raise argparse.ArgumentTypeError(f"{name} {shown(value)!r} is no {told}")
+
+
+class _Completion(argparse.Action):
+    """Print a shell's completion script and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs shtab: pip install shtab")
+        for action in _actions(parser):
+            if action.dest in ("model", "output", "out"):
+                vars(action)["complete"] = shtab.FILE
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The actions of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield action
+        for sub in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield from _actions(sub)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
