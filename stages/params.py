@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from erasediff.artifacts import write_bytes
-from erasediff.errors import ParamsError, did_you_mean
+from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.unlearning import METHODS, method_for
+from stages.yaml_files import keeping_comments, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+#: Of the schedule's 1,000 timesteps.
+SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
+GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
+#: Of a level: eight groups are normalised together.
+Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["no", "bf16"]
@@ -29,32 +34,41 @@ else:
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a line of text without control characters is needed")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+
+
 class Section(BaseModel):
     """A frozen section; an unknown key, a wrong type or a value out of range is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Curate(Section):
     source: Literal["digits", "image_folder", "parquet"]
-    path: str
-    image_size: Annotated[int, Field(ge=4)] | None
+    path: Text
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None
     mode: Literal["L", "RGB"] | None
-    image_column: str
-    label_column: str
+    image_column: Text
+    label_column: Text
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
-    min_per_concept: Annotated[int, Field(ge=2)]
+    min_per_concept: Annotated[int, Field(ge=2, lt=2**31)]
     max_per_concept: Count | None
 
 
 class Pretrain(Section):
     source: Literal["train", "folder", "hub", "registry"]
-    path: str
-    repo: str | None
-    revision: str | None
-    block_out_channels: Annotated[list[Count], Field(min_length=1)]
-    attention: Annotated[list[bool], Field(min_length=1)]
-    layers_per_block: Count
+    path: Text
+    repo: Text | None
+    revision: Text | None
+    block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=8)]
+    attention: Annotated[list[bool], Field(min_length=1, max_length=8)]
+    layers_per_block: Annotated[int, Field(ge=1, le=16)]
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     prediction_type: Literal["epsilon", "sample", "v_prediction"]
     steps: Count
@@ -74,11 +88,11 @@ class Pretrain(Section):
                 f"attention has {len(self.attention)} entries, block_out_channels {len(self.block_out_channels)}: "
                 "give one a level"
             )
-        if self.source == "hub" and not (self.repo and self.revision):
+        if self.source == "hub" and not (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.repo or "") and self.revision):
             raise ValueError("source hub needs repo (organisation/name) and revision (a commit)")
         if self.source == "registry" and not (self.repo and (self.revision or "").isdigit()):
             raise ValueError(
-                f"source registry needs repo (the model's name) and revision (a version), not {self.revision!r}: "
+                f"source registry needs repo (the model's name) and revision (a version), not {shown(self.revision)}: "
                 "an alias can move without DVC seeing it"
             )
         return self
@@ -88,9 +102,9 @@ class Classifier(Section):
     kind: Literal["cnn"]
     pictures: Literal["data/curated", "models/base"]
     count: Annotated[int, Field(ge=8)]
-    guidance_scale: Annotated[float, Field(ge=0)] | None
-    inference_steps: Count | None
-    width: Count
+    guidance_scale: GuidanceScale | None
+    inference_steps: SamplingSteps | None
+    width: Annotated[int, Field(ge=1, le=4096)]
     steps: Count
     batch_size: Count
     learning_rate: Positive
@@ -98,12 +112,12 @@ class Classifier(Section):
 
 
 class ForgetSet(Section):
-    concepts: list[str]
-    sample_ids: list[str]
+    concepts: list[Text]
+    sample_ids: list[Text]
     origin: Literal["selected", "generated"]
     count: Count
-    guidance_scale: Annotated[float, Field(ge=0)] | None
-    inference_steps: Count | None
+    guidance_scale: GuidanceScale | None
+    inference_steps: SamplingSteps | None
     retain_per_concept: Count | None
 
     @model_validator(mode="after")
@@ -111,7 +125,7 @@ class ForgetSet(Section):
         if bool(self.concepts) == bool(self.sample_ids):
             raise ValueError("name what to forget by concepts or by sample_ids: exactly one of the two lists")
         if len(set(self.concepts)) != len(self.concepts):
-            raise ValueError(f"concepts {self.concepts} names one twice")
+            raise ValueError(f"concepts {shown(self.concepts)} names one twice")
         if self.sample_ids and self.origin == "generated":
             raise ValueError("sample_ids name curated pictures: use origin selected")
         return self
@@ -125,7 +139,7 @@ class Erase(Section):
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]
-    anchor: str | None
+    anchor: Text | None
     outer_steps: Count
     passes: Count | None
     inner_steps: Count
@@ -144,7 +158,7 @@ class Erase(Section):
     mask: Literal["none", "saliency", "fisher_ratio"]
     mask_fraction: Annotated[float, Field(gt=0, le=1)]
     fisher_samples: Count
-    trainable: str
+    trainable: Text
     mixed_precision: Precision
     checkpoint_every: Count
 
@@ -159,10 +173,10 @@ class Erase(Section):
 
 
 class Evaluate(Section):
-    samples_per_concept: Annotated[int, Field(ge=2)]
+    samples_per_concept: Annotated[int, Field(ge=2, lt=2**31)]
     draws: Count
-    inference_steps: Count | None
-    guidance_scale: Annotated[float, Field(ge=0)] | None
+    inference_steps: SamplingSteps | None
+    guidance_scale: GuidanceScale | None
     batch_size: Count
 
 
@@ -204,15 +218,14 @@ def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Param
 
     Raises: ParamsError: what would come of it is not valid; the file stays as it was.
     """
-    yaml = YAML(pure=True)
-    yaml.preserve_quotes, yaml.width, yaml.Representer = True, 10_000, _Representer
+    yaml = keeping_comments()
     raw = read_yaml(path, yaml)
     for name, value in changes.items():
         section, entry = raw, name
         while "." in entry:
             first, _, entry = entry.partition(".")
             if not isinstance(section.setdefault(first, {}), dict):
-                raise ParamsError(f"{path}: {name}: {first} holds no entries, it is {section[first]!r}")
+                raise ParamsError(f"{path}: {name}: {first} holds no entries, it is {shown(section[first])}")
             section = section[first]
         section[entry] = value
     text = io.StringIO()
@@ -223,54 +236,33 @@ def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Param
     return params
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes ``null``, where ruamel would leave the value out."""
-
-
-_Representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-
-
-def read_yaml(path: Path, reader: YAML | None = None) -> Any:
-    """A file of sections as YAML 1.2, as DVC reads and writes it.
-
-    ``dvc exp run -S`` takes the quotes off ``"no"``, which 1.1 calls false.
-
-    Args:
-        reader: one that keeps comments, where the file is to be written again.
-    Raises: ParamsError: no such file, no YAML, or no mapping.
-    """
-    try:
-        raw = (reader or YAML(typ="safe", pure=True)).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path} is missing: run this in the project's folder") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path} holds no sections: it should be a mapping such as params.yaml of the repository")
-    return raw
+#: Errors that are told at once.
+MOST_ERRORS = 20
 
 
 def _check(raw: Any, path: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(item, raw) for item in error.errors()]
-        raise ParamsError(f"{path}: {len(lines)} error(s)\n" + "\n".join(f"  - {line}" for line in lines)) from None
+        found = error.errors()
+        lines = [shown(_explain(item, raw), 400) for item in found[:MOST_ERRORS]]
+        lines += [f"and {len(found) - MOST_ERRORS} more"] if len(found) > MOST_ERRORS else []
+        raise ParamsError(f"{path}: {len(found)} error(s)\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
 def _explain(item: Any, raw: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(shown(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         section: Any = Params
         for part in item["loc"][:-1]:
             section = {f.alias or n: f for n, f in section.model_fields.items()}[part].annotation
         known = [f.alias or n for n, f in section.model_fields.items()]
-        return f"{where}: unknown key{did_you_mean(str(item['loc'][-1]), known) or '; remove it'}"
+        return f"{where}: unknown key{did_you_mean(shown(item['loc'][-1]), known) or '; remove it'}"
     if item["type"] == "missing":
         return f"{where}: missing"
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
-    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    seen = "" if isinstance(value, dict) else f", not {shown(repr(value) if isinstance(value, str) else value)}"
     if item["type"] == "literal_error" and isinstance(value, str):
-        shown += did_you_mean(value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-    return f"{where}: {message}{shown}"
+        seen += did_you_mean(shown(value), item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+    return f"{where}: {message}{seen}"

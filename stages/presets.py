@@ -10,7 +10,8 @@ from erasediff.arguments import Parser
 from erasediff.checkout import is_changed
 from erasediff.command import exit_code
 from erasediff.errors import ParamsError
-from stages.params import PARAMS_FILE, change_params, read_yaml
+from stages.params import PARAMS_FILE, change_params
+from stages.yaml_files import read_yaml
 
 PRESETS = Path("presets")
 

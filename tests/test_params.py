@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -55,13 +56,47 @@ def test_all_errors_in_one_message(tmp_path):
             [("pretrain.source", "registry"), ("pretrain.repo", "m"), ("pretrain.revision", "champion")],
             "alias can move",
         ),
+        (
+            [("pretrain.source", "hub"), ("pretrain.repo", "not a repo!"), ("pretrain.revision", "a")],
+            "organisation/name",
+        ),
         ([("pretrain.attention", [True])], "give one a level"),
+        ([("pretrain.block_out_channels", [20, 40])], r"block_out_channels.0: .*multiple of 8, not 20"),
+        ([("pretrain.block_out_channels", [8] * 9)], "at most 8 items"),
+        ([("evaluate.inference_steps", 1001)], "evaluate.inference_steps: .*less than or equal to 1000, not 1001"),
+        ([("forget_set.inference_steps", 1001)], "less than or equal to 1000, not 1001"),
+        ([("classifier.inference_steps", 1001)], "less than or equal to 1000, not 1001"),
+        ([("seed", 2**31)], "seed: .*less than 2147483648"),
+        ([("curate.image_size", 5000)], "less than or equal to 4096"),
+        ([("erase.outer_steps", 2**31)], "outer_steps: .*less than 2147483648"),
+        ([("curate.path", "")], "curate.path: .*at least 1 character"),
+        ([("curate.path", "a\0b")], "curate.path: a line of text without control characters is needed"),
+        ([("forget_set.concepts", ["cat\n"])], "concepts.0: a line of text without control characters"),
+        ([("forget_set.concepts", ["a", "a"])], "names one twice"),
+        ([("erase.anchor", "x" * 1001)], "at most 1000 characters"),
         ([("erase.forget_target", "anchor")], "anchor names"),
     ],
 )
 def test_what_does_not_go_together(tmp_path, changes, message):
     with pytest.raises(ParamsError, match=message):
         load_params(changed(tmp_path, *changes))
+
+
+NUMBERS = [
+    f"{section}.{name}"
+    for section, values in YAML(typ="safe").load(FILE).items()
+    if isinstance(values, dict)
+    for name, value in values.items()
+    if isinstance(value, float)
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_infinite(tmp_path, key, value):
+    with pytest.raises(ParamsError, match=rf"{key}: .*finite number, not -?(inf|nan)"):
+        load_params(changed(tmp_path, (key, value)))
 
 
 @pytest.mark.unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from erasediff.comparison.plan import Comparison, comparison_of
-from stages.params import read_yaml
+from stages.yaml_files import read_yaml
 
 
 def read_comparison(file: Path) -> Comparison:
