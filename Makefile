@@ -8,14 +8,17 @@ BACKEND = $(if $(UV_FIND_LINKS),,--torch-backend=$(TORCH_BACKEND))
 BIN := .venv/bin
 
 help: ## this list
-	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/^([a-z -]+):.*## (.*)/\1\t\2/' | expand -t 18
+	@awk -F ':.*## ' '/^[a-z][a-z -]*:.*## / {printf "%-18s%s\n", $$1, $$2}' Makefile
 
-.venv/.installed: pyproject.toml constraints.txt
+# What a visitor needs; and beside it the linters, the types and the tests.
+.venv/.installed: EXTRA = pipeline
+.venv/.dev: EXTRA = dev
+.venv/.installed .venv/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==0.13.9
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(BACKEND) -c constraints.txt -e '.[dev]'
-	touch $@
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(BACKEND) -c constraints.txt -e '.[$(EXTRA)]'
+	touch .venv/.installed $@
 
 demo: .venv/.installed ## forget a handwritten digit, from pictures to a registered model
 	@$(BIN)/python -m flows.erase
@@ -26,7 +29,7 @@ compare: .venv/.installed ## methods side by side, hours: COMPARISON=comparisons
 up down status: .venv/.installed ## servers and a worker for scheduled jobs
 	@$(BIN)/python -m flows.servers $@
 
-check: .venv/.installed ## lint, types, import rules, docs, fast tests
+check: .venv/.dev ## lint, types, import rules, docs, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,23 +37,23 @@ check: .venv/.installed ## lint, types, import rules, docs, fast tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m '(unit or property) and not slow'
 
-test: .venv/.installed ## the tests, spread over two processes
+test: .venv/.dev ## the tests, spread over two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/.installed ## the long tests
+test-slow: .venv/.dev ## the long tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-test-gpu: .venv/.installed ## the tests that need a GPU
+test-gpu: .venv/.dev ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-soak: .venv/.installed ## 20 runs with random kills, an hour or more
+soak: .venv/.dev ## 20 runs with random kills, an hour or more
 	$(BIN)/python -m pytest -m soak
 
-bench: .venv/.installed ## one update beside the official way; a deployed run beside bare stages
+bench: .venv/.dev ## one update beside the official way; a deployed run beside bare stages
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
 	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
 
-docs: .venv/.installed ## the pages of docs/ with the reference, as .work/site/index.html
+docs: .venv/.dev ## the pages of docs/ with the reference, as .work/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Not part of check: it asks PyPI's database of known holes, and fails where that does not answer.

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 
 from erasediff.errors import CannotWrite, EraseDiffError, OutOfMemory
@@ -75,6 +77,23 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def enter_environment() -> None:
+    """Go on as the Python of the checkout's ``.venv`` where this one lacks the pipeline's packages.
+
+    So ``python -m stages.sample`` needs no activated environment. Nothing happens to whoever imports a module.
+    """
+    command = getattr(sys, "orig_argv", [])
+    asked = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+    if not asked.startswith(("stages.", "flows.")) or all(map(find_spec, ("torch", "mlflow", "ruamel"))):
+        return
+    home = Path(__file__).parents[1] / ".venv"
+    python = home / "bin/python"
+    if python.exists() and Path(sys.prefix) != home:
+        os.execv(python, [str(python), *command[1:]])
+    print(f"{sys.executable} lacks the pipeline's packages: run make demo, or use .venv/bin/python", file=sys.stderr)
+    sys.exit(1)
 
 
 def die_with_parent() -> None:

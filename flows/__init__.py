@@ -2,3 +2,7 @@
 
 A file here is a command; ``jobs`` holds all that imports Prefect, ``tools`` what needs none.
 """
+
+from erasediff.command import enter_environment
+
+enter_environment()

@@ -21,7 +21,7 @@ def grid_png(
         tile: least pixels a side of a picture; small ones are enlarged without smoothing.
         marked: concepts framed and named in red: those to forget.
     """
-    from erasediff.data.grids import picture_grid
+    from erasediff.data.figures import picture_grid
     from erasediff.data.images import png_bytes
 
     return png_bytes(picture_grid(images, concepts, title, tile=tile, marked=marked))
@@ -35,7 +35,7 @@ def trace_png(trace: Path) -> bytes:
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    from erasediff.unlearning.trace import plot_trace
+    from erasediff.data.figures import plot_trace
 
     rows = pd.read_csv(trace)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from erasediff.data.grids import picture_grid
+from erasediff.data.figures import picture_grid, plot_trace
 from erasediff.data.images import png_bytes
 from erasediff.errors import EraseDiffError
 from erasediff.families import family_of
 from erasediff.records import EffectiveSettings, Value
-from erasediff.unlearning.trace import plot_trace
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

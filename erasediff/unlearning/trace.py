@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 #: Columns of the trace, in this order.
 TRACE = [
@@ -36,21 +35,3 @@ def trace_of(rows: Sequence[Mapping[str, float]]) -> tuple[pd.DataFrame, dict[st
     numbers = trace.drop(columns=["step", "constraint_gap"]).iloc[-10:].mean().dropna().to_dict()
     numbers |= {f"{name}_mean": value for name, value in trace[["gradient_cosine"]].mean().dropna().items()}
     return trace, numbers
-
-
-def plot_trace(rows: Sequence[Mapping[str, float]], axes: Sequence[Axes]) -> None:
-    """Plot the losses, on a log axis, into the first of two axes; multiplier and cosine into the other.
-
-    Args:
-        rows: what the loop measured, with its ``step``. What was not measured is left out.
-    """
-    for ax, names in zip(axes, (("retain_loss", "forget_loss"), ("multiplier", "gradient_cosine")), strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if row.get(name, float("nan")) == row.get(name)]
-            if points:
-                ax.plot(*zip(*points, strict=True), label=name.replace("_", " "))
-        ax.set_xlabel("update")
-        if ax.lines:
-            ax.legend()
-    axes[0].set(yscale="log", title="losses")
-    axes[1].set_title("multiplier and cosine of the two gradients")

@@ -1,8 +1,8 @@
-"""Grids of pictures with names beside them."""
+"""Grids of pictures with names beside them, and curves of an erasing."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from erasediff.data.images import to_pixels
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
 
 MARKED = "#c00000"
@@ -70,3 +71,21 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     except ImportError:
         return ImageFont.load_default(size=17)
     return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size=17)
+
+
+def plot_trace(rows: Sequence[Mapping[str, float]], axes: Sequence[Axes]) -> None:
+    """Plot the losses, on a log axis, into the first of two axes; multiplier and cosine into the other.
+
+    Args:
+        rows: what the loop measured, with its ``step``. What was not measured is left out.
+    """
+    for ax, names in zip(axes, (("retain_loss", "forget_loss"), ("multiplier", "gradient_cosine")), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if row.get(name, float("nan")) == row.get(name)]
+            if points:
+                ax.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+        ax.set_xlabel("update")
+        if ax.lines:
+            ax.legend()
+    axes[0].set(yscale="log", title="losses")
+    axes[1].set_title("multiplier and cosine of the two gradients")
