@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 
 from diffusers import DiffusionPipeline
+from torch import nn
 
-from erasediff.errors import ModelError
+from erasediff.errors import ModelError, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, Family
 from erasediff.families.opening import open_pipeline
 
@@ -18,13 +19,63 @@ FAMILIES = {
     "DDPMPipeline": ("unconditional", "UnconditionalFamily"),
     "DDIMPipeline": ("unconditional", "UnconditionalFamily"),
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionFamily"),
+    "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXLFamily"),
+    "StableDiffusion3Pipeline": ("stable_diffusion_3", "StableDiffusion3Family"),
+    "FluxPipeline": ("flux", "FluxFamily"),
+    "SanaPipeline": ("sana", "SanaFamily"),
+    "PixArtAlphaPipeline": ("pixart", "PixArtAlphaFamily"),
+    "PixArtSigmaPipeline": ("pixart", "PixArtSigmaFamily"),
+    "DiTPipeline": ("dit", "DiTFamily"),
+}
+
+#: Classes of the parts that tell what a pipeline of another class is made of, and whose parts they are.
+PARTS: dict[tuple[str | None, ...], str] = {
+    ("UNet2DConditionModel", "CLIPTextModel", "CLIPTextModelWithProjection"): "StableDiffusionXLPipeline",
+    ("UNet2DConditionModel", "CLIPTextModel", None): "StableDiffusionPipeline",
+    ("SD3Transformer2DModel", "CLIPTextModelWithProjection", "CLIPTextModelWithProjection"): "StableDiffusion3Pipeline",
+    ("FluxTransformer2DModel", "CLIPTextModel", "T5EncoderModel"): "FluxPipeline",
+    ("SanaTransformer2DModel", "Gemma2Model", None): "SanaPipeline",
+    ("PixArtTransformer2DModel", "T5EncoderModel", None): "PixArtSigmaPipeline",
 }
 
 
 def family_of(pipeline: DiffusionPipeline) -> Family:
-    """The family interface over a pipeline, chosen by its class. Raises: ModelError: no family for it."""
-    for pipeline_class in type(pipeline).__mro__:
-        if pipeline_class.__name__ in FAMILIES:
-            module, family = FAMILIES[pipeline_class.__name__]
+    """The family interface over a pipeline, chosen by its class, else by its parts.
+
+    Raises: ModelError: no family for it, or its weights are not there, or an adapter is loaded beside them.
+    """
+    _check_parts(pipeline)
+    for name in (*(each.__name__ for each in type(pipeline).__mro__), _made_of(pipeline)):
+        if name in FAMILIES:
+            module, family = FAMILIES[name]
             return getattr(import_module(f"erasediff.families.{module}"), family)(pipeline)
-    raise ModelError(f"no family handles a {type(pipeline).__name__}; there are: {', '.join(FAMILIES)}")
+    raise ModelError(
+        f"no family handles a {type(pipeline).__name__}; there are those of: {', '.join(FAMILIES)}, "
+        "and pipelines made of the same parts"
+    )
+
+
+def _made_of(pipeline: DiffusionPipeline) -> str:
+    """The text-to-image pipeline that can be made of a pipeline's parts; empty where none can."""
+    components = pipeline.components
+    if any(components.get(name) is None for name in ("vae", "tokenizer", "scheduler")):
+        return ""
+    denoiser = components.get("transformer", components.get("unet"))
+    found = (denoiser, components.get("text_encoder"), components.get("text_encoder_2"))
+    return PARTS.get(tuple(None if part is None else type(part).__name__ for part in found), "")
+
+
+def _check_parts(pipeline: DiffusionPipeline) -> None:
+    for name, part in pipeline.components.items():
+        if not isinstance(part, nn.Module):
+            continue
+        if any(parameter.is_meta for parameter in part.parameters()):
+            raise ModelError(
+                f"{name} is on the meta device, without weights: load the pipeline by from_pretrained, and without "
+                "enable_sequential_cpu_offload()"
+            )
+        if adapters := getattr(part, "peft_config", None):
+            raise ModelError(
+                f"an adapter is loaded into {name} ({shown(', '.join(adapters))}): call fuse_lora() and "
+                "unload_lora_weights() to keep it, or unload_lora_weights() alone to leave it"
+            )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
@@ -28,6 +28,12 @@ class Condition(Protocol):
     def rows(self, start: int, stop: int) -> Condition:
         """The samples ``start:stop``."""
 
+    def take(self, index: Tensor) -> Condition:
+        """The samples of an index ``(B,)``, which may name one several times."""
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
+        """The same on a device, and its floating-point tensors in a dtype where one is given."""
+
 
 @dataclass(frozen=True)
 class DenoiserArguments(Mapping[str, object]):
@@ -43,7 +49,19 @@ class DenoiserArguments(Mapping[str, object]):
 
     def rows(self, start: int, stop: int) -> DenoiserArguments:
         """The samples ``start:stop``; what is shared stays."""
-        return DenoiserArguments({name: _rows(value, start, stop) for name, value in self.batched.items()}, self.shared)
+        return DenoiserArguments(_each(self.batched, lambda tensor: tensor[start:stop]), self.shared)
+
+    def take(self, index: Tensor) -> DenoiserArguments:
+        """The samples of an index ``(B,)``; what is shared stays."""
+        return DenoiserArguments(_each(self.batched, lambda tensor: tensor[index.to(tensor.device)]), self.shared)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> DenoiserArguments:
+        """The same on a device, and its floating-point tensors in a dtype where one is given."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        return DenoiserArguments(_each(self.batched, moved), _each(self.shared, moved))
 
     def __getitem__(self, name: str) -> object:
         return self.batched[name] if name in self.batched else self.shared[name]
@@ -56,10 +74,11 @@ class DenoiserArguments(Mapping[str, object]):
         return len(self.batched) + len(self.shared)
 
 
-def _rows(value: Nested, start: int, stop: int) -> Nested:
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return mappings inside one another with their tensors changed; anything else stays."""
     if isinstance(value, Mapping):
-        return {name: _rows(inner, start, stop) for name, inner in value.items()}
-    return value[start:stop]
+        return {name: _each(inner, change) for name, inner in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
 
 
 class Family(Protocol):
@@ -159,8 +178,16 @@ class NoiseSchedule:
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output under a condition of :class:`DenoiserArguments`."""
-        assert isinstance(condition, DenoiserArguments)  # this family made it
-        return denoiser(noisy, timesteps, **condition).sample
+        return ask(denoiser, noisy, timesteps, condition)
+
+
+def ask(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition, **more: object) -> Tensor:
+    """What a denoiser of any precision says, in the precision of ``noisy``; tensors go where it is."""
+    assert isinstance(condition, DenoiserArguments)  # a family made it
+    some = next(denoiser.parameters())
+    asked = condition.to(some.device, some.dtype)
+    output = denoiser(noisy.to(some.dtype), timestep=timesteps, **asked, **more).sample
+    return output if some.dtype == torch.float32 else output.to(noisy.dtype)
 
 
 def noise_schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
@@ -203,7 +230,17 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 
     An image then does not depend on the batch it was drawn in, nor on the device.
     """
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return noise_of(shape, generators_of(seeds))
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A CPU generator a picture, for its first noise and whatever its sampler draws after that."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def noise_of(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise ``(len(generators), *shape)`` on the CPU, each picture from its own generator."""
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
 
 def image_shape(unet: UNet2DModel) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, StableDiffusionPipeline, UNet2DModel
 from tiny_stable_diffusion import tiny_stable_diffusion
@@ -33,7 +34,7 @@ def class_conditional():
     return build_pipeline(["a", "b"], (1, 8, 8), block_out_channels=(8,), attention=(False,), norm_num_groups=4)
 
 
-PIPELINES = {"class_conditional": class_conditional, "unconditional": unconditional, "text": tiny_stable_diffusion}
+PIPELINES = {"class_conditional": class_conditional, "unconditional": unconditional, **tiny_pipelines.PIPELINES}
 
 
 @pytest.fixture(params=PIPELINES, scope="module")
@@ -66,8 +67,10 @@ def test_rows_of_a_condition_are_the_condition_of_rows(family):
     timesteps = torch.tensor([1, 10, 100, 500])
     with torch.no_grad():
         part = family.predict(family.denoiser, noisy[1:3], timesteps[1:3], family.condition(prompts).rows(1, 3))
+        taken = family.condition(prompts[:2]).take(torch.tensor([1, 0]))
+        again = family.predict(family.denoiser, noisy[1:3], timesteps[1:3], taken)
         own = family.predict(family.denoiser, noisy[1:3], timesteps[1:3], family.condition(prompts[1:3]))
-    assert torch.equal(part, own)
+    assert torch.equal(part, own) and torch.equal(again, own)
 
 
 @pytest.mark.unit

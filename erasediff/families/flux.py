@@ -1,0 +1,74 @@
+"""FLUX.1: flow matching on packed latents; guidance is an input of the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline
+from torch import Tensor, nn
+
+from erasediff.errors import ModelError
+from erasediff.families.family import Condition, DenoiserArguments, ask
+from erasediff.families.flow_matching import FlowMatching, flow_shift
+from erasediff.families.text_to_image import TextToImage
+
+
+class FluxFamily(TextToImage, FlowMatching):
+    """The family interface over :class:`diffusers.FluxPipeline`, and whatever is made of its parts.
+
+    Latents are ``(B, C, H, W)`` here, and packed where the transformer sees them. A network that takes the guidance as
+    an input (FLUX.1-dev) is trained at the one it draws with by default.
+    """
+
+    pipeline_class = FluxPipeline
+    denoiser_name = "transformer"
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        super().__init__(pipeline)
+        _, height, width = self.latent_shape
+        self.shift = flow_shift(self.pipeline.scheduler, (height // 2) * (width // 2))
+        self.num_timesteps = self.pipeline.scheduler.config.num_train_timesteps
+
+    def _latent_channels(self) -> int:
+        taken, given = self.denoiser.config.in_channels, self.encoder.config.latent_channels
+        if taken != 4 * given:
+            raise ModelError(
+                f"the transformer takes {taken} channels, packed latents have {4 * given}: one that takes a picture "
+                "too (fill, control) cannot be asked by a prompt alone; erase from the model it came from"
+            )
+        return given
+
+    def _latent_size(self) -> tuple[int, int]:
+        """As large as the VAE's pictures: the transformer has no size of its own."""
+        side = 2 * (self.encoder.config.sample_size // (2 * self.scale))
+        return side, side
+
+    def encoded(self, prompts: list[str]) -> DenoiserArguments:
+        text, pooled, text_ids = self.encode_prompt(prompts, prompt_2=None, num_images_per_prompt=1)
+        batched = {"encoder_hidden_states": text, "pooled_projections": pooled}
+        if self.denoiser.config.guidance_embeds:
+            batched["guidance"] = torch.full((len(prompts),), float(self.default_guidance_scale), device=text.device)
+        return DenoiserArguments(batched, {"txt_ids": text_ids})
+
+    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        n, _, height, width = noisy.shape
+        ids = self.drawing._prepare_latent_image_ids(n, height // 2, width // 2, noisy.device, noisy.dtype)
+        some: Any = next(denoiser.parameters())
+        moments = (timesteps / 1000).to(some)  # the network multiplies by 1000
+        velocity = ask(denoiser, self.packed(noisy), moments, condition, img_ids=ids.to(some))
+        return self.unpacked(velocity, height, width)
+
+    def packed(self, latents: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, H/2 · W/2, 4C)``: patches of 2×2."""
+        return self.drawing._pack_latents(latents, *latents.shape)
+
+    def unpacked(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """The reverse of :meth:`packed`."""
+        return self.drawing._unpack_latents(latents, height * self.scale, width * self.scale, self.scale)
+
+    def drawn(
+        self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], steps: int, guidance_scale: float
+    ) -> Tensor:
+        latents = super().drawn(prompts, self.packed(noise), generators, steps, guidance_scale)
+        return self.unpacked(latents, *noise.shape[2:])

@@ -1,0 +1,59 @@
+"""PixArt-α and PixArt-Σ: a transformer with cross-attention to T5's embeddings, on a noise schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
+from torch import Tensor, nn
+
+from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, ask, noise_schedule
+from erasediff.families.text_to_image import TextToImage, null_where
+
+
+class PixArtSigmaFamily(TextToImage, NoiseSchedule):
+    """The family interface over :class:`diffusers.PixArtSigmaPipeline`, and whatever is made of its parts.
+
+    What the network says of its variance is left out, as the pipeline does.
+    """
+
+    pipeline_class: Any = PixArtSigmaPipeline
+    denoiser_name = "transformer"
+    call = {"use_resolution_binning": False}  # the latents given have the network's own size
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        super().__init__(pipeline)
+        self.scheduler = noise_schedule(self.pipeline.scheduler)
+
+    def encoded(self, prompts: list[str]) -> DenoiserArguments:
+        text, mask, null_text, null_mask = self.encode_prompt(
+            prompts, do_classifier_free_guidance=True, num_images_per_prompt=1
+        )
+        states = {
+            "encoder_hidden_states": null_where(prompts, null_text, text),
+            "encoder_attention_mask": null_where(prompts, null_mask, mask),
+        }
+        if (size := self.size_condition(len(prompts))) is None:
+            return DenoiserArguments(states, {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}})
+        return DenoiserArguments({**states, "added_cond_kwargs": size})
+
+    def size_condition(self, n: int) -> dict[str, Tensor] | None:
+        """The picture's size, for a network that is conditioned on it."""
+        return None
+
+    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        return ask(denoiser, noisy, timesteps, condition)[:, : noisy.shape[1]]
+
+
+class PixArtAlphaFamily(PixArtSigmaFamily):
+    """The family interface over :class:`diffusers.PixArtAlphaPipeline`."""
+
+    pipeline_class: Any = PixArtAlphaPipeline
+
+    def size_condition(self, n: int) -> dict[str, Tensor] | None:
+        if self.denoiser.config.sample_size != 128:
+            return None
+        _, height, width = self.image_shape
+        size = torch.tensor([[float(height), float(width)]]).repeat(n, 1)
+        return {"resolution": size, "aspect_ratio": torch.tensor([[height / width]]).repeat(n, 1)}

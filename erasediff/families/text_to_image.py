@@ -1,0 +1,224 @@
+"""What text-to-image pipelines share: a VAE, text encoders, a denoiser; drawn by diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from erasediff.errors import ModelError
+from erasediff.families.family import (
+    NULL_CONCEPT,
+    Condition,
+    DenoiserArguments,
+    check_drawing,
+    generators_of,
+    noise_of,
+)
+
+#: Arguments of a pipeline's call that decide what its prompts are encoded to.
+ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
+
+
+class TextToImage:
+    """The family interface over a pipeline that draws what a prompt says; a family adds how its network is asked.
+
+    Any pipeline with the parts is taken, such as one that draws from a picture (img2img): prompts are encoded, and
+    pictures drawn, by ``pipeline_class`` made of the same parts.
+
+    ``encode`` gives the mean of the VAE's posterior, scaled: the same picture always gives the same latents, so that
+    they can be computed once.
+
+    Attributes:
+        drawing: the pipeline that draws from a prompt alone. It has no safety checker: what one blacks out cannot be
+            learned from, nor measured.
+        latent_shape: ``(channels, height, width)`` of what is noised.
+    """
+
+    conditional, has_null = True, True
+    concepts: tuple[str, ...] | None = None
+    denoiser_name = "unet"
+    #: More arguments of the call that draws.
+    call: Mapping[str, object] = {}
+    pipeline_class: Any
+    num_timesteps: Any
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        self.pipeline: Any = pipeline
+        without = {"safety_checker": None, "requires_safety_checker": False}
+        checked = getattr(pipeline, "safety_checker", None) is not None
+        same = type(pipeline) is self.pipeline_class and not checked
+        self.drawing: Any = pipeline if same else built(self.pipeline_class, pipeline, without if checked else {})
+        self.denoiser: Any = getattr(pipeline, self.denoiser_name)
+        self.encoder: Any = self.pipeline.vae
+        self.default_steps: int = call_default(pipeline, "num_inference_steps")
+        self.default_guidance_scale: float = call_default(pipeline, "guidance_scale")
+        self.scale: int = getattr(self.drawing, "vae_scale_factor", 2 ** (len(self._vae_levels()) - 1))
+        height, width = self._latent_size()
+        self.latent_shape = (self._latent_channels(), height, width)
+        self.image_shape = (self.encoder.config.in_channels, height * self.scale, width * self.scale)
+
+    def _vae_levels(self) -> Sequence[int]:
+        return self.encoder.config.get("block_out_channels") or self.encoder.config.encoder_block_out_channels
+
+    def _latent_channels(self) -> int:
+        """Raises: ModelError: the denoiser takes more than latents."""
+        taken = self.denoiser.config.in_channels
+        given = self.encoder.config.latent_channels
+        if taken != given:
+            raise ModelError(
+                f"the {self.denoiser_name} takes {taken} channels, the VAE gives {given}: one that takes a mask or a "
+                "picture too (inpainting, control) cannot be asked by a prompt alone; erase from the model it came from"
+            )
+        return given
+
+    def _latent_size(self) -> tuple[int, int]:
+        size = self.denoiser.config.get("sample_size")
+        if size is None:
+            size = self.encoder.config.sample_size // self.scale
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        config = self.encoder.config
+        with upcast(self.encoder):
+            code = self.encoder.encode(images.to(self.encoder.device, self.encoder.dtype))
+        if hasattr(code, "latent_dist"):
+            latents = code.latent_dist.mean
+        else:
+            latents = code.latents if hasattr(code, "latents") else code.latent
+        latents = latents.float()
+        if (shift := config.get("shift_factor")) is not None:
+            latents = latents - shift
+        if (mean := _channels(config.get("latents_mean"), latents)) is not None:
+            latents = (latents - mean) / _channels(config.latents_std, latents)
+        return (latents * config.scaling_factor).to(self.denoiser.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as :meth:`encode` gives them to pixels in [-1, 1], float32 on the CPU."""
+        config = self.encoder.config
+        latents = latents / config.scaling_factor
+        if (mean := _channels(config.get("latents_mean"), latents)) is not None:
+            latents = latents * _channels(config.latents_std, latents) + mean
+        if (shift := config.get("shift_factor")) is not None:
+            latents = latents + shift
+        with upcast(self.encoder):
+            pixels = self.encoder.decode(latents.to(self.encoder.device, self.encoder.dtype), return_dict=False)[0]
+        return pixels.float().clamp(-1, 1).cpu()
+
+    @torch.no_grad()  # encode_prompt is not under no_grad by itself
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        unique = sorted(set(prompts))
+        index = torch.tensor([unique.index(prompt) for prompt in prompts])
+        return self.encoded(unique).to(self.denoiser.device).take(index)
+
+    def encoded(self, prompts: list[str]) -> DenoiserArguments:
+        """What the pipeline's own call asks its denoiser for each prompt; for ``""`` what it guides away from."""
+        raise NotImplementedError
+
+    def encode_prompt(self, prompts: list[str], **more: object) -> Any:
+        """The pipeline's own encoding, with the settings that its call has by default."""
+        taken = inspect.signature(self.drawing.encode_prompt).parameters
+        settings = {name: call_default(self.drawing, name) for name in ENCODING if name in taken}
+        return self.drawing.encode_prompt(prompts, device=self._text_device, **settings, **more)
+
+    @property
+    def _text_device(self) -> torch.device:
+        names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+        encoders = [part for name in names if (part := getattr(self.drawing, name, None)) is not None]
+        return encoders[0].device
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 8,
+    ) -> Tensor:
+        steps = self.default_steps if steps is None else steps
+        guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+        check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
+        if self.drawing is not self.pipeline and getattr(self.pipeline, "safety_checker", None) is not None:
+            warnings.warn(
+                "the safety checker, which blacks out pictures, is off while pictures are drawn", stacklevel=2
+            )
+        self.drawing.set_progress_bar_config(disable=True)
+        parts = []
+        for i in range(0, len(prompts), batch_size):
+            generators = generators_of(seeds[i : i + batch_size])
+            parts.append(self.pictures(list(prompts[i : i + batch_size]), generators, steps, guidance_scale))
+        images = torch.cat(parts)
+        if not bool(torch.isfinite(images).all()):
+            raise ModelError(f"pictures are NaN in {self.encoder.dtype}: load the VAE or the whole pipeline in float32")
+        return images
+
+    def pictures(
+        self, prompts: list[str], generators: list[torch.Generator], steps: int, guidance_scale: float
+    ) -> Tensor:
+        """One picture a prompt, float32 in [-1, 1] on the CPU, all at once."""
+        noise = noise_of(self.latent_shape, generators).to(self.denoiser.device, self.denoiser.dtype)
+        return self.decode(self.drawn(prompts, noise, generators, steps, guidance_scale))
+
+    def drawn(
+        self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], steps: int, guidance_scale: float
+    ) -> Tensor:
+        """Latents that the pipeline draws from this noise; its sampler may go on with the generators."""
+        return self.drawing(
+            prompts,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            latents=noise,  # the pipeline multiplies by init_noise_sigma itself
+            generator=generators,
+            height=self.image_shape[1],
+            width=self.image_shape[2],
+            output_type="latent",
+            **self.call,
+        ).images
+
+    def with_denoiser(self, denoiser: nn.Module) -> Self:
+        return type(self)(built(type(self.pipeline), self.pipeline, {self.denoiser_name: denoiser}))
+
+
+def built(pipeline_class: Any, pipeline: Any, parts: Mapping[str, Any]) -> Any:
+    """A pipeline of a class with the parts and settings of another, but for those given."""
+    taken = [name for name in inspect.signature(pipeline_class.__init__).parameters if name != "self"]
+    known = {**pipeline.config, **pipeline.components, **parts}
+    known |= {name: getattr(pipeline, name) for name in taken if name not in known and hasattr(pipeline, name)}
+    return pipeline_class(**{name: known[name] for name in taken if name in known})
+
+
+def call_default(pipeline: Any, name: str) -> Any:
+    """The default of an argument of a pipeline's own call."""
+    return inspect.signature(type(pipeline).__call__).parameters[name].default
+
+
+def null_where(prompts: Sequence[str], null: Tensor, other: Tensor) -> Tensor:
+    """``null`` in the rows of the null prompt, ``other`` in all others."""
+    is_null = torch.tensor([prompt == NULL_CONCEPT for prompt in prompts], device=other.device)
+    return torch.where(is_null.view(-1, *[1] * (other.ndim - 1)), null, other)
+
+
+@contextmanager
+def upcast(vae: Any) -> Iterator[None]:
+    """Keep a VAE that overflows in float16 (``force_upcast``) in float32 for a block, as pipelines do."""
+    upcasts = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+    try:
+        if upcasts:
+            vae.to(torch.float32)
+        yield
+    finally:
+        if upcasts:
+            vae.to(torch.float16)
+
+
+def _channels(values: Any, like: Tensor) -> Any:
+    return None if values is None else torch.tensor(values).view(1, -1, 1, 1).to(like)
