@@ -85,22 +85,29 @@ def _gates(content: object, where: object) -> dict[str, Gate]:
 
 @dataclass(frozen=True)
 class Measured:
-    """``metrics/base.json`` and ``metrics/erased.json``: flat numbers, and SHA-256 of the model that they are of."""
+    """``metrics/base.json`` and ``metrics/erased.json``: flat numbers, and what they are of.
+
+    Attributes:
+        model_sha256: of the folder of the model.
+        protocol: how it was measured: seed, draws, pictures of each concept, steps, guidance.
+    """
 
     numbers: dict[str, float]
     model_sha256: str
+    protocol: dict[str, Value]
 
-    def to_json(self) -> dict[str, float | str]:
-        """The numbers, then the hash."""
-        return {**self.numbers, "model_sha256": self.model_sha256}
+    def to_json(self) -> Json:
+        """The numbers, then what they are of."""
+        return {**self.numbers, "model_sha256": self.model_sha256, "protocol": dict(self.protocol)}
 
     @classmethod
     def read(cls, path: Path) -> Measured:
-        """Raises: IntegrityError: the file is missing or names no model."""
+        """Raises: IntegrityError: the file is missing, or does not say what was measured, or how."""
         content = _object(read_json(path), path)
-        if "model_sha256" not in content:
-            raise _missing("model_sha256", path)
-        return cls(model_sha256=content.pop("model_sha256"), numbers=content)
+        own = {f.name: content.pop(f.name, None) for f in fields(cls) if f.name != "numbers"}
+        if missing := [name for name, value in own.items() if value is None]:
+            raise _missing(missing[0], path)
+        return cls(numbers=content, **own)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ class Evaluation:
         judge: what recognised the concepts, with its accuracy; in JSON under ``classifier``.
         models: SHA-256 of the folders that were measured, by ``base`` and ``erased``. Empty in an evaluation that was
             made before they were noted.
+        protocol: how both were measured: seed, draws, pictures of each concept, steps, guidance. Empty likewise.
     """
 
     base: dict[str, float]
@@ -121,6 +129,7 @@ class Evaluation:
     passed: bool
     judge: Json
     models: dict[str, str] = field(default_factory=dict)
+    protocol: dict[str, Value] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """As the file has it."""

@@ -30,7 +30,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with progress_bar(f"evaluate {which}") as on_progress:
-        numbers, shown = measure_pipeline(
+        numbers, shown, protocol = measure_pipeline(
             pipeline,
             judge,
             test,
@@ -43,7 +43,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     grid = layout.samples(which)
     write_bytes(grid, grid_png(shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
     timed = {**numbers, "seconds": time.perf_counter() - started}
-    write_json(layout.metrics(which), Measured(timed, model_sha256).to_json())
+    write_json(layout.metrics(which), Measured(timed, model_sha256, protocol).to_json())
     run.log_metrics(numbers)
     run.log_artifact(grid)
 

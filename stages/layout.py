@@ -28,8 +28,11 @@ ERASED = Path("models/erased")
 ERASE_METRICS = Path("metrics/erase.json")
 ERASE_TRACE = Path("plots/erase.csv")
 
-EVALUATION = Path("metrics/evaluation.json")
+EVALUATION, HEADLINE = Path("metrics/evaluation.json"), Path("metrics/headline.json")
+BEFORE_AFTER = Path("plots/before_after.png")
 REPORT = Path("reports/report.html")
+#: The same, with the version that was registered.
+VERSION_REPORT = Path("reports/version/report.html")
 
 RUNS = Path("runs")
 REGISTERED = RUNS / "register.json"

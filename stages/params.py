@@ -189,6 +189,7 @@ class Verdict(Section):
 
 class Register(Section):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    request: Annotated[str, Field(pattern=r"^[^\r\n]+$", max_length=200)] | None = None
 
 
 class Params(Section):

@@ -36,7 +36,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     judge = open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     with progress_bar("recheck") as on_progress:
-        numbers, shown = measure_pipeline(
+        numbers, shown, _ = measure_pipeline(
             load(version.uri),
             judge,
             test,

@@ -12,14 +12,21 @@ if TYPE_CHECKING:
 
 
 def main(run: StageRun, register: Register) -> None:
-    """params.yaml, models, ``metrics/evaluation.json``, ``dvc.lock`` → a version, ``runs/register.json``."""
+    """params.yaml, models, ``metrics/``, ``dvc.lock``, report → a version with its report, ``runs/register.json``."""
     from dataclasses import asdict
 
-    from erasediff.artifacts import verify_folder
+    from erasediff.artifacts import verify_folder, write_bytes
+    from erasediff.evaluation.report import with_version
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
     from erasediff.registry import lineage
     from erasediff.registry.card import model_card
-    from erasediff.registry.publishing import register_version, version_tags
+    from erasediff.registry.publishing import (
+        REQUEST_TAG,
+        attach_report,
+        register_version,
+        version_facts,
+        version_tags,
+    )
     from stages import layout
     from stages.params import PARAMS_FILE
 
@@ -30,11 +37,17 @@ def main(run: StageRun, register: Register) -> None:
     lineage.require_measured(evaluation, facts)
     tags = version_tags(evaluation, sets.erasures, facts)
     tags["example_concept"] = example = next(iter(sets.retain), "")
+    tags |= {REQUEST_TAG: register.request} if register.request else {}
     tags |= lineage.stage_runs(lock, layout.RUNS)  # now that what waited has been sent
     evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]
     text = model_card(evaluation, sets.erasures, erase, lineage.stage_params(lock, "pretrain"), facts)
     assert run.run_id is not None  # the frame was told that it is needed
     version = register_version(register.model_name, run.run_id, layout.ERASED, tags, evidence, text, example)
+    # Also of a version that was there: a kill may have come between the two.
+    report = layout.REPORT.read_text(encoding="utf-8")
+    named = with_version(report, evaluation, sets, version_facts(register.model_name, version))
+    write_bytes(layout.VERSION_REPORT, named.encode())
+    attach_report(register.model_name, version, layout.VERSION_REPORT)
     made = Registered(register.model_name, version, facts["lineage_digest"], evaluation.passed)
     run.result |= asdict(made)
     print(f"registered {made.model_name} version {version}; gates {'passed' if evaluation.passed else 'FAILED'}")

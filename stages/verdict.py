@@ -8,30 +8,32 @@ from stages.door import run_door
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
-    from stages.params import Evaluate, Verdict
+    from stages.params import Verdict
 
 
-def main(run: StageRun, evaluate: Evaluate, verdict: Verdict) -> None:
-    """params.yaml, ``metrics/``, ``plots/`` → ``metrics/evaluation.json``, ``reports/report.html``."""
+def main(run: StageRun, verdict: Verdict) -> None:
+    """params.yaml, ``metrics/``, ``plots/`` → ``metrics/evaluation.json``, ``headline.json``, report, one picture."""
     from erasediff.artifacts import read_json, write_bytes, write_json
-    from erasediff.evaluation.gates import evaluation_of
-    from erasediff.evaluation.pictures import trace_png
-    from erasediff.evaluation.report import how_measured, report_html
+    from erasediff.evaluation.charts import charts_of
+    from erasediff.evaluation.gates import evaluation_of, headline
+    from erasediff.evaluation.pictures import side_by_side
+    from erasediff.evaluation.report import report_html
     from erasediff.records import EffectiveSettings, ForgetSummary, Measured
     from stages import layout
 
     base, erased = Measured.read(layout.metrics("base")), Measured.read(layout.metrics("erased"))
     evaluation = evaluation_of(base, erased, read_json(layout.CLASSIFIER_METRICS), verdict.model_dump())
     write_json(layout.EVALUATION, evaluation.to_json())
+    write_json(layout.HEADLINE, headline(evaluation))
     pictures = {f"drawn by the {which} model": layout.samples(which).read_bytes() for which in ("base", "erased")}
-    pictures["losses, multiplier and gradient cosine over the updates"] = trace_png(layout.ERASE_TRACE)
-    forgotten = ForgetSummary.read(layout.summary(layout.SETS)).erasures.what
-    how = how_measured(evaluation, evaluate.model_dump(), EffectiveSettings.read(layout.ERASE_METRICS))
-    write_bytes(layout.REPORT, report_html(evaluation, forgotten, how, pictures).encode())
+    write_bytes(layout.BEFORE_AFTER, side_by_side(*pictures.values()))
+    sets, ran = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
+    report = report_html(evaluation, sets, ran, pictures, charts_of(layout.ERASE_TRACE, ran))
+    write_bytes(layout.REPORT, report.encode())
     gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
-    run.log_artifact(layout.EVALUATION)
-    run.log_artifact(layout.REPORT)
+    for path in (layout.EVALUATION, layout.BEFORE_AFTER, layout.REPORT):
+        run.log_artifact(path)
     print(f"gates {'passed' if evaluation.passed else 'FAILED'}; report: {layout.REPORT}")
 
 

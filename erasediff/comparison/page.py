@@ -10,6 +10,7 @@ from erasediff.comparison.table import (
     FORGETTING,
     Cell,
     against_gold,
+    dominated_by,
     heads,
     summary,
     table_rows,
@@ -23,12 +24,18 @@ LEGEND = (
     "forgets as much at as small a distance, and does better in one of both."
 )
 
+PLOT = (
+    "A point a variant, bars are standard deviations over its cells. Up and to the left is better. The dotted line is "
+    "the base's own distance; the dashed one joins the variants that none dominates."
+)
+
 #: Distance, as a ratio to the base's, up to which the plot's second panel shows variants where some lie beyond.
 NEAR_THE_BASE = 2.0
 
 
 def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> bytes:
     """Unlearning accuracy against distance, a point a variant with standard deviations; the gold standard a star.
+    A line joins those that none dominates.
 
     Where some lie far off, a second panel shows those near the base alone.
     """
@@ -40,6 +47,7 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     shown = {v: row for v, row in table.items() if FARTHER in row}
+    dominated = dominated_by(shown, gold)
     near = {v: row for v, row in shown.items() if row[FARTHER] <= NEAR_THE_BASE}
     apart = 1 < len(near) < len(shown)
     figure = plt.figure(figsize=(13 if apart else 9, 5.5), layout="constrained")
@@ -66,6 +74,8 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
     for panel, rows in zip([axes, *zoomed], (shown, near), strict=False):
         for variant, row in rows.items():
             draw(panel, variant, row)
+        front = sorted((rows[v][FARTHER], rows[v][FORGETTING]) for v in rows if v != gold and not dominated[v])
+        panel.plot([x for x, _ in front], [y for _, y in front], color="grey", linewidth=1, linestyle="--", zorder=0)
         panel.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
         panel.set_ylim(bottom=max(-0.02, panel.get_ylim()[0]), top=1.02)
         panel.set(xlabel="distance to real pictures, ratio to the base (left: better)")
@@ -91,7 +101,7 @@ def page(title: str, how: Mapping[str, str], cells: Sequence[Cell], chosen: Mapp
     failed = [f"{c.variant}, {c.concept}, seed {c.seed}" for c in cells if c.evaluation is None]
     sections = [
         Section(text=LEGEND, table=_html_table(table_rows(table, chosen, gold))),
-        Section("Forgetting against distance", pictures={"a point a variant": pareto_png(table, gold)}),
+        Section("Forgetting against distance", pictures={PLOT: pareto_png(table, gold)}),
     ]
     if gold and (beside := against_gold(cells, gold)):
         sections.append(Section(f"Beside {gold}, cell by cell", table=_html_table(beside)))

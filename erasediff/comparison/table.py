@@ -13,6 +13,7 @@ from erasediff.metrics.table import (
     RETAIN_ACCURACY,
     UNLEARNING_ACCURACY,
     GatedMetric,
+    ratio,
 )
 from erasediff.records import Evaluation, Json
 
@@ -25,7 +26,8 @@ WEAKEST_SIDE = "weakest_side"
 
 def head_of(gated: GatedMetric) -> str:
     """A column's head, with an arrow to the better side."""
-    return f"{gated.name.replace('_', ' ')} {'↑' if gated.direction == 'min' else '↓'}"
+    words = ", ".join(filter(None, (gated.metric.title or gated.metric.name.replace("_", " "), gated.rule.label)))
+    return f"{words} {'↑' if gated.direction == 'min' else '↓'}"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def weakest_side(evaluation: Evaluation) -> float:
     """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
     accuracy that is kept, and the base's distance to real pictures over the erased model's."""
     base, erased = evaluation.base, evaluation.erased
-    kept = erased[RETAIN_ACCURACY.name] / base[RETAIN_ACCURACY.name]
-    near = base[DISTANCE.name] / max(erased[DISTANCE.name], 1e-9)
+    kept = ratio(erased[RETAIN_ACCURACY.name], base[RETAIN_ACCURACY.name])
+    near = ratio(base[DISTANCE.name], erased[DISTANCE.name])
     return min(1.0, erased[UNLEARNING_ACCURACY.name], kept, near)
 
 
@@ -142,7 +144,7 @@ def table_rows(
     for variant, row in sorted(table.items(), key=lambda item: -item[1].get(WEAKEST_SIDE, -1.0)):
         line = {"variant": variant + (" (gold standard)" if variant == gold else "")}
         for name, head in heads(table).items():
-            line[head] = f"{row[name]:.3f} ± {row[f'{name}_sd']:.3f}" if name in row else "failed"
+            line[head] = f"{_number(row[name])} ± {row[f'{name}_sd']:.3f}" if name in row else "failed"
         line["gates passed"] = (
             f"{row.get('gates_passed', 0.0) * (row['cells'] - row['failed']):.0f} of {row['cells']:.0f}"
         )
@@ -153,6 +155,11 @@ def table_rows(
         line["dominated by"] = ", ".join(worse.get(variant, [])) if variant != gold else ""
         rows.append(line)
     return rows
+
+
+def _number(value: float) -> str:
+    """Three digits, and no minus before what they show as nothing."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def against_gold(cells: Sequence[Cell], gold: str) -> list[dict[str, str]]:
@@ -167,7 +174,7 @@ def against_gold(cells: Sequence[Cell], gold: str) -> list[dict[str, str]]:
         {
             "variant": variant,
             "unlearning accuracy, less theirs": f"{statistics.fmean(a[u] - b[u] for a, b in found):+.3f}",
-            "distance, ratio to theirs": f"{statistics.fmean(a[d] / b[d] for a, b in found):.3f}",
+            "distance, ratio to theirs": f"{statistics.fmean(ratio(a[d], b[d]) for a, b in found):.3f}",
             "pairs": str(len(found)),
         }
         for variant, found in pairs.items()

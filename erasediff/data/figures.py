@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
@@ -37,7 +38,7 @@ def picture_grid(
         groups: headings of as many equal groups of columns, instead of the title.
     """
     rows, columns, channels, height, width = images.shape
-    scale = max(1, tile // max(height, width))
+    scale = -(-tile // max(height, width))
     cell_h, cell_w = height * scale + 4, width * scale + 4
     font = _font()
     label = 16 + max(int(font.getlength(name[:24])) for name in names)
@@ -73,19 +74,42 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size=17)
 
 
+#: Updates that a thick line of a plot is the mean of.
+SMOOTHED = 10
+LOSSES, WEIGHTS = "losses", "multiplier and cosine of the two gradients"
+#: Columns that share a plot, by its title.
+CURVES = {LOSSES: ("retain_loss", "forget_loss"), WEIGHTS: ("multiplier", "gradient_cosine")}
+
+
 def plot_trace(rows: Sequence[Mapping[str, float]], axes: Sequence[Axes]) -> None:
-    """Plot the losses, on a log axis, into the first of two axes; multiplier and cosine into the other.
+    """Plot the losses into the first of two axes; multiplier and cosine into the other."""
+    for ax, title in zip(axes, CURVES, strict=True):
+        plot_curves(rows, ax, title)
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], ax: Axes, title: str, *, eta: float | None = None) -> None:
+    """Plot what a title of :data:`CURVES` stands for: thin as measured, thick as the mean of the last updates.
+
+    Losses are on a log axis, where all of them are above 0.
 
     Args:
         rows: what the loop measured, with its ``step``. What was not measured is left out.
+        eta: drawn as a dotted line.
     """
-    for ax, names in zip(axes, (("retain_loss", "forget_loss"), ("multiplier", "gradient_cosine")), strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if row.get(name, float("nan")) == row.get(name)]
-            if points:
-                ax.plot(*zip(*points, strict=True), label=name.replace("_", " "))
-        ax.set_xlabel("update")
-        if ax.lines:
-            ax.legend()
-    axes[0].set(yscale="log", title="losses")
-    axes[1].set_title("multiplier and cosine of the two gradients")
+    values: list[float] = []
+    for number, name in enumerate(CURVES[title]):
+        points = [(row["step"], row[name]) for row in rows if row.get(name, float("nan")) == row.get(name)]
+        if points:
+            steps, raw = zip(*points, strict=True)
+            recent = [raw[max(0, i - SMOOTHED + 1) : i + 1] for i in range(len(raw))]
+            colour, dash = f"C{number}", "--" if number else "-"
+            ax.plot(steps, raw, color=colour, linewidth=0.8, alpha=0.35)
+            ax.plot(steps, list(map(fmean, recent)), dash, color=colour, linewidth=2, label=name.replace("_", " "))
+            values += raw
+    if eta is not None:
+        ax.axhline(eta, color="black", linewidth=1, linestyle=":", label="η")
+    if title == LOSSES and values and min(values) > 0:
+        ax.set_yscale("log")
+    ax.set(xlabel="update", title=title)
+    if ax.lines:
+        ax.legend()

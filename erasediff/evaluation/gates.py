@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from erasediff.errors import ParamsError
-from erasediff.metrics.table import GATES, Numbers, metric_of
+from erasediff.errors import IntegrityError, ParamsError
+from erasediff.metrics.table import GATES, RETAIN_ACCURACY, Numbers, metric_of
 from erasediff.records import Evaluation, Gate, Json, Measured
 
 #: Shares are means in float32: exactly 90 % may read 0.8999999985.
@@ -46,7 +46,12 @@ def evaluation_of(base: Measured, erased: Measured, judge: Json, limits: Mapping
     Args:
         judge: what recognised the concepts, with its accuracy.
         limits: the section ``verdict`` of params.yaml.
+
+    Raises: IntegrityError: the two were measured in different ways.
     """
+    if base.protocol != erased.protocol:
+        differing = sorted(n for n in base.protocol | erased.protocol if base.protocol.get(n) != erased.protocol.get(n))
+        raise IntegrityError(f"base and erased were measured with different {', '.join(differing)}: run dvc repro")
     before, after = base.numbers, erased.numbers
     found = gates(before, after, limits)
     changed = [name for name in before if name in after and (m := metric_of(name)) and not m.per_concept]
@@ -58,7 +63,17 @@ def evaluation_of(base: Measured, erased: Measured, judge: Json, limits: Mapping
         passed=all(gate.passed for gate in found.values()),
         judge=judge,
         models={"base": base.model_sha256, "erased": erased.model_sha256},
+        protocol=dict(base.protocol),
     )
+
+
+def headline(evaluation: Evaluation) -> dict[str, float | bool]:
+    """The few numbers that ``dvc exp show`` has columns of: what the gates judged, and whether all passed."""
+    return {
+        **{name: gate.value for name, gate in evaluation.gates.items()},
+        RETAIN_ACCURACY.name: evaluation.erased[RETAIN_ACCURACY.name],
+        "passed": evaluation.passed,
+    }
 
 
 def sentences(evaluation: Evaluation, forgotten: str) -> list[str]:

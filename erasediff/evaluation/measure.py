@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from erasediff.data.images import decode
 from erasediff.device import device
-from erasediff.errors import DataError, UnknownConcept
+from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.table import METRICS, metric_of
 from erasediff.randomness import image_seeds
+from erasediff.records import Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is measured: the section ``evaluate`` of params.yaml, and the seed.
+    """How a model is measured: the section ``evaluate`` of params.yaml, and the seed. It is noted with the numbers.
 
     Attributes:
         samples_per_concept: pictures of a draw.
@@ -45,6 +47,10 @@ class Protocol:
     guidance_scale: float
     batch_size: int
     seed: int
+
+    def noted(self) -> dict[str, Value]:
+        """What is noted with the numbers: all but how many pictures are drawn at once, which changes none."""
+        return {name: value for name, value in asdict(self).items() if name != "batch_size"}
 
 
 def measure(
@@ -68,6 +74,8 @@ def measure(
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
         prompts: what the model is asked for a concept, in turns; its name where there are none.
         on_progress: called with the number of images drawn since the last call.
+
+    Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
     """
     names = [c for c in judge.concepts for _ in range(protocol.samples_per_concept)]
     wordings = {c: (prompts or {}).get(c) or [c] for c in judge.concepts}
@@ -77,6 +85,10 @@ def measure(
     shown = torch.empty(0)
     for draw in range(protocol.draws):
         images = _drawn(family, asked, image_seeds(protocol.seed, draw, len(names)), protocol, on_progress)
+        if not images.isfinite().all():
+            raise ModelError(
+                "the model draws pictures that are no finite numbers: lower the learning rate of its stage"
+            )
         if draw == 0:
             by_concept = images.view(len(judge.concepts), protocol.samples_per_concept, *images.shape[1:])
             shown = by_concept[:, :SHOWN]
@@ -117,7 +129,8 @@ def score(draw: Draw) -> dict[str, float]:
 def over_draws(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each number, and its standard deviation under ``_sd`` for all but those of single concepts.
 
-    Raises: ValueError: a number is there in some draws only.
+    Of one draw no spread is known. Raises: ValueError: a number is there in some draws only. IntegrityError: one is not
+    finite.
     """
     if differing := {name for row in rows for name in set(row) ^ set(rows[0])}:
         raise ValueError(
@@ -126,10 +139,12 @@ def over_draws(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     result: dict[str, float] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
+        if not all(map(math.isfinite, values)):
+            raise IntegrityError(f"{name} is no finite number: the classifier cannot judge this model; train it anew")
         result[name] = statistics.fmean(values)
         metric = metric_of(name)
-        if metric is not None and not metric.per_concept:
-            result[f"{name}_sd"] = statistics.stdev(values) if len(rows) > 1 else 0.0
+        if metric is not None and not metric.per_concept and len(rows) > 1:
+            result[f"{name}_sd"] = statistics.stdev(values)
     return result
 
 
@@ -143,8 +158,8 @@ def measure_pipeline(
     earlier: Sequence[str],
     prompts: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[int, int], None],
-) -> tuple[dict[str, float], Tensor]:
-    """:func:`measure` of a pipeline, where there is an accelerator on that.
+) -> tuple[dict[str, float], Tensor, dict[str, Value]]:
+    """:func:`measure` of a pipeline, where there is an accelerator on that; and how it was measured, for the record.
 
     Args:
         test: held-out pictures, a table with ``image`` and ``concept``.
@@ -170,6 +185,7 @@ def measure_pipeline(
         drawn += n
         on_progress(drawn, total)
 
-    return measure(
+    numbers, shown = measure(
         family, judge, held_out, protocol, forgotten=forgotten, earlier=known, prompts=prompts, on_progress=count
     )
+    return numbers, shown, {**protocol.noted(), "drawn_pictures": total, "held_out_pictures": len(held_out)}

@@ -1,10 +1,9 @@
-"""Grids of drawn pictures and the trace of an erasing, as PNG."""
+"""Grids of drawn pictures, as PNG."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,23 +26,21 @@ def grid_png(
     return png_bytes(picture_grid(images, concepts, title, tile=tile, marked=marked))
 
 
-def trace_png(trace: Path) -> bytes:
-    """Losses, and multiplier with cosine, over the updates."""
-    import matplotlib
+def side_by_side(*pictures: bytes) -> bytes:
+    """PNGs beside each other on white, in their order."""
+    from PIL import Image
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import pandas as pd
+    from erasediff.data.images import png_bytes
 
-    from erasediff.data.figures import plot_trace
-
-    rows = pd.read_csv(trace)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    plot_trace(rows.to_dict("records"), axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
+    images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    gap = 24
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (width, max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        canvas.paste(image, (left, 0))
+        left += image.width + gap
+    return png_bytes(canvas)
 
 
 def tiled_png(images: Tensor, label: str, title: str, columns: int = 8, tile: int = 64) -> bytes:
@@ -55,6 +52,4 @@ def tiled_png(images: Tensor, label: str, title: str, columns: int = 8, tile: in
     rows = -(-n // columns)
     blank = torch.ones(rows * columns - n, *images.shape[1:])
     grid = torch.cat([images, blank]).view(rows, columns, *images.shape[1:])
-    side = max(images.shape[2:])
-    # grid_png enlarges by whole factors and rounds down: ask for the next multiple, so that a tile is that at least.
-    return grid_png(grid, [label] * rows, title, tile=side * -(-tile // side))
+    return grid_png(grid, [label] * rows, title, tile=tile)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from erasediff.metrics.table import Metric, compared, gate_of
 from erasediff.records import Evaluation
 
@@ -9,17 +11,45 @@ from erasediff.records import Evaluation
 HEAD = ("metric", "base", "erased", "gate")
 
 
-def table_rows(evaluation: Evaluation, *, each_concept: bool = True) -> list[tuple[str, str, str, str]]:
+def table_rows(
+    evaluation: Evaluation, *, each_concept: bool = True, words: bool = False
+) -> list[tuple[str, str, str, str]]:
     """``(metric, base, erased, gate)`` as text, for the report, the card, the terminal and whoever approves.
 
     Args:
         each_concept: with the numbers of single concepts.
+        words: metrics by their headings for people, instead of their names.
     """
     return [
-        (name, metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name), gate_cell(evaluation, metric))
+        (
+            heading(name, metric) if words else name,
+            metric.cell(evaluation.base, name),
+            metric.cell(evaluation.erased, name),
+            gate_cell(evaluation, metric),
+        )
         for name, metric in compared(evaluation.base, evaluation.erased).items()
         if each_concept or not metric.per_concept
     ]
+
+
+def heading(name: str, metric: Metric) -> str:
+    """What people call a number; of one of a single concept, whose better side depends on it, without an arrow."""
+    return f"{name.partition('.')[2]}: {metric.title}" if metric.per_concept else metric.heading
+
+
+def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tuple[str, str, str]]:
+    """``(concept, base, erased)`` as text: the share of its pictures that are recognised.
+
+    Args:
+        forgotten: concepts that say of themselves that they were to be forgotten.
+    """
+    rows = []
+    for name, metric in compared(evaluation.base, evaluation.erased).items():
+        if metric.per_concept:
+            concept = name.partition(".")[2]
+            cells = metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name)
+            rows.append((f"{concept} (to be forgotten)" if concept in forgotten else concept, *cells))
+    return rows
 
 
 def gate_cell(evaluation: Evaluation, metric: Metric) -> str:

@@ -17,6 +17,15 @@ Numbers = Mapping[str, float]
 GateValue = Callable[[Numbers, Numbers], float | None]
 
 
+#: A number below this counts as this, where another is divided by it.
+NOTHING = 1e-9
+
+
+def ratio(number: float, reference: float) -> float:
+    """How many times the reference a number ``>= 0`` is: always finite, and 1 of nothing to nothing."""
+    return max(number, NOTHING) / max(reference, NOTHING)
+
+
 @dataclass(frozen=True)
 class GateRule:
     """How a metric becomes a gate.
@@ -24,14 +33,16 @@ class GateRule:
     Attributes:
         limit: key of its limit in ``verdict`` of params.yaml.
         value: ``share``: the erased model's number itself; ``drop``: how much less it is than the base's; ``ratio``:
-            how many times the base's it is, infinite where that is 0; or a function of both models' numbers.
+            how many times the base's it is; or a function of both models' numbers.
         sentence: for people, with ``{value}``, ``{limit}``, ``{base}`` and ``{erased}`` (the metric's numbers),
             ``{forgotten}`` and ``{points}`` (the limit in percentage points). Empty: the metric's words and the gate.
+        remedy: what to try where it fails.
     """
 
     limit: str
     value: Literal["share", "drop", "ratio"] | GateValue = "share"
     sentence: str = ""
+    remedy: str = ""
 
     @property
     def label(self) -> str:
@@ -45,6 +56,7 @@ class Metric:
 
     Attributes:
         words: its meaning, for people.
+        title: what a table for people calls it; empty: the name.
         better: which way is better.
         function: ``MODULE.FUNCTION`` of this room, called with a :class:`~erasediff.metrics.draw.Draw`: a number;
             ``None`` where it is undefined; or one for each concept. Empty: it is derived from other numbers.
@@ -58,10 +70,16 @@ class Metric:
     words: str
     better: Literal["higher", "lower"]
     function: str = ""
+    title: str = ""
     digits: int = 3
     per_concept: bool = False
     compared: bool = True
     gate: GateRule | None = None
+
+    @property
+    def heading(self) -> str:
+        """For people, with an arrow to the better side: ``distance to real pictures ↓``."""
+        return f"{self.title or self.name.replace('_', ' ')} {'↑' if self.better == 'higher' else '↓'}"
 
     def of(self, draw: Draw) -> dict[str, float]:
         """The metric of one draw, by the names that it is noted under; empty where it is undefined."""
@@ -116,7 +134,7 @@ class GatedMetric:
         if self.rule.value == "drop":
             return base[name] - erased[name]
         if self.rule.value == "ratio":
-            return erased[name] / base[name] if base[name] > 0 else float("inf")
+            return ratio(erased[name], base[name])
         return erased[name]
 
     def text(self, gate: Gate) -> str:
@@ -146,7 +164,9 @@ UNLEARNING_ACCURACY = Metric(
         "min_unlearning_accuracy",
         "share",
         "{value:.1%} of the pictures drawn for {forgotten} are not recognised as such (at least {limit:.0%})",
+        "It forgot too little: raise erase.outer_steps or erase.eta, or try another erase.method.",
     ),
+    title="forgotten concepts not recognised",
 )
 EARLIER_UNLEARNING_ACCURACY = Metric(
     "earlier_unlearning_accuracy",
@@ -158,7 +178,9 @@ EARLIER_UNLEARNING_ACCURACY = Metric(
         "share",
         "{value:.1%} of the pictures drawn for what the base had forgotten before are not recognised as such "
         "(at least {limit:.0%})",
+        "What the base had forgotten came back: lower erase.learning_rate or erase.outer_steps.",
     ),
+    title="concepts forgotten before, not recognised",
 )
 BASE_ACCURACY = Metric(
     "base_accuracy",
@@ -168,9 +190,12 @@ BASE_ACCURACY = Metric(
     gate=GateRule(
         "min_base_accuracy",
         base_recognised,
-        "{value:.1%} of the base's pictures are recognised, forgotten or retained, whichever is less "
-        "(at least {limit:.0%})",
+        "The base model draws recognisable pictures, both of what was to be forgotten and of the rest ({value:.1%} or "
+        "more; a comparison needs {limit:.0%})",
+        "The base draws too badly to compare with: raise pretrain.steps, or look at evaluate.inference_steps and "
+        "evaluate.guidance_scale.",
     ),
+    title="base model's pictures recognised",
 )
 RETAIN_ACCURACY = Metric(
     "in_domain_retain_accuracy",
@@ -182,7 +207,9 @@ RETAIN_ACCURACY = Metric(
         "drop",
         "{erased:.1%} of the pictures drawn for retained concepts are recognised, of the base's {base:.1%} "
         "(at most {points:g} percentage points less)",
+        "It lost too much: lower erase.learning_rate, erase.eta or erase.outer_steps.",
     ),
+    title="retained concepts recognised",
 )
 DISTANCE = Metric(
     "fd_classifier",
@@ -192,8 +219,10 @@ DISTANCE = Metric(
     gate=GateRule(
         "max_distance_ratio",
         "ratio",
-        "retained pictures are {value:.2f} times as far from real ones as the base's (at most {limit:g})",
+        "Retained pictures are {value:.2f} times as far from real ones as the base's (at most {limit:g})",
+        "Retained pictures became worse: lower erase.learning_rate or erase.eta, or give more pictures to retain.",
     ),
+    title="distance to real pictures",
 )
 
 #: Every metric by its name, in the order in which they are measured and shown.
@@ -207,12 +236,14 @@ METRICS: dict[str, Metric] = {
             "mean probability of the forgotten concepts, over the pictures drawn for them",
             "lower",
             "recognition.forget_class_probability",
+            title="judge's belief in forgotten concepts",
         ),
         Metric(
             "forget_class_entropy_nats",
             "mean entropy of the judge's answer to pictures drawn for forgotten concepts, nats",
             "higher",
             "recognition.forget_class_entropy_nats",
+            title="judge's doubt about their pictures",
         ),
         EARLIER_UNLEARNING_ACCURACY,
         BASE_ACCURACY,
@@ -223,6 +254,7 @@ METRICS: dict[str, Metric] = {
             "pictures drawn for the concept that are recognised",
             "higher",
             "recognition.accuracy",
+            title="pictures recognised",
             per_concept=True,
         ),
         # Does not compare: stages run side by side with others.

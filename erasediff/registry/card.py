@@ -6,17 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from erasediff.evaluation.report import LIMITS
 from erasediff.evaluation.table import table_rows
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, Json
 from erasediff.unlearning.settings import deviations_from_paper
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
-
-LIMITS = """- That the concept cannot be brought back: fine-tuning the weights, or an adversarial condition, may do so.
-- That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.
-- Anything about data, concepts, seeds and samplers other than those measured.
-- That the base model's other faults are mended: only the concepts above were worked on."""
 
 LICENCE = """The code is under Apache-2.0. The weights derive from the base model and its training data: the terms of
 both go on applying, and are not changed by forgetting."""
@@ -50,7 +46,7 @@ A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain,
 
 {_table(("gate", "value", "limit", ""), gates)}
 
-{_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation)])}
+{_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 
 ## How it was made
 {_list([f"method: {erase.method}", f"updates: {erase.updates}", f"images through the network: {erase.passes:,}"])}
@@ -61,7 +57,7 @@ A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain,
 The evidence is in docs/PAPERS.md of the code.
 
 ## Not promised
-{LIMITS}
+{_list(LIMITS)}
 
 ## Made from
 {_list([f"{name}: `{value}`" for name, value in hashes.items()])}

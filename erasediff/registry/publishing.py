@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
+#: Tag of a version: who asked for it.
+REQUEST_TAG = "request"
 #: Of a registered model.
 DESCRIPTION = (
     "Each version has forgotten what its tag `erasures` lists. `champion` is the one to use, `challenger` the newest "
@@ -84,6 +87,33 @@ def register_version(
         client.delete_model_version(name, made)  # another machine was faster
         client.delete_logged_model(model.model_id)
         return first
+
+
+def version_facts(name: str, version: str) -> dict[str, str]:
+    """What a version's report says of it: name and number, date, commit, who asked, where MLflow has it.
+
+    They are the version's own, so that they read the same whenever they are asked for. Raises: TrackingError.
+    """
+    with registry_client() as client:
+        found = client.get_model_version(name, version)
+    uri, tags = server.without_credentials(server.tracking_uri()), found.tags
+    dirty = " with uncommitted changes" if tags.get("git_dirty") == "true" else ""
+    facts = {
+        "version": f"{name}, version {version}",
+        "registered": datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "asked for by": tags.get(REQUEST_TAG, ""),
+        "commit": f"{tags.get('git_commit', 'unknown')}{dirty}",
+        "MLflow run": found.run_id or "",
+        "MLflow page": f"{uri}/#/models/{name}/versions/{version}" if uri.startswith("http") else "",
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+def attach_report(name: str, version: str, report: Path) -> None:
+    """Attach the report of a version to the run that made it, in place of one of that name. Raises: TrackingError."""
+    with registry_client(UPLOAD) as client:
+        run_id = client.get_model_version(name, version).run_id
+        client.log_artifact(run_id, str(report))
 
 
 def _forget_half_logged(client: MlflowClient, run_id: str) -> None:

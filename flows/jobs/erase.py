@@ -26,7 +26,8 @@ from flows.tools.worktree import record, worktree
 from stages import layout
 from stages.params import PARAMS_FILE, Method, Positive, Seed
 
-PICTURES = {"Before": layout.samples("base"), "After": layout.samples("erased")}
+#: What a person looks at.
+FILES = {"Report": layout.VERSION_REPORT, "Before and after": layout.BEFORE_AFTER}
 
 
 class EraseRequest(BaseModel):
@@ -109,7 +110,7 @@ def stages_to_aliases(keep: Callable[[Registered], str] | None = None) -> dict[s
         made, executed = _run_stages(parent.run_id)
         for name, did in executed.items():
             parent.link(name.replace("@", "-"), executed=did)
-        for path in (PARAMS_FILE, layout.DVC_LOCK, layout.REPORT):
+        for path in (PARAMS_FILE, layout.DVC_LOCK, layout.VERSION_REPORT):
             parent.log_artifact(path)
         if keep is not None:
             commit = keep(made)
@@ -118,7 +119,9 @@ def stages_to_aliases(keep: Callable[[Registered], str] | None = None) -> dict[s
         evaluation = Evaluation.read(layout.EVALUATION)
         _show(evaluation, made, parent, here=keep is None)
         if missed := failed_gates(evaluation.gates):
-            where = str(layout.REPORT) if keep is None else f"{layout.REPORT.name} of MLflow run {parent.run_id}"
+            where = (
+                str(layout.VERSION_REPORT) if keep is None else f"{layout.REPORT.name} of MLflow run {parent.run_id}"
+            )
             raise GateFailed(f"gates failed: {missed}; the report is {where}")
         return promote_initial(made.model_name, made.version)
 
@@ -167,8 +170,7 @@ def _show(evaluation: Evaluation, made: Registered, parent: tracking.ParentRun, 
     create_markdown_artifact(
         key="report", markdown=_links(made, parent, here), description="Report, pictures and MLflow run"
     )
-    for name, path in PICTURES.items():
-        show_picture(path.read_bytes(), f"pictures-{name.lower()}", f"{name} forgetting")
+    show_picture(layout.BEFORE_AFTER.read_bytes(), "before-after", "The same seeds before and after forgetting")
 
 
 def _links(made: Registered, parent: tracking.ParentRun, here: bool) -> str:
@@ -180,7 +182,7 @@ def _links(made: Registered, parent: tracking.ParentRun, here: bool) -> str:
     lines = [f"- [Report]({run}/artifacts/{layout.REPORT.name}{view})", f"- [MLflow run]({run}{view})"]
     lines.append(f"- [Model {label}, version {number}]({server}/#/models/{label}/versions/{number})")
     if here:  # a browser follows no link from a server's page to a file
-        lines += [f"- {name}: `{path.resolve()}`" for name, path in {"Report": layout.REPORT, **PICTURES}.items()]
+        lines += [f"- {name}: `{path.resolve()}`" for name, path in FILES.items()]
     if not uri.startswith("http"):
         lines.append(f"\nThe links work once `mlflow ui --backend-store-uri {uri}` runs.")
     return "\n".join(lines)

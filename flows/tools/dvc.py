@@ -11,6 +11,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from erasediff.artifacts import read_json
 from erasediff.errors import PushFailed, StageFailed
 from erasediff.registry.lineage import read_lock
 from flows.tools import processes
@@ -111,22 +112,33 @@ def run_experiment(
 def experiment_metrics() -> dict[str, dict[str, Any]]:
     """Return ``{experiment: {"evaluation": …, "erase": …}}`` of this commit's experiments that ended.
 
+    They are the experiments' files ``metrics/*.json``, which DVC's cache holds.
+
     Raises: StageFailed.
     """
     done = _ask("exp", "show", "--json", "--hide-queued")
     if done.returncode:
         raise StageFailed(f"dvc exp show failed: {_last_line(done)}")
+    cache = Path(_ask("cache", "dir").stdout.strip())
     found = {}
     for baseline in json.loads(done.stdout):
         for experiment in baseline.get("experiments") or []:
             # Of one whose process was killed DVC says that it runs for ever: it has no result, nor a name to remove.
             if (experiment.get("executor") or {}).get("state") == "running":
                 continue
-            metrics = (experiment["revs"][0].get("data") or {}).get("metrics") or {}
+            outs = (experiment["revs"][0].get("data") or {}).get("outs") or {}
             found[experiment["name"]] = {
-                Path(path).stem: content["data"] for path, content in metrics.items() if content and "data" in content
+                Path(path).stem: read_json(file)
+                for path, out in outs.items()
+                if Path(path).match("metrics/*.json") and (file := _cached(cache, out.get("hash"))) is not None
             }
     return found
+
+
+def _cached(cache: Path, digest: str | None) -> Path | None:
+    """Return where the cache holds a file; ``None`` if it does not."""
+    file = cache / "files" / "md5" / digest[:2] / digest[2:] if digest else None
+    return file if file and file.is_file() else None
 
 
 def remove_experiments(names: Sequence[str]) -> None:

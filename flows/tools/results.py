@@ -55,7 +55,7 @@ def summary() -> str:
     held = [alias for alias, version in aliases(made.model_name).items() if version == made.version]
     lines += [
         "",
-        f"report   {layout.REPORT}",
+        f"report   {layout.VERSION_REPORT}",
         f"model    {made}, alias {', '.join(sorted(held)) or 'none'}",
         f"MLflow   .venv/bin/mlflow ui --backend-store-uri {without_credentials(tracking_uri())}",
     ]

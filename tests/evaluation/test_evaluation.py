@@ -1,16 +1,21 @@
+import io
 import json
+import re
 
 import pytest
 import torch
+from markupsafe import escape
+from PIL import Image
 
-from erasediff.errors import ParamsError
-from erasediff.evaluation.gates import evaluation_of, gates, sentences
+from erasediff.errors import IntegrityError, ParamsError
+from erasediff.evaluation.gates import evaluation_of, gates, headline, sentences
 from erasediff.evaluation.measure import over_draws, score
-from erasediff.evaluation.pictures import grid_png
-from erasediff.evaluation.report import how_measured, report_html
-from erasediff.evaluation.table import table_rows
+from erasediff.evaluation.pictures import grid_png, side_by_side, tiled_png
+from erasediff.evaluation.report import LIMITS as NOT_SHOWN
+from erasediff.evaluation.report import NO_VERSION, how_measured, report_html, with_version
+from erasediff.evaluation.table import concept_rows, table_rows
 from erasediff.metrics.draw import Draw
-from erasediff.records import EffectiveSettings, Measured, failed_gates
+from erasediff.records import EffectiveSettings, Erasures, ForgetSummary, Measured, failed_gates
 
 LIMITS = {
     "min_unlearning_accuracy": 0.9,
@@ -20,11 +25,19 @@ LIMITS = {
 }
 BASE = {"unlearning_accuracy": 0.03, "in_domain_retain_accuracy": 0.97, "fd_classifier": 1.0}
 ERASED = {"unlearning_accuracy": 0.95, "in_domain_retain_accuracy": 0.96, "fd_classifier": 1.1}
-JUDGE = {"accuracy": 0.99, "test_samples": 7, "sha256": "j"}
+JUDGE = {"accuracy": 0.99, "test_samples": 7, "sha256": "j", "fingerprint": "cnn j; torch 2"}
+PROTOCOL = {"seed": 7, "samples_per_concept": 2, "draws": 3, "inference_steps": 4, "guidance_scale": 1.0}
+SETS = ForgetSummary(Erasures(("chat <noir>",)), {"chat <noir>": 12}, {"b": 1300}, "selected", {}, "f" * 64)
+RAN = EffectiveSettings("erasediff", {"eta": 1.0, "multiplier": "paper"}, 140, 71680)
 
 
-def evaluated(base=BASE, erased=ERASED):
-    return evaluation_of(Measured(base, "b"), Measured(erased, "e"), JUDGE, LIMITS)
+def evaluated(base=BASE, erased=ERASED, **protocol):
+    how = PROTOCOL | protocol
+    return evaluation_of(Measured(base, "b", how), Measured(erased, "e", how), JUDGE, LIMITS)
+
+
+def report(evaluation):
+    return report_html(evaluation, SETS, RAN, {"base": b"x"}, {"losses": b"y"})
 
 
 @pytest.mark.unit
@@ -45,8 +58,8 @@ def test_gates_are_two_sided(change, failing):
     for unseen in ({"unlearning_accuracy": 0.6}, {"in_domain_retain_accuracy": 0.4}):
         assert not gates(BASE | unseen, ERASED, LIMITS)["base_accuracy"].passed
     assert len(table_rows(evaluation)) == 3
-    html = report_html(evaluation, "chat <noir>", {"how": "so"}, {"base": b"x"})
-    assert "chat &lt;noir&gt;" in html and ("FAILED" in html) == bool(failing)
+    html = report(evaluation)
+    assert "chat &lt;noir&gt;" in html and ("FAILED" in html) == ("What to try" in html) == bool(failing)
 
 
 @pytest.mark.unit
@@ -72,10 +85,11 @@ def test_a_gate_reads_alike_in_the_table_and_as_a_sentence_says_its_limit():
     ]
     assert sentences(evaluation, "8") == [
         "95.0% of the pictures drawn for 8 are not recognised as such (at least 90%): passed",
-        "97.0% of the base's pictures are recognised, forgotten or retained, whichever is less (at least 50%): passed",
+        "The base model draws recognisable pictures, both of what was to be forgotten and of the rest (97.0% or more; "
+        "a comparison needs 50%): passed",
         "96.0% of the pictures drawn for retained concepts are recognised, of the base's 97.0% (at most 2 percentage "
         "points less): passed",
-        "retained pictures are 1.10 times as far from real ones as the base's (at most 1.25): passed",
+        "Retained pictures are 1.10 times as far from real ones as the base's (at most 1.25): passed",
     ]
 
 
@@ -83,6 +97,7 @@ def test_a_gate_reads_alike_in_the_table_and_as_a_sentence_says_its_limit():
 def test_the_evaluation_names_what_was_measured_and_what_changed():
     content = evaluated(BASE | {"accuracy.a": 1.0}, ERASED | {"accuracy.a": 0.0}).to_json()
     assert content["models"] == {"base": "b", "erased": "e"} and content["classifier"] == JUDGE
+    assert content["protocol"] == PROTOCOL
     assert content["delta"] == {name: ERASED[name] - BASE[name] for name in BASE}
     assert content["gates"]["fd_classifier_ratio"] == {
         "value": 1.1,
@@ -96,8 +111,9 @@ def test_the_evaluation_names_what_was_measured_and_what_changed():
 @pytest.mark.unit
 def test_the_report_says_what_ran_not_what_was_asked_for():
     ran = EffectiveSettings("graddiff", {"eta": 0.1, "multiplier": "fixed", "forget_source": "forget"}, 17, 900)
-    evaluate = {"samples_per_concept": 2, "draws": 3, "inference_steps": 4, "guidance_scale": 1.0}
-    how = how_measured(evaluated(BASE | {"recognised": 0.5}), evaluate, ran)
+    how = how_measured(evaluated(BASE | {"recognised": 0.5}, drawn_pictures=1234, held_out_pictures=5), ran)
+    assert how["pictures"] == "2 a concept × 3 draws of noise, 1,234 in all, the same seeds for both models"
+    assert how["sampling"] == "4 steps, guidance scale 1" and how["distance"].endswith(", of which there were 5")
     assert how["method"] == "graddiff, 17 updates, multiplier fixed, eta 0.1"
     assert how["deviation from the paper"].startswith(
         "method: graddiff (paper: erasediff); multiplier: fixed (paper: paper); "
@@ -144,9 +160,105 @@ def test_numbers_have_a_spread_over_draws_but_for_single_concepts():
         "recognised_sd": pytest.approx(0.3535534),
         "accuracy.a": 0.75,
     }
-    assert over_draws(rows[:1]) == {"recognised": 0.5, "recognised_sd": 0.0, "accuracy.a": 1.0}
+    assert over_draws(rows[:1]) == rows[0]  # one draw has no spread: none is claimed
 
 
 @pytest.mark.unit
 def test_grid_is_a_picture():
     assert grid_png(torch.zeros(2, 3, 1, 8, 8), ["a", "chat noir"], "base").startswith(b"\x89PNG")
+
+
+@pytest.mark.unit
+def test_a_small_picture_is_enlarged_without_smoothing_until_it_can_be_seen():
+    for side, shown in ((8, 48), (32, 64), (64, 64)):
+        colours = torch.rand(1, 1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        image = Image.open(io.BytesIO(grid_png(colours, ["chat noir"], "base"))).convert("RGB")
+        right, bottom = image.width - 4, image.height - 4
+        tile = image.crop((right - shown, bottom - shown, right, bottom))
+        found = torch.tensor(list(tile.get_flattened_data())).view(shown, shown, 3)
+        expected = ((colours[0, 0].permute(1, 2, 0) + 1) * 127.5).round().repeat_interleave(shown // side, 0)
+        assert (found - expected.repeat_interleave(shown // side, 1)).abs().max() <= 1, side
+    assert tiled_png(torch.zeros(3, 3, 32, 32), "a", "t").startswith(b"\x89PNG")
+
+
+@pytest.mark.unit
+def test_before_and_after_are_one_picture():
+    before, after = (grid_png(torch.full((1, n, 1, 8, 8), v), ["a"], "t") for n, v in ((1, -1.0), (2, 1.0)))
+    both = Image.open(io.BytesIO(side_by_side(before, after)))
+    left, right = (Image.open(io.BytesIO(png)) for png in (before, after))
+    assert both.size == (left.width + 24 + right.width, max(left.height, right.height))
+    assert both.crop((0, 0, *left.size)).tobytes() == left.convert("RGB").tobytes()
+    assert both.crop((both.width - right.width, 0, both.width, right.height)).tobytes() == right.tobytes()
+
+
+@pytest.mark.unit
+def test_the_report_says_which_model_it_is_about_and_what_it_does_not_show():
+    html = report(evaluated())
+    for text in ("chat &lt;noir&gt;", "12 pictures", "1,300 pictures", "f" * 64, "<td>b</td>", "<td>e</td>", "cnn j"):
+        assert text.replace("<td>", '<td class="">') in html, text
+    assert all(str(escape(limit)) in html for limit in NOT_SHOWN) and "none yet" in html
+    assert html == report(evaluated())  # a function of what was measured: no date, no run
+    title = html.partition("<title>")[2].partition("</title>")[0]
+    assert title == html.partition("<h1>")[2].partition("</h1>")[0] == "Erasure report: chat &lt;noir&gt;"
+    assert not re.search(r"in_<wbr>|fd_|_accuracy", html)  # names of the code are for the code
+
+
+@pytest.mark.unit
+def test_the_report_of_a_version_names_it_and_differs_in_nothing_else():
+    evaluation = evaluated()
+    html = report(evaluation)
+    named = with_version(
+        html, evaluation, SETS, {"version": "m, version 3", "asked for by": "<b>", "page": "http://x/"}
+    )
+    assert "m, version 3" in named and "&lt;b&gt;" in named and '<a href="http://x/">' in named
+    assert "none yet" not in named and with_version(named, evaluation, SETS, {"version": NO_VERSION}) == html
+    with pytest.raises(IntegrityError, match="cannot name its version: the page has no slot"):
+        with_version("<html>", evaluation, SETS, {})
+
+
+@pytest.mark.unit
+def test_the_spread_is_explained_and_none_is_claimed_of_one_draw():
+    assert "Means over 3 draws of noise; ± is the standard deviation" in report(evaluated())
+    assert "One draw of noise" in report(evaluated(draws=1)) and "±" not in report(evaluated(draws=1))
+
+
+@pytest.mark.unit
+def test_a_failed_report_says_what_to_try():
+    html = report(evaluated(erased=ERASED | {"unlearning_accuracy": 0.1}))
+    assert "It forgot too little: raise erase.outer_steps or erase.eta" in html
+    assert "It lost too much" not in html
+
+
+@pytest.mark.unit
+def test_concepts_have_a_table_of_their_own_that_says_which_were_to_be_forgotten():
+    evaluation = evaluated(
+        BASE | {"accuracy.a": 1.0, "accuracy.b": 0.5}, ERASED | {"accuracy.a": 0.0, "accuracy.b": 0.5}
+    )
+    assert concept_rows(evaluation, {"a"}) == [("a (to be forgotten)", "1.000", "0.000"), ("b", "0.500", "0.500")]
+
+
+@pytest.mark.unit
+def test_the_headline_is_what_was_judged_in_a_few_numbers():
+    assert headline(evaluated()) == {
+        "unlearning_accuracy": 0.95,
+        "base_accuracy": 0.97,
+        "in_domain_retain_accuracy_drop": pytest.approx(0.01),
+        "fd_classifier_ratio": 1.1,
+        "in_domain_retain_accuracy": 0.96,
+        "passed": True,
+    }
+
+
+@pytest.mark.unit
+def test_models_that_were_measured_in_different_ways_are_not_compared():
+    base, erased = Measured(BASE, "b", PROTOCOL), Measured(ERASED, "e", PROTOCOL | {"seed": 8, "draws": 2})
+    with pytest.raises(IntegrityError, match="measured with different draws, seed: run dvc repro"):
+        evaluation_of(base, erased, JUDGE, LIMITS)
+
+
+@pytest.mark.unit
+def test_a_base_at_no_distance_from_real_pictures_has_a_verdict_that_can_be_written():
+    for distance, passed in ((0.5, False), (0.0, True)):
+        evaluation = evaluated(BASE | {"fd_classifier": 0.0}, ERASED | {"fd_classifier": distance})
+        json.dumps(evaluation.to_json(), allow_nan=False)
+        assert evaluation.gates["fd_classifier_ratio"].passed == passed and report(evaluation)

@@ -16,10 +16,12 @@ from erasediff.records import (
 )
 
 GATE = Gate(0.5, 0.9, "min", False)
-EVALUATION = Evaluation({"x": 1.0}, {"x": 2.0}, {"x": 1.0}, {"g": GATE}, False, {"sha256": "j"}, {"base": "b"})
+EVALUATION = Evaluation(
+    {"x": 1.0}, {"x": 2.0}, {"x": 1.0}, {"g": GATE}, False, {"sha256": "j"}, {"base": "b"}, {"seed": 3}
+)
 RECORDS = [
     EVALUATION,
-    Measured({"unlearning_accuracy": 0.5}, "ff"),
+    Measured({"unlearning_accuracy": 0.5}, "ff", {"seed": 0, "guidance_scale": None}),
     ForgetSummary(Erasures(("b",), (), ("c",)), {"b": 2}, {"a": 3}, "selected", {}, "ff"),
     EffectiveSettings("erasediff", {"eta": 1.0, "anchor": None}, 3, 40),
     Recheck("m", "1", False, True, {"x": 1.0}, {"x": 2.0}, {"g": GATE}),
@@ -45,6 +47,7 @@ def test_a_record_comes_back_as_it_was_written(record, tmp_path):
         (Registered, {}, "evaluation.json has no 'model_name': run the stage"),
         (ForgetSummary, {}, "evaluation.json has no 'concepts': run the stage"),
         (Measured, {}, "evaluation.json has no 'model_sha256': run the stage"),
+        (Measured, {"model_sha256": "ff", "protocol": None}, "evaluation.json has no 'protocol': run the stage"),
         (EffectiveSettings, {}, "evaluation.json has no 'method': run the stage"),
     ],
 )
@@ -71,8 +74,9 @@ def test_the_numbers_beside_the_effective_settings_are_left_alone(tmp_path):
 
 @pytest.mark.unit
 def test_an_evaluation_from_before_models_were_named_names_none():
-    content = {k: v for k, v in EVALUATION.to_json().items() if k != "models"}
-    assert Evaluation.from_json(content, "x").models == {}
+    content = {k: v for k, v in EVALUATION.to_json().items() if k not in ("models", "protocol")}
+    found = Evaluation.from_json(content, "x")
+    assert found.models == {} and found.protocol == {}
 
 
 @pytest.mark.unit

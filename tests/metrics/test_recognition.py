@@ -30,3 +30,26 @@ def test_without_a_concept_to_forget_there_is_nothing_to_say_of_forgetting():
         assert getattr(recognition, metric)(found) is None
     assert recognition.earlier_unlearning_accuracy(found) is None
     assert recognition.accuracy(found) == {"a": 1.0, "b": 0.0}  # c was not asked for
+
+
+@pytest.mark.unit
+def test_of_several_forgotten_concepts_each_counts_and_neither_passes_for_the_other():
+    a, b, c = torch.eye(3).tolist()
+    found = draw([b, c, b, a, c, c], ["a", "a", "b", "b", "c", "c"], forgotten=["a", "b"])
+    assert recognition.unlearning_accuracy(found) == 0.25
+    assert recognition.forget_class_probability(found) == 0.75
+    assert recognition.in_domain_retain_accuracy(found) == 1.0
+    again = draw([b, c, b, a, c, c], ["a", "a", "b", "b", "c", "c"], forgotten=["b", "a"])
+    assert recognition.unlearning_accuracy(again) == 0.25  # in whatever order they are named
+    before = draw([b, c, b, a, c, c], ["a", "a", "b", "b", "c", "c"], earlier=["a", "b"])
+    assert recognition.earlier_unlearning_accuracy(before) == 0.25
+    assert recognition.recognised(before) == recognition.in_domain_retain_accuracy(before) == 1.0
+
+
+@pytest.mark.unit
+def test_a_retained_concept_that_turns_into_another_is_not_retained():
+    a, b, c = torch.eye(3).tolist()
+    found = draw([a, c, b], ["a", "b", "c"], forgotten=["a"])
+    assert recognition.in_domain_retain_accuracy(found) == 0.0
+    assert recognition.recognised(found) == pytest.approx(1 / 3)
+    assert recognition.accuracy(found) == {"a": 1.0, "b": 0.0, "c": 0.0}

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -66,8 +67,26 @@ def test_a_drop_of_what_should_be_low_is_refused():
 
 
 @pytest.mark.unit
-def test_a_ratio_to_nothing_is_infinite():
-    assert gated("ratio").value({"m": 0.0}, {"m": 3.0}) == float("inf")
+def test_a_ratio_to_nothing_is_a_number_that_can_be_written_down():
+    assert 1e9 < gated("ratio").value({"m": 0.0}, {"m": 3.0}) < 1e10
+    assert gated("ratio").value({"m": 0.0}, {"m": 0.0}) == 1.0
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.compared], ids=lambda m: m.name)
+def test_people_read_a_metric_in_words_with_an_arrow_to_the_better_side(metric):
+    assert metric.title and "_" not in metric.heading
+    assert metric.heading.endswith("↑" if metric.better == "higher" else "↓")
+
+
+@pytest.mark.unit
+def test_every_gate_says_what_to_try_where_it_fails():
+    for gated_metric in GATES.values():
+        remedy = gated_metric.rule.remedy
+        for name in re.findall(r"\b(?:pretrain|erase|evaluate)\.[a-z_]+", remedy):
+            section, key = name.split(".")
+            assert key in PARAMS[section], f"{name} is no param"
+        assert remedy
 
 
 @pytest.mark.unit

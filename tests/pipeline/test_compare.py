@@ -25,10 +25,10 @@ variants:
 
 
 def experiments(project):
-    """Metrics of each experiment that can be read, by its name."""
+    """What each experiment has measured, by its name."""
     (commit,) = [c for c in json.loads(project.run("dvc", "exp", "show", "--json")) if c["rev"] != "workspace"]
     return {
-        e["name"]: {path for path, content in e["revs"][0]["data"]["metrics"].items() if "data" in content}
+        e["name"]: {path for path, out in e["revs"][0]["data"]["outs"].items() if out["hash"]}
         for e in commit.get("experiments") or []
     }
 

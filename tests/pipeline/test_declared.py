@@ -13,7 +13,18 @@ DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", 
 #: Reads a version, whose hash is checked: how the registry is read changes no model.
 ONLY_FETCHES = {"pretrain": {"registry", "tracking", "records.py"}}
 #: What changes no result: how it is written, noted and told, not what it is.
-NO_RESULT = {"__init__", "tracking", "artifacts", "checkout", "command", "environment", "errors", "loading", "pages"}
+NO_RESULT = {
+    "__init__",
+    "tracking",
+    "artifacts",
+    "checkout",
+    "command",
+    "environment",
+    "errors",
+    "git",
+    "loading",
+    "pages",
+}
 
 
 def imported(path):

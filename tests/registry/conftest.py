@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from erasediff.artifacts import new_folder, sha256_folder, write_json
+from erasediff.evaluation.report import report_html
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary, Gate
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def project(store, monkeypatch, pipeline):
         pipeline.save_pretrained(folder)
     models = {which: sha256_folder(Path("models") / which) for which in ("base", "erased")}
     numbers, gates = {"unlearning_accuracy": 0.5}, {"unlearning_accuracy": Gate(0.5, 0.9, "min", False)}
-    evaluation = Evaluation(numbers, numbers, {}, gates, False, {"accuracy": 0.99}, models)
+    evaluation = Evaluation(numbers, numbers, {}, gates, False, {"accuracy": 0.99, "test_samples": 7}, models)
     write_json(Path("metrics/evaluation.json"), evaluation.to_json())
     ran = EffectiveSettings("erasediff", {"forget_source": "retain", "retain_target": "noise"}, 17, 12345)
     write_json(Path("metrics/erase.json"), ran.to_json())
@@ -52,6 +53,6 @@ def project(store, monkeypatch, pipeline):
     write_json(Path("data/curated/summary.json"), {"sha256": "c" * 64})
     write_json(Path("runs/erase.json"), {"run_id": "r1"})
     Path("reports").mkdir()
-    Path("reports/report.html").write_text("<html>")
+    Path("reports/report.html").write_text(report_html(evaluation, sets, ran, {}, {}))
     write_json(Path("dvc.lock"), {"stages": {"erase": {"cmd": "x"}}})  # JSON is YAML
     return store

@@ -5,12 +5,13 @@ import runpy
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from erasediff.artifacts import read_json
-from erasediff.registry.versions import aliases, version_of
+from erasediff.registry.versions import aliases, attached, version_of
 from erasediff.tracking import server
 from flows.jobs.sample import sample_flow
 
@@ -42,8 +43,33 @@ def test_register_makes_a_version_with_its_evidence_and_moves_no_alias(project, 
     assert json.loads(version.tags["erasures"]) == ["b", "c"]
     assert "made to forget **b**, from a base model, which had forgotten c before" in version.description
     assert "forget_source: retain (paper: forget)" in version.description
-    attached = {a.path for a in server.client().list_artifacts(version.run_id)}
-    assert {"params.yaml", "dvc.lock", "evaluation.json", "report.html"} <= attached
+    files = {a.path for a in server.client().list_artifacts(version.run_id)}
+    assert {"params.yaml", "dvc.lock", "evaluation.json", "report.html"} <= files
+
+
+@pytest.mark.pipeline
+def test_the_report_of_a_version_names_it_also_where_a_kill_came_before_it_was_attached(project, monkeypatch):
+    params = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(params.replace("request: null", "request: 17 <by> J. Doe"))
+    plain = Path("reports/report.html").read_bytes()
+    for _ in range(2):
+        assert door(monkeypatch, "register") == 0
+        version = version_of("erasediff-digits", "1")
+        report = Path("reports/version/report.html").read_text()
+        day = datetime.fromtimestamp(
+            server.client().get_model_version("erasediff-digits", "1").creation_timestamp / 1000, UTC
+        )
+        for text in (
+            "erasediff-digits, version 1",
+            f"{day:%Y-%m-%d %H:%M} UTC",
+            "17 &lt;by&gt; J. Doe",
+            version.run_id,
+        ):
+            assert text in report
+        assert version.tags["request"] == "17 <by> J. Doe" and version.tags["git_commit"] in report
+        assert attached(version.run_id, "report.html").decode() == report
+        assert Path("reports/report.html").read_bytes() == plain
+        server.client().log_artifact(version.run_id, "reports/report.html")  # as a kill would have left it
 
 
 @pytest.mark.pipeline

@@ -1,0 +1,145 @@
+"""What is drawn, with which seeds, and what it is held against."""
+
+import pandas as pd
+import pytest
+import torch
+
+from erasediff.data.images import encode_png
+from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
+from erasediff.evaluation.measure import Protocol, measure, measure_pipeline, over_draws
+from erasediff.randomness import image_seeds
+
+TONES = {"a": -1.0, "b": 0.0, "c": 1.0}
+PROTOCOL = Protocol(samples_per_concept=4, draws=3, inference_steps=2, guidance_scale=1.5, batch_size=5, seed=7)
+
+
+class Painter:
+    """A family that paints each concept in its tone, with a little noise of the seed, and keeps what it was asked."""
+
+    def __init__(self, **tones):
+        self.tones, self.asked = TONES | tones, []
+
+    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size):
+        self.asked += [(prompt, seed, steps, guidance_scale) for prompt, seed in zip(prompts, seeds, strict=True)]
+        noise = torch.stack([torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return torch.tensor([self.tones[p.split()[0]] for p in prompts]).view(-1, 1, 1, 1) + 0.1 * noise
+
+
+class Eye:
+    """A judge that reads the tone, and keeps what it was shown."""
+
+    concepts, image_shape, fingerprint = ("a", "b", "c"), (1, 8, 8), "eye"
+
+    def __init__(self, blind=False):
+        self.shown, self.blind = [], blind
+
+    def to(self, device):
+        return self
+
+    def read(self, images):
+        self.shown.append(images)
+        mean = images.mean((1, 2, 3))
+        nearest = (mean[:, None] - torch.tensor(list(TONES.values()))).abs().argmin(1)
+        features = torch.stack([mean, images.std((1, 2, 3))], 1)
+        return torch.eye(3)[nearest], features * float("nan") if self.blind else features
+
+
+def measured(family, judge=None, protocol=PROTOCOL, **options):
+    held_out = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return measure(
+        family, judge or Eye(), held_out, protocol, **{"forgotten": ["a"], "on_progress": lambda n: None} | options
+    )
+
+
+@pytest.mark.unit
+def test_two_models_get_the_same_seeds_and_every_draw_others():
+    before, after = Painter(), Painter(a=1.0)
+    measured(before), measured(after)
+    assert before.asked == after.asked and len(before.asked) == 36
+    seeds = [seed for _, seed, _, _ in before.asked]
+    assert len(set(seeds)) == 36
+    assert seeds == [seed for draw in range(3) for seed in image_seeds(7, draw, 12)]
+    assert {(steps, scale) for _, _, steps, scale in before.asked} == {(2, 1.5)}
+    assert [name for name, *_ in before.asked] == [c for _ in range(3) for c in "abc" for _ in range(4)]
+
+
+@pytest.mark.unit
+def test_numbers_are_means_over_the_draws_and_pictures_are_of_the_first():
+    numbers, shown = measured(Painter(a=1.0))
+    assert numbers["unlearning_accuracy"] == numbers["in_domain_retain_accuracy"] == 1.0
+    assert numbers["unlearning_accuracy_sd"] == 0.0 and numbers["fd_classifier_sd"] > 0
+    assert numbers["accuracy.a"] == 0.0 and shown.shape == (3, 4, 1, 8, 8)
+    first = measured(Painter(a=1.0), protocol=Protocol(4, 1, 2, 1.5, 5, 7))
+    assert torch.equal(first[1], shown) and first[0]["fd_classifier"] != numbers["fd_classifier"]
+
+
+@pytest.mark.unit
+def test_each_wording_of_a_concept_is_asked_in_its_turn_and_counts_as_the_concept():
+    family = Painter(a=1.0)
+    numbers, _ = measured(family, prompts={"a": ["a one", "a two"], "b": ["b"]})
+    assert [prompt for prompt, *_ in family.asked[:4]] == ["a one", "a two", "a one", "a two"]
+    assert numbers["unlearning_accuracy"] == 1.0
+
+
+@pytest.mark.unit
+def test_what_is_no_finite_number_is_told_and_never_measured():
+    with pytest.raises(ModelError, match="draws pictures that are no finite numbers"):
+        measured(Painter(b=float("nan")))
+    with pytest.raises((IntegrityError, ValueError), match="no finite number|finite"):
+        measured(Painter(), Eye(blind=True))
+    with pytest.raises(IntegrityError, match="fd_classifier is no finite number: the classifier cannot judge"):
+        over_draws([{"fd_classifier": 1.0}, {"fd_classifier": float("inf")}])
+
+
+@pytest.mark.unit
+def test_a_number_that_some_draws_lack_is_an_error_of_its_metric():
+    with pytest.raises(ValueError, match="recognised: measured in some draws only"):
+        over_draws([{"accuracy.a": 1.0}, {"accuracy.a": 1.0, "recognised": 1.0}])
+
+
+def table(**counts):
+    return pd.DataFrame(
+        [
+            {"concept": c, "image": encode_png(torch.full((1, 8, 8), TONES[c]))}
+            for c, n in counts.items()
+            for _ in range(n)
+        ]
+    )
+
+
+def measured_pipeline(pipeline, judge, test, **options):
+    named = {"forgotten": ["a"], "earlier": [], "on_progress": lambda done, total: None} | options
+    return measure_pipeline(pipeline, judge, test, Protocol(2, 1, 1, 1.0, 4, 7), **named)
+
+
+@pytest.mark.unit
+def test_distances_are_to_pictures_of_retained_concepts_alone(pipeline):
+    for forgotten, earlier, tones in ((["a"], [], [0, 0, 1, 1, 1]), (["a"], ["b"], [1, 1, 1]), (["a"], ["x"], None)):
+        judge, told = Eye(), []
+        _, _, protocol = measured_pipeline(
+            pipeline,
+            judge,
+            table(a=4, b=2, c=3),
+            forgotten=forgotten,
+            earlier=earlier,
+            on_progress=lambda *n, told=told: told.append(n),
+        )
+        held_out = judge.shown[0].mean((1, 2, 3)).round().tolist()
+        assert held_out == (tones or [0, 0, 1, 1, 1]) and told == [(4, 6), (6, 6)]
+        assert protocol == {
+            "samples_per_concept": 2,
+            "draws": 1,
+            "inference_steps": 1,
+            "guidance_scale": 1.0,
+            "seed": 7,
+            "drawn_pictures": 6,
+            "held_out_pictures": len(held_out),
+        }
+
+
+@pytest.mark.unit
+def test_what_cannot_be_measured_is_told_before_anything_is_drawn(pipeline):
+    with pytest.raises(UnknownConcept, match="the classifier does not know z: train it"):
+        measured_pipeline(pipeline, Eye(), table(b=2), forgotten=["z"])
+    with pytest.raises(DataError, match="1 held-out picture.s. of retained concepts: a distance needs 2"):
+        measured_pipeline(pipeline, Eye(), table(a=4, b=1))
