@@ -1,8 +1,8 @@
 """Erase concepts from diffusion models, and say with evidence what was forgotten and what was kept.
 
 >>> import erasediff
->>> pipeline = erasediff.load("models/base")  # doctest: +SKIP
->>> result = erasediff.erase(pipeline, "3")  # doctest: +SKIP
+>>> pipeline = erasediff.open_example("shapes").pipeline  # doctest: +SKIP
+>>> result = erasediff.erase(pipeline, "star", preserve=["circle", "square"])  # doctest: +SKIP
 >>> result.pipeline.save_pretrained("erased")  # doctest: +SKIP
 """
 
@@ -18,14 +18,16 @@ _VERBS = {
     "draw": "erasediff.families.drawing",
     "erase": "erasediff.unlearning.erasing",
     "load": "erasediff.loading",
+    "open_example": "erasediff.examples",
 }
 
 if TYPE_CHECKING:
+    from erasediff.examples import open_example
     from erasediff.families.drawing import draw
     from erasediff.loading import load
     from erasediff.unlearning.erasing import erase
 
-__all__ = ["__version__", "draw", "erase", "load"]
+__all__ = ["__version__", "draw", "erase", "load", "open_example"]
 
 
 def __getattr__(name: str) -> Any:
