@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from erasediff.errors import CannotWrite, EraseDiffError, OutOfMemory
 
@@ -26,14 +29,23 @@ def exit_code(
 ) -> int:
     """Do a command's work and return its exit code: 0 done, 1 a stated failure, 2 wrong parameters, 130 interrupted.
 
-    A stated failure is printed in one line. Whatever was not foreseen is raised.
+    A stated failure is printed in one line. Whatever was not foreseen is raised. A reader that has seen enough, as
+    ``| head``, ends the command as its signal would: 141.
 
     Args:
         interrupted: what Ctrl-C leaves behind.
         less_memory: what to do where memory ran out.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of another alphabet cannot show
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return 130
@@ -44,6 +56,16 @@ def exit_code(
         print(f"{type(stated).__name__}: {stated}", file=sys.stderr)
         return stated.exit_code
     return 0
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    """True if the other end of a stream is closed; then nothing more is tried, also at the process's end."""
+    end = select.poll()
+    end.register(stream, 0)
+    closed = bool(end.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return closed
 
 
 def stated_failure(name: str, error: Exception, less_memory: str = "lower the batch size") -> EraseDiffError | None:
@@ -103,15 +125,31 @@ def die_with_parent() -> None:
 
 
 def quiet_environment() -> None:
-    """Turn telemetry off: this software handles erasure requests. Call it before torch is imported: torch reads its
-    settings once."""
+    """Turn telemetry off: this software handles erasure requests. Ask no proxy for this machine's own servers.
+
+    Call it before torch is imported: torch reads its settings once.
+    """
     for name, value in {**TELEMETRY_OFF, **QUIET}.items():
         os.environ.setdefault(name, value)
+    past_proxies()
+
+
+def past_proxies() -> None:
+    """Have every library ask this machine's own servers directly, where a proxy is set."""
+    spellings = ("no_proxy", "NO_PROXY")  # libraries differ in which they read
+    if any(name.lower().endswith("_proxy") and name not in spellings for name in os.environ):
+        given = next(filter(None, map(os.environ.get, spellings)), "").split(",")
+        hosts = ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
+        os.environ.update(dict.fromkeys(spellings, hosts))
 
 
 #: The system's errors for a disk, a quota or a file's limit that is used up, and for a place that may not be written.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+#: Of servers on this machine, as lists of hosts that no proxy is asked for name them.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 TELEMETRY_OFF = {

@@ -65,6 +65,8 @@ class Given(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
+    no_proxy: str
+    """Where a proxy is set: this machine's own servers are added to those that it is not asked for."""
     do_not_track: str
     """No telemetry."""
     mlflow_disable_telemetry: str
@@ -107,6 +109,10 @@ class Given(BaseModel):
     """How long a flow waits for the Prefect server it starts."""
     prefect_server_concurrency_lease_storage: str
     """For `make up`: leases in files, so that a restart of the server frees a killed job's place."""
+    prefect_server_ui_v2_enabled: str
+    """For `make up`: off, since those pages ask a third party for its settings."""
+    prefect_server_ui_show_promotional_content: str
+    """For `make up`: no advertisements."""
     prefect_flows_heartbeat_frequency: str
     """For `make up`: seconds between two heartbeats of a job."""
 

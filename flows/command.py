@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -17,22 +18,27 @@ def run_command(name: str, work: Callable[[], None]) -> NoReturn:
     sys.exit(exit_code(name, work, interrupted="the next run goes on from here"))
 
 
-def temporary_server() -> None:
-    """Have Prefect start a server for this run alone, unless one is named; Ctrl-C then ends it too.
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option that a command which runs a flow has."""
+    parser.add_argument("--quiet", action="store_true", help="show the result, warnings and errors alone")
+
+
+def prefect_server() -> None:
+    """Have Prefect start a server for this run alone, unless one is named, which has to be there.
 
     Call it before Prefect is imported, which reads its settings once.
 
-    Raises: CannotWrite: the folder is read-only, or the disk full.
+    Raises: ServerFailed: the named one cannot be reached. CannotWrite: the folder is read-only, or the disk full.
     """
     from flows.tools.names import PREFECT_API, PREFECT_HOME
-    from flows.tools.processes import end_on_interrupt
+    from flows.tools.servers import require_listening
 
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    if PREFECT_API in os.environ:
+    if named := os.environ.get(PREFECT_API):
+        require_listening(named, PREFECT_API)
         return
     home = Path(os.environ.setdefault(PREFECT_HOME, str(Path(".work/prefect").resolve())))
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write("the flow", error) or error from None
-    end_on_interrupt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erasediff.arguments import Parser
-from flows.command import run_command
+from flows.command import add_quiet, run_command
 
 
 def main() -> None:
@@ -11,21 +11,22 @@ def main() -> None:
     parser = Parser(prog="python -m flows.recheck", description=__doc__)
     parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
     parser.add_argument("--withdraw", action="store_true", help="take the alias from a champion that fails")
+    add_quiet(parser)
     arguments = parser.parse_args()
-    run_command("recheck", lambda: recheck(arguments.model, arguments.withdraw))
+    run_command("recheck", lambda: recheck(arguments.model, arguments.withdraw, arguments.quiet))
 
 
-def recheck(model: str | None, withdraw: bool) -> None:
+def recheck(model: str | None, withdraw: bool, quiet: bool = False) -> None:
     """Check the parameters, recheck. Raises: GateFailed, and what else the flow states."""
-    from flows.command import temporary_server
+    from flows.command import prefect_server
     from stages.params import load_params
 
     load_params()
-    temporary_server()
+    prefect_server()
     from flows.jobs.recheck import recheck_flow
-    from flows.jobs.states import finished
+    from flows.jobs.terminal import run_flow
 
-    print(finished(recheck_flow(model, withdraw, return_state=True)))
+    run_flow(lambda: recheck_flow(model, withdraw, return_state=True), quiet=quiet)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from erasediff.arguments import Parser
-from flows.command import run_command
+from flows.command import add_quiet, run_command
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--batch", type=int, default=200, help="pictures a task (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once without Ray (default: %(default)s)")
+    add_quiet(parser)
     arguments = parser.parse_args()
     for name, least in {"n": 1, "seed": 0, "steps": 1, "batch": 1, "jobs": 1}.items():
         if (value := getattr(arguments, name)) is not None and value < least:
@@ -28,18 +29,19 @@ def main() -> None:
     run_command("sample", lambda: sample(**vars(arguments)))
 
 
-def sample(out: Path, jobs: int, **wanted: str | int | float) -> None:
+def sample(out: Path, jobs: int, quiet: bool = False, **wanted: str | int | float) -> None:
     """Draw the pictures. Raises: DataError: the folder is there already; what a task states."""
-    from flows.command import temporary_server
+    from flows.command import prefect_server
     from flows.tools.processes import threads
 
-    temporary_server()
+    prefect_server()
     from flows.jobs.runner import task_runner
     from flows.jobs.sample import sample_flow
-    from flows.jobs.states import finished
+    from flows.jobs.terminal import run_flow
 
     flow = sample_flow.with_options(task_runner=task_runner(jobs))
-    print(finished(flow(out=os.path.abspath(out), **wanted, threads=threads(jobs), return_state=True)))
+    wanted |= {"out": os.path.abspath(out), "threads": threads(jobs)}
+    run_flow(lambda: flow(**wanted, return_state=True), quiet=quiet)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def servers() -> list[Server]:
     home = {PREFECT_HOME: str(folder() / "prefect"), PREFECT_API: api}
     # Leases in files: with the default, in memory, a restart of the server would leave a killed job's slot taken.
     leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    # The newer pages ask a third party for the settings of its analytics, whatever is set; both show advertisements.
+    pages = {"PREFECT_SERVER_UI_V2_ENABLED": "false", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
     name = f"{socket.gethostname()}-{prefect}"
     return [
         Server(
@@ -49,7 +51,7 @@ def servers() -> list[Server]:
             ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect)],
             lambda: answers(f"{api}/health"),
             f"http://127.0.0.1:{prefect}",
-            home | leases,
+            home | leases | pages,
             (prefect, PREFECT_PORT),
         ),
         Server(
@@ -104,6 +106,7 @@ def up() -> None:
         new = []
         for server in wanted:
             if alive(server.name) is None:
+                print(f"starting {server.title} …", flush=True)
                 new.append((server, start(server)))
                 started.append(server.name)
         wait_for(new)

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -88,22 +89,45 @@ def logged_params(name: str, sections: Mapping[str, object]) -> dict[str, object
 
 
 @contextmanager
-def progress_bar(label: str, *, unit: str = "it", delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str, *, unit: str = "", delay: float = 0) -> Iterator[Callable[[int, int], None]]:
     """Show how far a work is; yields what is called with what is done, and of how much.
 
+    On a terminal a bar redraws. Elsewhere there is a line for each further tenth, such as
+    ``erase: 40 % (56 of 140, 12 s left)``.
+
     Args:
-        unit: of what is counted.
+        unit: of what is counted, such as " pictures".
         delay: seconds before it is shown.
     """
+    if not sys.stderr.isatty():
+        yield tenths(label, unit, delay)
+        return
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=unit, delay=delay, mininterval=2) as bar:
+    with tqdm(desc=label, unit=unit or "it", delay=delay, mininterval=1) as bar:
 
         def on_progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield on_progress
+
+
+def tenths(label: str, unit: str = "", delay: float = 0, seconds: float = 2) -> Callable[[int, int], None]:
+    """What prints a line for each further tenth of a work, ``seconds`` apart at least."""
+    began = time.monotonic()
+    printed, at = 0, began + delay
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed, at
+        now, tenth = time.monotonic(), 10 * done // max(total, 1)
+        if tenth > printed and (now - at >= seconds or (done == total and printed)):
+            left = round((now - began) * (total - done) / done)
+            then = f", {left} s left" if done < total else ""
+            print(f"{label}: {100 * done // total} % ({done} of {total}{unit}{then})", file=sys.stderr, flush=True)
+            printed, at = tenth, now
+
+    return on_progress
 
 
 @contextmanager

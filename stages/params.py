@@ -219,6 +219,17 @@ def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Param
 
     Raises: ParamsError: what would come of it is not valid; the file stays as it was.
     """
+    params, text = changed_params(changes, path)
+    if changes:
+        write_bytes(path, text.encode())
+    return params
+
+
+def changed_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> tuple[Params, str]:
+    """What would come of changed entries, as a text too; the file stays as it is.
+
+    Raises: ParamsError: it is not valid.
+    """
     yaml = keeping_comments()
     raw = read_yaml(path, yaml)
     for name, value in changes.items():
@@ -231,10 +242,7 @@ def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Param
         section[entry] = value
     text = io.StringIO()
     yaml.dump(raw, text)
-    params = _check(YAML(typ="safe", pure=True).load(text.getvalue()), path)  # what will be read
-    if changes:
-        write_bytes(path, text.getvalue().encode())
-    return params
+    return _check(YAML(typ="safe", pure=True).load(text.getvalue()), path), text.getvalue()  # what will be read
 
 
 #: Errors that are told at once.

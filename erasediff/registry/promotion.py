@@ -110,15 +110,27 @@ def promote(
 
 def _refuse_unerasing(found: Version, standing: str, brings_back: Sequence[str]) -> None:
     """Raises: WouldUnerase: a version draws what the standing one, empty where there is none, has forgotten."""
-    if not standing:
-        return
-    forgotten = Erasures.from_tags(version_of(found.name, standing).tags).all
-    lost = set(forgotten) - {*Erasures.from_tags(found.tags).all, *brings_back}
+    lost = set(_still_drawn(found, standing)) - {*brings_back}
     if lost:
         raise WouldUnerase(
             f"version {found.version} of {found.name} still draws {', '.join(sorted(lost))}, which the champion "
             f"(version {standing}) has forgotten: erase that from it first, or name each with --brings-back"
         )
+
+
+def still_drawn(name: str, version: str) -> list[str]:
+    """What the champion of a model, or the one that was withdrawn last, has forgotten and a version still draws.
+
+    Such a version cannot be promoted as it is. Raises: ModelError: no such version. TrackingError.
+    """
+    return _still_drawn(version_of(name, version), aliases(name).get("champion", "") or _withdrawn(name))
+
+
+def _still_drawn(found: Version, standing: str) -> list[str]:
+    if not standing:
+        return []
+    forgotten = Erasures.from_tags(version_of(found.name, standing).tags).all
+    return sorted(set(forgotten) - {*Erasures.from_tags(found.tags).all})
 
 
 def withdraw(name: str, version: str, *, why: str, by: str | None = None) -> None:

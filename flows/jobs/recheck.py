@@ -43,7 +43,7 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> State
     with ExitStack() as place:
         if is_deployed():
             place.enter_context(computing())
-            place.enter_context(worktree({}))
+            place.enter_context(worktree())
         place.enter_context(ending_children())
         champion = version_of(results.model_name(model_name), "champion")
         _require_sound_files(champion, withdraw)

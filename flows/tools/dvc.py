@@ -20,8 +20,12 @@ from stages import layout
 #: How DVC says that a stage executes, and that its command ended with an error.
 EXECUTES = "Running stage"
 ENDED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
-#: DVC's advice for a run by hand, which the flow does or does not need.
+#: DVC's advice for a run by hand, which the flow does or does not need, and what it says of its own work.
 HINTS = (
+    "> ",  # the command of a stage
+    "Generating lock file",
+    "Updating lock file",
+    "Data and pipelines are up to date",
     "To track the changes with git",
     "git add",
     "To enable auto staging",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, TypeAlias
 
 from erasediff import errors
 from erasediff.errors import EraseDiffError, StageFailed
@@ -103,8 +105,9 @@ def failure(what: str, lines: Sequence[str], code: int) -> EraseDiffError:
     """
     number = -code if code < 0 else code - 128
     if number in set(signal.Signals) - {signal.SIGINT}:
-        why = f"it was ended by {signal.Signals(number).name}, as where memory runs out: run it again to go on"
-        return StageFailed(f"{what} failed: {why}")
+        why = ", as where memory runs out" if number == signal.SIGKILL else ""
+        ended = f"it was ended by {signal.Signals(number).name}{why}"
+        return StageFailed(f"{what} failed: {ended}: run it again to go on")
     kind, reason = told_error(lines)
     return kind(f"{what} failed: {reason}")
 
@@ -130,27 +133,49 @@ def stated_class(name: str) -> type[EraseDiffError] | None:
 
 @contextmanager
 def ending_children() -> Iterator[None]:
-    """End the processes below this one where a cancellation or an unforeseen error leaves the block.
+    """End the processes that the block started where a cancellation or an unforeseen error leaves it.
 
-    DVC would go on, and tasks wait for it.
+    DVC would go on, and tasks wait for it. What was there before, as Prefect's temporary server, is still to be told.
     """
+    before = set(_children())
     try:
-        yield
+        with _handled_by(_end):  # Prefect has put its own in place meanwhile
+            yield
     except EraseDiffError:
-        raise  # nothing runs any more, but for a temporary server that is to be told
+        raise  # nothing runs any more
     except BaseException:
-        end_children()
+        end_children(spared=before)
         raise
 
 
-def end_children(patience: float = 20) -> None:
+@contextmanager
+def _handled_by(handler: Handler | None) -> Iterator[None]:
+    """Have a handler get the signals that end a command."""
+    before = {number: signal.signal(number, handler) for number in ENDING} if handler else {}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _children() -> list[psutil.Process]:
+    import psutil
+
+    return psutil.Process().children(recursive=True)
+
+
+def end_children(patience: float = 20, spared: Collection[psutil.Process] = ()) -> None:
     """Terminate the processes below this one, and wait for all of them: a stage keeps its checkpoint, DVC sees it end.
 
     They are never reaped here: who started them waits for their exit code, and would otherwise be told 0.
+
+    Args:
+        spared: those that go on.
     """
     import psutil
 
-    left, until = psutil.Process().children(recursive=True), time.monotonic() + patience
+    left, until = [process for process in _children() if process not in spared], time.monotonic() + patience
     for process in left:
         with suppress(psutil.NoSuchProcess):
             if not process.children():  # a stage; once it has ended DVC does
@@ -170,20 +195,58 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def end_on_interrupt() -> None:
-    """Have Ctrl-C end this process once its children have ended: for a flow on Prefect's temporary server.
+@contextmanager
+def on_interrupt(tidy: Callable[[], None], *, at_once: bool) -> Iterator[None]:
+    """Have Ctrl-C, a closed terminal or SIGTERM say one thing and end the block; stages keep their checkpoints.
 
-    The terminal interrupts that server too, and Prefect would try for minutes to tell it. The stages are interrupted
-    likewise and keep their checkpoints; where only this process was, they are terminated.
+    Whatever fails because of it is not told, here or later: it is no cause.
+
+    Args:
+        tidy: leaves the terminal as it was found.
+        at_once: end this process as soon as its children have ended: for a flow on Prefect's temporary server. The
+            terminal interrupts that server too, and Prefect would try for minutes to tell it.
     """
+    global _end
 
-    def end(*_: object) -> None:
-        import psutil
+    def end(number: int, frame: FrameType | None) -> None:
+        for ending in ENDING:
+            signal.signal(ending, signal.SIG_IGN)
+        logging.disable(logging.CRITICAL)
+        tidy()
+        if not at_once:
+            raise KeyboardInterrupt
+        with suppress(OSError):  # a terminal that was closed
+            print("interrupted; the next run goes on from here", file=sys.stderr, flush=True)
+        _end_stages()
+        os._exit(128 + number)
 
-        children = psutil.Process().children(recursive=True)
-        psutil.wait_procs(children, timeout=10)
-        end_children()
-        print("interrupted; the next run goes on from here", file=sys.stderr, flush=True)
-        os._exit(130)
+    _end = end
+    try:
+        with _handled_by(end):
+            yield
+    finally:
+        _end = None
 
-    signal.signal(signal.SIGINT, end)
+
+def _end_stages() -> None:
+    """End the processes below this one: those that were interrupted too by themselves, at most 10 s later all."""
+    import psutil
+
+    stages = []
+    for process in _children():
+        with suppress(psutil.NoSuchProcess):
+            if TEMPORARY_SERVER in process.cmdline():
+                process.kill()  # it would wait for this process, and holds nothing that a kill could spoil
+            else:
+                stages.append(process)
+    psutil.wait_procs(stages, timeout=10)
+    end_children()
+
+
+Handler: TypeAlias = Callable[[int, FrameType | None], None]
+#: What ends a command, of which the first is Ctrl-C and the last a terminal that is closed.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What these do while a command runs a flow.
+_end: Handler | None = None
+#: An argument of the server that Prefect starts for a run alone.
+TEMPORARY_SERVER = "prefect.server.api.server:create_app"

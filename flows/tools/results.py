@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from erasediff.artifacts import write_bytes
+from erasediff.checkout import project_root
 from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.records import Evaluation, Registered
 from erasediff.registry.versions import aliases, set_tag
@@ -43,8 +47,20 @@ def nothing_to_do() -> bool:
     return layout.REGISTERED.exists() and layout.EVALUATION.exists() and dvc.is_clean() and is_registered()
 
 
-def summary() -> str:
-    """Tell what a person wants to know at the end. Raises: TrackingError."""
+def keep_report(made: Registered) -> Path:
+    """Copy a worktree's report to where it outlives it; return the path."""
+    kept = project_root() / ".work/reports" / f"{made.model_name}-v{made.version}.html"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(kept, layout.VERSION_REPORT.read_bytes())
+    return kept
+
+
+def summary(report: Path | str = layout.VERSION_REPORT) -> str:
+    """Tell what a person wants to know at the end. Raises: TrackingError.
+
+    Args:
+        report: where it is.
+    """
     made = registered()
     table = [
         HEAD,
@@ -55,7 +71,7 @@ def summary() -> str:
     held = [alias for alias, version in aliases(made.model_name).items() if version == made.version]
     lines += [
         "",
-        f"report   {layout.VERSION_REPORT}",
+        f"report   {report}",
         f"model    {made}, alias {', '.join(sorted(held)) or 'none'}",
         f"MLflow   .venv/bin/mlflow ui --backend-store-uri {without_credentials(tracking_uri())}",
     ]

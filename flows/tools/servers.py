@@ -47,6 +47,11 @@ class Server:
     settings: dict[str, str] = field(default_factory=dict)
     port: tuple[int, str] | None = None
 
+    @property
+    def title(self) -> str:
+        """For a person."""
+        return {"prefect": "Prefect", "mlflow": "MLflow"}.get(self.name, f"the {self.name}")
+
 
 class Noted(NamedTuple):
     """The note of a server's process; ``process_start`` tells it from a later one with the same number."""
@@ -64,14 +69,34 @@ def folder() -> Path:
 
 def answers(url: str) -> bool:
     """Return True if a server says that it is well."""
-    from urllib.error import URLError
-    from urllib.request import ProxyHandler, build_opener
+    from http.client import HTTPException
+    from urllib.request import urlopen
 
     try:
-        with build_opener(ProxyHandler({})).open(url, timeout=5) as answer:
-            return answer.status == 200
-    except (URLError, OSError):
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException, ValueError):
         return False
+
+
+def require_listening(url: str, variable: str) -> None:
+    """Raises: ServerFailed: nothing listens where a variable says that there is a server."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (KeyError, ValueError):
+        raise ServerFailed(f"{variable} is {url[:200]!r}: give an address such as http://127.0.0.1:4200/api") from None
+    if parts.scheme in getproxies() and not proxy_bypass(host):
+        return  # the proxy alone can tell
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except (OSError, UnicodeError) as error:
+        where = f"{parts.scheme}://{host}:{port}"
+        told = f"no server answers at {where} ({error}): start it, or mend or unset {variable}"
+        raise ServerFailed(told) from None
 
 
 def log_of(name: str) -> Path:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
@@ -27,7 +27,7 @@ RECORDS = "refs/tags/erased/"
 
 
 @contextmanager
-def worktree(changes: Mapping[str, object], commit: str = "HEAD") -> Iterator[str | None]:
+def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "HEAD") -> Iterator[str | None]:
     """Work in a new worktree of this checkout; it is removed afterwards, also after a failure.
 
     The changed params are committed there: what MLflow notes of a stage is a commit that holds what was run. Until the
@@ -35,12 +35,13 @@ def worktree(changes: Mapping[str, object], commit: str = "HEAD") -> Iterator[st
     deployed run is a process of its own.
 
     Args:
-        changes: of params.yaml, such as ``{"erase.eta": 0.5}``.
+        changes: returns those of params.yaml, such as ``{"erase.eta": 0.5}``; called there, beside the commit's own.
         commit: what to run.
 
     Yields: the commit of an earlier run with these params, whose ``dvc.lock`` the run starts from; ``None``: there is
         none, it starts from the commit's own.
-    Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses.
+    Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses. What
+        ``changes`` raises.
     """
     checkout = project_root()
     if git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
@@ -49,7 +50,7 @@ def worktree(changes: Mapping[str, object], commit: str = "HEAD") -> Iterator[st
     try:
         dvc.share_storage(checkout, place)
         with chdir(place), _rooted_in(checkout):
-            earlier = _prepare(changes)
+            earlier = _prepare(changes())
             with _checkpoints(checkout):
                 yield earlier
     finally:

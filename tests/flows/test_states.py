@@ -22,7 +22,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from erasediff import errors
 from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
-from flows.jobs.erase import EraseRequest, erase_flow
+from flows.jobs.erase import erase_flow
 from flows.jobs.states import cancelled, failures_as_states, finished, require_success
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
@@ -154,10 +154,3 @@ def test_a_state_is_the_failure_again(prefect_server):
             require_success(state)
     with pytest.raises(ZeroDivisionError):
         require_success(ends("unforeseen", return_state=True))
-
-
-@pytest.mark.unit
-def test_a_request_says_what_differs_from_the_commit():
-    request = EraseRequest(concepts=["3"], eta=0.5, settings={"erase.outer_steps": 3, "seed": 1}, seed=2)
-    assert request.changes() == {"erase.outer_steps": 3, "seed": 2, "forget_set.concepts": ["3"], "erase.eta": 0.5}
-    assert EraseRequest().changes() == {} and EraseRequest() != EraseRequest(commit="main")

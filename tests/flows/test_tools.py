@@ -1,9 +1,13 @@
 """What runs below a flow: DVC, the stages' own failures, one run a checkout."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +18,14 @@ from erasediff.errors import (
     EraseDiffError,
     OutOfMemory,
     ParamsError,
+    ServerFailed,
     StageFailed,
 )
 from flows.tools.doors import start_door
 from flows.tools.dvc import parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
-from flows.tools.processes import end_children, failure, told_error
+from flows.tools.processes import end_children, ending_children, failure, told_error
+from flows.tools.servers import require_listening
 
 BAR = "erase:   0%|          | 0/400 [00:00<?, ?it/s]"
 DVC = "ERROR: failed to reproduce 'erase': failed to run: x, exited with 1"
@@ -58,7 +64,11 @@ def test_a_signal_is_told_before_any_error():
         error = failure("stage erase", ["DataError: before"], code)
         assert type(error) is StageFailed
         assert str(error).startswith("stage erase failed: it was ended by SIGKILL, as where memory runs out")
-    assert str(failure("stage erase", [], 143)).startswith("stage erase failed: it was ended by SIGTERM")
+    for code in (143, -15):  # somebody's wish: no word of memory
+        assert (
+            str(failure("stage erase", [], code))
+            == "stage erase failed: it was ended by SIGTERM: run it again to go on"
+        )
     assert str(failure("stage erase", ["erase: interrupted"], 130)) == "stage erase failed: erase: interrupted"
 
 
@@ -120,3 +130,70 @@ def test_a_stage_that_is_ended_has_failed(tmp_path, monkeypatch):
         with pytest.raises(EraseDiffError) as ended:
             future.result(timeout=20)
         assert type(ended.value) is StageFailed and "stage long failed" in str(ended.value)
+
+
+@pytest.mark.unit
+def test_a_server_that_nobody_started_is_told_at_once(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
+        with pytest.raises(ServerFailed, match=f"no server answers at {url[:-4]} .*mend or unset PREFECT_API_URL"):
+            require_listening(url, "PREFECT_API_URL")
+        taken.listen()
+        require_listening(url, "PREFECT_API_URL")
+    for wrong in ("127.0.0.1:4200", "http://[", "ftp://there", "http://there:0x1/"):
+        with pytest.raises(ServerFailed, match="^PREFECT_API_URL is .*: give an address such as"):
+            require_listening(wrong, "PREFECT_API_URL")
+
+
+@pytest.mark.pipeline
+def test_what_ran_before_goes_on_where_a_block_ends_its_own_processes():
+    before = subprocess.Popen(["sleep", "60"])
+    try:
+        with pytest.raises(ZeroDivisionError), ending_children():
+            inside = subprocess.Popen(["sleep", "60"])
+            raise ZeroDivisionError
+        assert inside.wait(timeout=10) == -signal.SIGTERM and before.poll() is None
+    finally:
+        before.kill()
+        before.wait()
+
+
+INTERRUPTED = """
+import logging, subprocess, signal, sys, threading, time
+from flows.tools.processes import ending_children, on_interrupt
+AT_ONCE = sys.argv[1] == "True"
+def tell(child):
+    print(child.pid, flush=True)
+    child.wait()
+    for _ in range(100):
+        logging.error("the stage failed: it was ended")
+        time.sleep(0.02)
+with on_interrupt(lambda: None, at_once=AT_ONCE):
+    signal.signal(signal.SIGTERM, lambda *_: print("as Prefect does", file=sys.stderr))
+    with ending_children():
+        child = subprocess.Popen(["sleep", "60"])
+        threading.Thread(target=tell, args=[child], daemon=True).start()
+        time.sleep(50)
+"""
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_is_one_line_and_no_cause_is_told_that_is_none(at_once, sign):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(at_once)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    child = int(process.stdout.readline())
+    os.killpg(process.pid, sign)  # as a terminal does
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert not Path(f"/proc/{child}").exists()
+    if at_once:
+        assert (process.returncode, said) == (128 + sign, ["interrupted; the next run goes on from here"])
+    else:  # its command tells it
+        assert said[-1] == "KeyboardInterrupt" and not [line for line in said if "ended" in line]

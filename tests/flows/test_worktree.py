@@ -19,7 +19,7 @@ HOLD = """
 import sys, time
 from erasediff.git import git
 from flows.tools.worktree import worktree
-with worktree({}):
+with worktree():
     print("in", flush=True)
     time.sleep(60)
 """
@@ -54,7 +54,7 @@ def test_params_cache_remote_and_store(checkout):
     from dvc.config import Config
 
     before = git("rev-parse", "HEAD").stdout
-    with worktree({"erase.eta": 0.5, "forget_set.concepts": ["3", "no"]}) as earlier:
+    with worktree(lambda: {"erase.eta": 0.5, "forget_set.concepts": ["3", "no"]}) as earlier:
         place = Path.cwd()
         assert place != checkout and place.is_relative_to(checkout / WORKTREES) and earlier is None
         params = load_params()
@@ -72,11 +72,11 @@ def test_params_cache_remote_and_store(checkout):
 
 @pytest.mark.pipeline
 def test_what_cannot_be_run_leaves_nothing(checkout):
-    with pytest.raises(ParamsError, match="did you mean eta"), worktree({"erase.etaa": 1}):
+    with pytest.raises(ParamsError, match="did you mean eta"), worktree(lambda: {"erase.etaa": 1}):
         pytest.fail("it must not run")
-    with pytest.raises(WorktreeError, match="there is no commit 'nowhere'"), worktree({}, "nowhere"):
+    with pytest.raises(WorktreeError, match="there is no commit 'nowhere'"), worktree(dict, "nowhere"):
         pytest.fail("it must not run")
-    with pytest.raises(ZeroDivisionError), worktree({}):
+    with pytest.raises(ZeroDivisionError), worktree():
         raise ZeroDivisionError
     assert left() == ([], 0)
 
@@ -93,7 +93,7 @@ def test_a_killed_runs_worktree_is_removed_and_a_living_ones_is_not(checkout):
         assert left()[1] == 2
         killed.kill()
         killed.wait()
-        with worktree({}):
+        with worktree():
             assert not list((checkout / WORKTREES).glob(f"*-{killed.pid}-*"))
             assert len(list((checkout / WORKTREES).glob(f"*-{living.pid}-*"))) == 1
     finally:
@@ -103,15 +103,15 @@ def test_a_killed_runs_worktree_is_removed_and_a_living_ones_is_not(checkout):
 
 @pytest.mark.pipeline
 def test_a_record_is_kept_once_and_found_again(checkout):
-    with worktree({"erase.eta": 0.5}) as earlier:
+    with worktree(lambda: {"erase.eta": 0.5}) as earlier:
         Path("dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}\n")
         commit = record("digits", "1", earlier)
     assert git("tag", "--list").stdout.split() == [f"erased/digits-v1-{commit[:10]}"]
     assert "eta: 0.5" in git("show", f"{commit}:params.yaml").stdout
-    with worktree({"erase.eta": 0.5}) as earlier:
+    with worktree(lambda: {"erase.eta": 0.5}) as earlier:
         assert earlier == commit and "cmd: x" in Path("dvc.lock").read_text()
         assert record("digits", "1", earlier) == commit
-    with worktree({"erase.eta": 0.25}) as earlier:
+    with worktree(lambda: {"erase.eta": 0.25}) as earlier:
         assert earlier is None
     assert len(git("tag", "--list").stdout.split()) == 1
 
@@ -119,18 +119,18 @@ def test_a_record_is_kept_once_and_found_again(checkout):
 @pytest.mark.pipeline
 def test_a_checkpoint_outlives_its_worktree_for_the_same_params(checkout):
     kept = Path(".work/checkpoints/erase.json")
-    with pytest.raises(ZeroDivisionError), worktree({"erase.eta": 0.5}):
+    with pytest.raises(ZeroDivisionError), worktree(lambda: {"erase.eta": 0.5}):
         kept.write_text("half way")
         raise ZeroDivisionError
-    with worktree({"erase.eta": 0.25}):
+    with worktree(lambda: {"erase.eta": 0.25}):
         assert not kept.exists()
-    with worktree({"erase.eta": 0.5}):
+    with worktree(lambda: {"erase.eta": 0.5}):
         assert kept.read_text() == "half way"
         kept.unlink()
-    with worktree({}):
+    with worktree():
         kept.write_text("half way")
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
-        with worktree({}):
+        with worktree():
             assert not kept.exists()
         other.kill()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -65,6 +66,15 @@ def test_a_stages_failure_is_the_state_of_a_deployed_run(served):
     assert worktrees(served) == [] and taken(served) == 0
     log = (served.root / ".work/servers/worker.log").read_text().partition("forget 88")[2]
     assert "no concept '88'" in log and "Traceback" not in log and "unexpected exception" not in log
+
+
+@pytest.mark.system
+def test_prefects_pages_that_ask_a_third_party_are_not_the_ones_that_open(served):
+    pages = f"http://127.0.0.1:{served.environment['PREFECT_SERVER_API_PORT']}/ui-settings"
+    with urllib.request.urlopen(pages, timeout=30) as answer:
+        assert json.load(answer)["default_ui"] == "v1"
+    noted = json.loads((served.root / ".work/servers/prefect.json").read_text())
+    assert psutil.Process(noted["pid"]).environ()["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] == "false"
 
 
 @pytest.mark.system

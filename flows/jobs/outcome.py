@@ -1,0 +1,83 @@
+"""What is told of an erasing: by which names its runs are found, its numbers and pictures, where all the rest is."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+
+from erasediff import tracking
+from erasediff.evaluation.gates import headline, sentences
+from erasediff.evaluation.table import HEAD, table_rows
+from erasediff.records import Evaluation, Registered
+from flows.jobs.artifacts import show_picture
+from stages import layout
+from stages.params import Params
+
+#: What a person looks at.
+FILES = {"Report": layout.VERSION_REPORT, "Before and after": layout.BEFORE_AFTER}
+#: MLflow's own tags: the name of a run, and its description.
+NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
+
+
+def tag_run(params: Params) -> None:
+    """Tag the Prefect run with each concept that it is to forget, by which lists of runs are searched."""
+    tags = {*flow_run.tags, *params.forget_set.concepts}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted(tags))
+
+
+def asked(params: Params) -> dict[str, object]:
+    """Return what the MLflow run of a whole erasing shows as its params."""
+    base = params.pretrain
+    return {
+        "concepts": ", ".join(params.forget_set.concepts) or "single pictures",
+        "base": f"{base.repo} version {base.revision}" if base.source == "registry" else base.source,
+        "method": params.erase.method,
+        "eta": params.erase.eta,
+        "seed": params.seed,
+        "model_name": params.register_.model_name,
+    }
+
+
+def tell_mlflow(evaluation: Evaluation, made: Registered, parent: tracking.ParentRun, params: Params) -> None:
+    """Give the MLflow run of a whole erasing its name, its headline numbers, and its verdict in sentences."""
+    concepts = str(asked(params)["concepts"])
+    parent.set_tag(NAME, f"forget {concepts} · v{made.version}")
+    parent.log_metrics(
+        {name: gate.value for name, gate in evaluation.gates.items()} | {"passed": int(evaluation.passed)}
+    )
+    verdict = "Gates passed." if evaluation.passed else "Gates FAILED."
+    lines = [f"- {sentence}" for sentence in sentences(evaluation, concepts)]
+    parent.set_tag(DESCRIPTION, "\n".join([f"**{made}: {verdict}**", "", *lines]))
+
+
+def tell_prefect(evaluation: Evaluation, made: Registered, parent: tracking.ParentRun, *, here: bool) -> None:
+    """Make artifacts of the Prefect run; ``here``: the files stay where they are and can be linked to.
+
+    The pictures are drawn ones: none of the data leaves the checkout.
+    """
+    create_table_artifact(
+        key="verdict",
+        table=[dict(zip(HEAD, row, strict=True)) for row in table_rows(evaluation)],
+        description="Base and erased model under the same classifier, seeds and draws",
+    )
+    create_markdown_artifact(
+        key="report", markdown=_links(made, parent, here), description="Report, pictures and MLflow run"
+    )
+    show_picture(layout.BEFORE_AFTER.read_bytes(), "before-after", "The same seeds before and after forgetting")
+
+
+def _links(made: Registered, parent: tracking.ParentRun, here: bool) -> str:
+    """Return Markdown that leads from Prefect to what the run left."""
+    uri = tracking.without_credentials(tracking.tracking_uri())
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    run, view = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}", "?workflowType=machine_learning"
+    label, number = made.model_name, made.version
+    lines = [f"- [Report]({run}/artifacts/{layout.REPORT.name}{view})", f"- [MLflow run]({run}{view})"]
+    lines.append(f"- [Model {label}, version {number}]({server}/#/models/{label}/versions/{number})")
+    if here:  # a browser follows no link from a server's page to a file
+        lines += [f"- {name}: `{path.resolve()}`" for name, path in FILES.items()]
+    if not uri.startswith("http"):
+        lines.append(f"\nThe links work once `mlflow ui --backend-store-uri {uri}` runs.")
+    return "\n".join(lines)
