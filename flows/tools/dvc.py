@@ -109,8 +109,19 @@ def run_experiment(
 
     Raises: the stated failure that a stage ends with; StageFailed: another one.
     """
-    changed = [part for key, value in overrides.items() for part in ("-S", f"{key}={json.dumps(value)}")]
+    changed = [part for key, value in overrides.items() for part in ("-S", f"{key}={as_hydra(value)}")]
     _follow(f"experiment {name}", say, extra, "exp", "run", "--temp", "--name", name, *changed, *targets)
+
+
+def as_hydra(value: object) -> str:
+    """Write a value as ``dvc exp run -S`` reads it: by Hydra's grammar, which fills in ``${…}`` unless escaped."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_hydra, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    quoted = re.sub(r'(\\*)"', r"\1\1\\" + '"', text)  # a backslash stands for itself, but before a quote
+    return '"' + re.sub(r"(\\+)$", r"\1\1", quoted) + '"'
 
 
 def experiment_metrics() -> dict[str, dict[str, Any]]:

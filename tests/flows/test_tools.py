@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erasediff.errors import (
     CheckoutBusy,
@@ -22,10 +25,11 @@ from erasediff.errors import (
     StageFailed,
 )
 from flows.tools.doors import start_door
-from flows.tools.dvc import parse_dag, run_stage, stage_order
+from flows.tools.dvc import as_hydra, parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
 from flows.tools.processes import end_children, ending_children, failure, told_error
 from flows.tools.servers import require_listening
+from stages.params import read_yaml
 
 BAR = "erase:   0%|          | 0/400 [00:00<?, ?it/s]"
 DVC = "ERROR: failed to reproduce 'erase': failed to run: x, exited with 1"
@@ -197,3 +201,37 @@ def test_an_interruption_is_one_line_and_no_cause_is_told_that_is_none(at_once, 
         assert (process.returncode, said) == (128 + sign, ["interrupted; the next run goes on from here"])
     else:  # its command tells it
         assert said[-1] == "KeyboardInterrupt" and not [line for line in said if "ended" in line]
+
+
+NAMES = [
+    "été",
+    "日本",
+    "🐈",
+    'a"b',
+    "a\\b",
+    "a\\",
+    "a\\\\",
+    '\\"',
+    "\\n",
+    "${x}",
+    "\\${x}",
+    "a$b{c}",
+    "${",
+    "{{ y }}",
+    "[r]q",
+    "no",
+    "3",
+]
+
+
+@pytest.mark.unit
+@given(st.sampled_from(NAMES) | st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1))
+def test_any_name_of_a_concept_reaches_the_cell_of_a_comparison(name):
+    from dvc.utils.hydra import apply_overrides
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        file.write_text("forget_set:\n  concepts: []\n")
+        apply_overrides(file, [f"forget_set.concepts={as_hydra([name, 'b'])}"])
+        assert read_yaml(file) == {"forget_set": {"concepts": [name, "b"]}}
+    assert as_hydra([1, 0.5, True, None]) == "[1,0.5,true,null]"
