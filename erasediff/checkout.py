@@ -41,7 +41,7 @@ def git_state() -> dict[str, str]:
     Read in the working folder: a DVC experiment's temporary copy has a commit of its own.
     """
 
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ":/", ":(exclude)dvc.lock")
     return {
         "git_commit": commit.stdout.strip() if commit.returncode == 0 else "unknown",
         "git_dirty": "unknown" if changes.returncode else str(bool(changes.stdout.strip())).lower(),

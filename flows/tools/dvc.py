@@ -67,7 +67,7 @@ def stage_order() -> dict[str, list[str]]:
     """Return the stages in an order that can be run, each with the stages it waits for. Raises: StageFailed."""
     done = _ask("dag", "--dot")
     if done.returncode:
-        raise StageFailed(f"dvc dag failed: {_last_line(done)}: mend dvc.yaml")
+        raise StageFailed(f"dvc dag failed: {_last_line(done)}")
     return parse_dag(done.stdout)
 
 

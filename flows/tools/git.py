@@ -34,7 +34,7 @@ def record_lock(message: str) -> tuple[str | None, str]:
 
     Returns: the commit that holds the lock as it is, or ``None`` with the reason.
     """
-    changes = git("status", "--porcelain", "--", ":/", f":(exclude,top){layout.DVC_LOCK}")
+    changes = git("status", "--porcelain", "--", ":/", f":(exclude){layout.DVC_LOCK}")
     if changes.returncode:
         return None, complaint(changes)
     if changes.stdout.strip():

@@ -101,7 +101,7 @@ def request_of(settings: Iterable[str] = (), **given: Any) -> EraseRequest:
     if request == AS_IT_IS:
         return request
     changed_params(request.changes(), PARAMS_FILE)
-    changed = git("diff", "--name-only", "HEAD", "--", ":/", f":(exclude,top){layout.DVC_LOCK}").stdout.split("\n")
+    changed = git("diff", "--name-only", "HEAD", "--", ":/", f":(exclude){layout.DVC_LOCK}").stdout.split("\n")
     if any(changed):
         raise ParamsError(
             f"{changed[0]} has uncommitted changes, and what is asked for on the command line is run on the commit: "

@@ -44,12 +44,17 @@ def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "
         ``changes`` raises.
     """
     checkout = project_root()
+    if git("config", "core.worktree", at=checkout).stdout.strip():
+        raise WorktreeError(f"{checkout} is a submodule, whose worktrees DVC cannot use: take a clone of its own")
     if git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").returncode:
         raise WorktreeError(f"there is no commit {commit!r} in {checkout}: give one of git log, or HEAD")
     place = _add(checkout, commit)
+    folder = place / git("rev-parse", "--show-prefix", at=checkout).stdout.strip()  # of a larger repository
     try:
-        dvc.share_storage(checkout, place)
-        with chdir(place), _rooted_in(checkout):
+        if not (folder / PARAMS_FILE).exists():
+            raise WorktreeError(f"commit {commit} has no {PARAMS_FILE} in this folder: give a commit of the pipeline's")
+        dvc.share_storage(checkout, folder)
+        with chdir(folder), _rooted_in(checkout):
             earlier = _prepare(changes())
             with _checkpoints(checkout):
                 yield earlier
@@ -137,7 +142,7 @@ def _record_of(params: Path) -> str | None:
     wanted = git("hash-object", str(params)).stdout.strip()
     refs = git("for-each-ref", "--sort=-creatordate", "--format=%(objectname)", RECORDS).stdout.split()
     for commit in refs:
-        if git("rev-parse", f"{commit}:{params}").stdout.strip() == wanted:
+        if git("rev-parse", f"{commit}:./{params}").stdout.strip() == wanted:
             return commit
     return None
 

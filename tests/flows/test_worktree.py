@@ -134,3 +134,46 @@ def test_a_checkpoint_outlives_its_worktree_for_the_same_params(checkout):
         with worktree():
             assert not kept.exists()
         other.kill()
+
+
+@pytest.mark.pipeline
+def test_the_checkout_may_be_a_folder_of_a_larger_repository(checkout, tmp_path, monkeypatch):
+    outer = tmp_path / "outer"
+    shutil.copytree(checkout, outer / "inner")
+    shutil.rmtree(outer / "inner/.git")
+    (outer / "inner/dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(outer / "inner")
+    git("init", "-q", at=outer)
+    git("add", "-A", at=outer)
+    git("-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "start", at=outer)
+    for again in (False, True):
+        with worktree(lambda: {"erase.eta": 0.5}) as earlier:
+            assert load_params().erase.eta == 0.5 and bool(earlier) == again
+            assert git_state()["git_dirty"] == "false"
+            Path("dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}\n")
+            assert git_state()["git_dirty"] == "false"
+            record("digits", "1", earlier)
+    assert git("status", "--porcelain").stdout == "" and left() == ([], 0)
+
+
+@pytest.mark.pipeline
+def test_a_checkout_that_is_a_submodule_is_refused_in_one_line(checkout, tmp_path, monkeypatch):
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    git("init", "-q", at=outer)
+    added = git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(checkout), "inner", at=outer)
+    assert added.returncode == 0, added.stderr
+    monkeypatch.chdir(outer / "inner")
+    with pytest.raises(WorktreeError, match="inner is a submodule, .* take a clone of its own"), worktree():
+        pytest.fail("it must not run")
+
+
+@pytest.mark.pipeline
+def test_a_persons_own_hooks_and_keys_stop_no_job(checkout, monkeypatch):
+    subprocess.run([sys.executable, "-m", "dvc", "install"], check=True)  # DVC's post-checkout would run dvc checkout
+    for name in ("tag.gpgsign", "commit.gpgsign"):
+        git("config", name, "true")
+    git("config", "gpg.program", "false")
+    with worktree(lambda: {"erase.eta": 0.5}) as earlier:
+        Path("dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}\n")
+        assert record("digits", "1", earlier) in git("for-each-ref", "refs/tags/erased").stdout
