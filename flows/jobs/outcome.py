@@ -44,9 +44,7 @@ def tell_mlflow(evaluation: Evaluation, made: Registered, parent: tracking.Paren
     """Give the MLflow run of a whole erasing its name, its headline numbers, and its verdict in sentences."""
     concepts = str(asked(params)["concepts"])
     parent.set_tag(NAME, f"forget {concepts} · v{made.version}")
-    parent.log_metrics(
-        {name: gate.value for name, gate in evaluation.gates.items()} | {"passed": int(evaluation.passed)}
-    )
+    parent.log_metrics({name: float(value) for name, value in headline(evaluation).items()})
     verdict = "Gates passed." if evaluation.passed else "Gates FAILED."
     lines = [f"- {sentence}" for sentence in sentences(evaluation, concepts)]
     parent.set_tag(DESCRIPTION, "\n".join([f"**{made}: {verdict}**", "", *lines]))

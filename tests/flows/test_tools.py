@@ -29,7 +29,7 @@ from flows.tools.dvc import as_hydra, parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
 from flows.tools.processes import end_children, ending_children, failure, told_error
 from flows.tools.servers import require_listening
-from stages.params import read_yaml
+from stages.yaml_files import read_yaml
 
 BAR = "erase:   0%|          | 0/400 [00:00<?, ?it/s]"
 DVC = "ERROR: failed to reproduce 'erase': failed to run: x, exited with 1"
