@@ -175,3 +175,19 @@ def test_a_wiped_registry_gets_the_version_again(project):
 def test_a_second_run_in_the_checkout_is_told_who_has_it(project):
     with only_run(project.root / ".work" / "flow.lock"):
         assert "CheckoutBusy: another run works in this checkout (pid " in project.run("flows.erase", code=1)
+
+
+@pytest.mark.pipeline
+def test_dvc_shows_a_few_numbers_and_two_plots_of_the_erasing_and_leaves_the_checkout_committable(project):
+    head = json.loads(project.run("dvc", "exp", "show", "--json"))[0]["data"]["metrics"]
+    assert list(head) == ["metrics/headline.json"]
+    numbers = head["metrics/headline.json"]["data"]
+    assert len(numbers) <= 7 and numbers["passed"] is True
+    shown = json.loads(project.run("dvc", "plots", "show", "--json"))["data"]
+    losses, weights = (shown[name][0]["content"] for name in ("erase_losses", "erase_multiplier"))
+    assert losses["encoding"]["y"]["scale"] == {"type": "log"} and "type" not in weights["encoding"]["y"]["scale"]
+    for plot, names in ((losses, {"retain_loss", "forget_loss"}), (weights, {"multiplier", "gradient_cosine"})):
+        assert {row["field"] for row in plot["data"]["values"]} == names
+        assert plot["encoding"]["color"]["field"] == "field"
+    project.run("dvc", "plots", "show")
+    assert (project.root / "dvc_plots/index.html").exists() and project.git("status", "--porcelain") == ""

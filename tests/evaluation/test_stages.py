@@ -1,0 +1,116 @@
+"""The stages ``evaluate`` and ``verdict``: one model after the other, then both side by side."""
+
+import csv
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
+from erasediff.data.images import encode_png
+from erasediff.judges import cnn
+from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary
+from stages import evaluate, layout, verdict
+from stages.params import load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+QUICK = {"samples_per_concept": 3, "draws": 2, "inference_steps": 1, "guidance_scale": 1.0, "batch_size": 4}
+
+
+class Run:
+    """What a stage logs to; kept."""
+
+    def __init__(self):
+        self.metrics, self.files = {}, []
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics |= metrics
+
+    def log_artifact(self, path, folder=None):
+        self.files.append(path.name)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, pipeline):
+    """A checkout in which the erased model is the base itself."""
+    monkeypatch.chdir(tmp_path)
+    for which in ("base", "erased"):
+        with new_folder(layout.model(which)) as folder:
+            pipeline.save_pretrained(folder)
+    draw = torch.Generator().manual_seed(0)
+    rows = [
+        {"concept": c, "split": "test", "image": encode_png(torch.rand(1, 8, 8, generator=draw) * 2 - 1)}
+        for c in "abc"
+        for _ in range(4)
+    ]
+    with new_folder(layout.CURATED) as folder:
+        pd.DataFrame(rows).to_parquet(folder / layout.TABLE.name, index=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        judge = cnn.ConceptClassifier("abc", (1, 8, 8), width=4)
+    with new_folder(layout.CLASSIFIER) as folder:
+        cnn.save(judge, folder)
+    write_json(layout.CLASSIFIER_METRICS, {"accuracy": 0.9, "test_samples": 12, "fingerprint": judge.fingerprint})
+    sets = ForgetSummary(Erasures(("a",), (), ("b",)), {"a": 4}, {"c": 4}, "selected", {}, "f" * 64)
+    write_json(layout.summary(layout.SETS), sets.to_json())
+    write_json(layout.ERASE_METRICS, EffectiveSettings("erasediff", {"eta": 1.0}, 2, 9).to_json())
+    layout.ERASE_TRACE.parent.mkdir(exist_ok=True)
+    with open(layout.ERASE_TRACE, "w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["step", "retain_loss", "forget_loss", "multiplier", "gradient_cosine"])
+        lines.writerows([[1, 0.1, 0.5, 0.9, 0.1], [2, 0.1, 0.4, 1.0, 0.0]])
+    return tmp_path
+
+
+def evaluated(which):
+    run = Run()
+    evaluate.main(run, 5, PARAMS.evaluate.model_copy(update=QUICK), which)
+    return run, read_json(layout.metrics(which))
+
+
+def judged(**limits):
+    lenient = {name: 0.0 if name.startswith("min") else 9.0 for name in type(PARAMS.verdict).model_fields}
+    run = Run()
+    verdict.main(run, PARAMS.verdict.model_copy(update=lenient | limits))
+    return run, Evaluation.read(layout.EVALUATION)
+
+
+@pytest.mark.unit
+def test_one_model_measured_as_base_and_as_erased_gives_the_same_numbers(checkout):
+    (run, base), (_, erased) = evaluated("base"), evaluated("erased")
+    assert {**base, "seconds": 0} == {**erased, "seconds": 0}
+    assert base["model_sha256"] == sha256_folder(layout.model("base"))
+    assert base["protocol"]["seed"] == 5 and base["protocol"]["drawn_pictures"] == 18
+    assert base["protocol"]["held_out_pictures"] == 4  # of c alone: a is to be forgotten, b was before
+    assert run.files == ["samples_base.png"] and "protocol" not in run.metrics
+    pictures = [Image.open(layout.samples(which)).convert("RGB") for which in ("base", "erased")]
+    below_title = [picture.crop((0, 34, *picture.size)).tobytes() for picture in pictures]
+    assert below_title[0] == below_title[1]
+    (_, evaluation) = judged()
+    assert set(evaluation.delta.values()) - {evaluation.delta["seconds"]} == {0.0}
+
+
+@pytest.mark.unit
+def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
+    _, base = evaluated("base")
+    write_json(layout.metrics("erased"), {**base, "unlearning_accuracy": 0.75, "model_sha256": "e"})
+    write_json(layout.metrics("base"), {**base, "unlearning_accuracy": 0.25})
+    layout.samples("erased").write_bytes(layout.samples("base").read_bytes())
+    run, evaluation = judged(min_unlearning_accuracy=0.7)
+    assert evaluation.passed and evaluation.delta["unlearning_accuracy"] == 0.5
+    assert evaluation.models == {"base": base["model_sha256"], "erased": "e"}
+    assert evaluation.protocol == base["protocol"]
+    headline = read_json(layout.HEADLINE)
+    assert headline["passed"] is True and headline["unlearning_accuracy"] == 0.75
+    assert run.metrics["passed"] == 1.0 and run.metrics["gate.unlearning_accuracy"] == 0.75
+    assert run.files == ["evaluation.json", "before_after.png", "report.html"]
+    _, failed = judged(min_unlearning_accuracy=0.8)
+    assert not failed.passed and read_json(layout.HEADLINE)["passed"] is False
+    page = layout.REPORT.read_text()
+    assert "Gates FAILED: do not use this model as if a were gone." in page and "4 pictures of a" in page
+    assert "forgotten before" in page and base["model_sha256"] in page
+    both = Image.open(io.BytesIO(layout.BEFORE_AFTER.read_bytes()))
+    assert both.width > 2 * Image.open(layout.samples("base")).width
