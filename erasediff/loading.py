@@ -79,11 +79,10 @@ def erased_before(model: str | None) -> list[str]:
     Args:
         model: as :func:`load` takes it. Of one from elsewhere, or trained anew (``None``), nothing is known: ``[]``.
 
-    Raises: ModelError: no such version. TrackingError: the registry cannot be reached.
+    Raises: ModelError: no such version. IntegrityError: it does not say. TrackingError: the registry cannot be reached.
     """
     if model is None or not model.startswith(REGISTRY):
         return []
-    from erasediff.records import Erasures
-    from erasediff.registry.versions import version_at
+    from erasediff.registry.versions import erasures_of, version_at
 
-    return Erasures.from_tags(version_at(model).tags).all
+    return erasures_of(version_at(model)).all

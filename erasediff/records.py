@@ -178,15 +178,36 @@ class Erasures:
         return ", ".join(self.concepts) or "single pictures"
 
     def to_tags(self) -> dict[str, str]:
-        """Tags of a version."""
-        return {"forgotten": _json(self.concepts), "erasures": _json(self.all)}
+        """Tags of a version: ``forgotten`` for people, the others as JSON."""
+        before = f" (before: {', '.join(self.earlier)})" if self.earlier else ""
+        own = {"forgotten": self.what + before, "concepts": _json(self.concepts)}
+        return {**own, "erasures": _json(self.all)}
 
     @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> Erasures:
-        """From the tags of a version; one without the tag ``erasures`` has forgotten what ``forgotten`` names."""
-        own = tuple(json.loads(tags.get("forgotten", "[]")))
-        everything = json.loads(tags["erasures"]) if "erasures" in tags else own
+    def from_tags(cls, tags: Mapping[str, str], where: str = "the version") -> Erasures:
+        """From the tags of a version; before 0.2 ``forgotten`` was JSON and named what its own erasing forgot.
+
+        Raises: IntegrityError: there is no tag ``erasures``, which does not mean that nothing was forgotten, or it is
+            no list of names.
+        """
+        forgotten = tags.get("forgotten", "")
+        old = _names(forgotten, where, "forgotten") if forgotten.startswith("[") and "concepts" not in tags else None
+        own = tuple(_names(tags["concepts"], where, "concepts")) if "concepts" in tags else tuple(old or ())
+        if "erasures" not in tags and old is None:
+            raise IntegrityError(f"{where} has no tag erasures: what it has forgotten is not known, do not use it")
+        everything = _names(tags["erasures"], where, "erasures") if "erasures" in tags else own
         return cls(concepts=own, earlier=tuple(sorted({*everything} - {*own})))
+
+
+def _names(text: str, where: str, tag: str) -> list[str]:
+    """Names from JSON. Raises: IntegrityError: it is something else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise IntegrityError(f"tag {tag} of {where} is {text[:60]!r}, no list of names: somebody altered it")
+    return found
 
 
 def _json(names: Iterable[str]) -> str:

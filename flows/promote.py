@@ -10,6 +10,7 @@ from erasediff.arguments import Parser
 from flows.command import run_command
 
 if TYPE_CHECKING:
+    from erasediff.registry.promotion import Standing
     from erasediff.registry.versions import Version
 
 
@@ -47,7 +48,7 @@ def promote_or_tell(arguments: argparse.Namespace) -> None:
     from flows.tools.doors import require_drawing
     from flows.tools.results import model_name
 
-    def check(asked: Version, champion: str) -> None:
+    def check(asked: Version, before: Standing) -> None:
         require_drawing(asked)
 
     name = model_name(arguments.model)
@@ -74,9 +75,17 @@ def promote_if_approved(name: str, version: str | None, why: str, brings_back: l
 
 
 def show(name: str, at: str | None) -> str:
-    """Return the history of a model's aliases, or its champion at a date. Raises: ParamsError: no date."""
+    """Return the history of a model's aliases, or its champion at a date.
+
+    Raises: ParamsError: no date. ModelError: neither the registry nor the history has such a model.
+    """
     from erasediff.errors import ParamsError
-    from erasediff.registry.promotion import champion_at, history
+    from erasediff.registry.history import champion_at, history
+    from erasediff.registry.versions import require_model
+
+    moves = history(name)
+    if not moves:
+        require_model(name)
 
     if at is not None:
         try:
@@ -89,7 +98,7 @@ def show(name: str, at: str | None) -> str:
     lines = [
         f"{move.at:%Y-%m-%d %H:%M:%S}Z  {move.alias:17} {move.before or '-':>4} → {move.after or '-':4} "
         f"{move.by}: {move.why}  [{move.evidence[:12]}]"
-        for move in history(name)
+        for move in moves
     ]
     return "\n".join(lines) or f"no alias of {name} was ever moved"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from erasediff.arguments import Parser
 from erasediff.checkout import exclusive, project_root
 from erasediff.errors import ParamsError, ServerFailed
+from erasediff.tracking.server import sqlite_uri
 from flows.command import run_command
 from flows.tools.names import (
     MLFLOW_PORT,
@@ -74,7 +75,7 @@ def servers() -> list[Server]:
 def mlflow_settings(root: Path) -> dict[str, str]:
     """Return MLflow's own variables: the store that the checkout uses without a server too."""
     settings = {
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{root / 'mlflow.db'}",
+        "MLFLOW_BACKEND_STORE_URI": sqlite_uri(root / "mlflow.db"),
         "MLFLOW_WORKERS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nothing here asks for
     }

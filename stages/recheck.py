@@ -25,12 +25,12 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.judges import open_judge
     from erasediff.loading import load
     from erasediff.metrics.table import metric_of
-    from erasediff.records import Erasures, Recheck
-    from erasediff.registry.versions import evaluation_of_version, set_tag, version_at
+    from erasediff.records import Recheck
+    from erasediff.registry.versions import erasures_of, evaluation_of_version, set_tag, version_at
     from stages import layout
 
     version = version_at(model)
-    erasures, recorded = Erasures.from_tags(version.tags), evaluation_of_version(version)
+    erasures, recorded = erasures_of(version), evaluation_of_version(version)
     comparable = _comparable(version, recorded, seed, evaluate)
     run.log_params({"model": version.name, "version": version.version, "seed": seed, **evaluate.model_dump()})
     judge = open_judge(layout.CLASSIFIER)

@@ -18,7 +18,7 @@ def main(run: StageRun, register: Register) -> None:
     from erasediff.artifacts import verify_folder, write_bytes
     from erasediff.evaluation.report import with_version
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
-    from erasediff.registry import lineage
+    from erasediff.registry import lineage, lock
     from erasediff.registry.card import model_card
     from erasediff.registry.publishing import (
         REQUEST_TAG,
@@ -31,18 +31,32 @@ def main(run: StageRun, register: Register) -> None:
     from stages.params import PARAMS_FILE
 
     verify_folder(layout.ERASED)
-    evaluation, lock = Evaluation.read(layout.EVALUATION), lineage.read_lock(layout.DVC_LOCK)
+    evaluation, made_by = Evaluation.read(layout.EVALUATION), lock.read_lock(layout.DVC_LOCK)
+    lock.require_made(made_by, (layout.CURATED, layout.BASE, layout.SETS, layout.ERASED, layout.EVALUATION))
     sets, erase = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
-    facts = lineage.collect(lock, layout.CURATED, layout.SETS, layout.BASE, layout.ERASED)
+    facts = lineage.collect(made_by, layout.CURATED, layout.SETS, layout.BASE, layout.ERASED)
     lineage.require_measured(evaluation, facts)
     tags = version_tags(evaluation, sets.erasures, facts)
     tags["example_concept"] = example = next(iter(sets.retain), "")
     tags |= {REQUEST_TAG: register.request} if register.request else {}
-    tags |= lineage.stage_runs(lock, layout.RUNS)  # now that what waited has been sent
+    tags |= lineage.stage_runs(made_by, layout.RUNS)  # now that what waited has been sent
     evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]
-    text = model_card(evaluation, sets.erasures, erase, lineage.stage_params(lock, "pretrain"), facts)
+
+    def card(version: str) -> str:
+        return model_card(
+            evaluation,
+            sets.erasures,
+            erase,
+            lock.stage_params(made_by, "pretrain"),
+            version_facts(register.model_name, version) | lineage.identity(made_by, sets, facts),
+            facts,
+            uri=f"models:/{register.model_name}/{version}",
+            example=example,
+        )
+
     assert run.run_id is not None  # the frame was told that it is needed
-    version = register_version(register.model_name, run.run_id, layout.ERASED, tags, evidence, text, example)
+    name, gates = register.model_name, {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
+    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, gates)
     # Also of a version that was there: a kill may have come between the two.
     report = layout.REPORT.read_text(encoding="utf-8")
     named = with_version(report, evaluation, sets, version_facts(register.model_name, version))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.report import LIMITS
 from erasediff.evaluation.table import table_rows
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, Json
@@ -23,19 +25,27 @@ def model_card(
     erasures: Erasures,
     erase: EffectiveSettings,
     pretrain: Json,
+    made: Mapping[str, str],
     hashes: Mapping[str, str],
+    *,
+    uri: str,
+    example: str = "",
 ) -> str:
-    """Markdown with front matter: what was forgotten and how, gates, numbers, hashes, deviations, limits, licence.
+    """Markdown with front matter: what was forgotten, which version it is, gates, numbers, hashes, limits, licence.
 
     Args:
         erase: what the erasing really did.
         pretrain: that section of params.yaml: where the base model is from.
+        made: what tells this version from any other, by name: its number, date, commit, seed, …
         hashes: what the version was made from, by name.
+        uri: of the version, ``models:/NAME/VERSION``.
+        example: a concept that it still draws.
     """
     verdict = "passed" if evaluation.passed else "FAILED: do not use this version as if the concept were gone"
     gates = [(name, f"{gate.value:.4f}", gate.bound, gate.outcome) for name, gate in evaluation.gates.items()]
     differs = deviations_from_paper(erase) or ["none in the settings of the erasing"]
     what = _cell(erasures.what)
+    ran = {"method": erase.method, "updates": str(erase.updates), "images through the network": f"{erase.passes:,}"}
     return f"""---
 {_front_matter(pretrain).to_yaml()}
 ---
@@ -44,12 +54,27 @@ def model_card(
 
 A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain, erasures))}. Gates **{verdict}**.
 
+{_list([_cell(sentence) for sentence in sentences(evaluation, erasures.what)])}
+
+{_pairs(made)}
+
+## How to load it
+```python
+import erasediff  # with MLFLOW_TRACKING_URI naming the server
+
+pipeline = erasediff.load("{uri}")
+image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
+```
+
+## Measured
 {_table(("gate", "value", "limit", ""), gates)}
 
 {_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 
+± is the standard deviation over the draws: the same pictures drawn from other noise.
+
 ## How it was made
-{_list([f"method: {erase.method}", f"updates: {erase.updates}", f"images through the network: {erase.passes:,}"])}
+{_pairs(ran)}
 
 ## Where it differs from the paper (EraseDiff, arXiv 2401.05779)
 {_list(differs)}
@@ -65,6 +90,10 @@ The evidence is in docs/PAPERS.md of the code.
 ## Licence
 {LICENCE}
 """
+
+
+def _pairs(facts: Mapping[str, str]) -> str:
+    return _list([f"{name}: {_cell(value)}" for name, value in facts.items()])
 
 
 def body_of(card: str) -> str:

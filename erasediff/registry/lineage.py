@@ -1,57 +1,16 @@
-"""The lineage of a version: one digest, and the hashes of what it was made from."""
+"""The lineage of a version: the hashes of what it was made from."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from erasediff.artifacts import read_json, sha256_folder, sha256_text
+from erasediff.artifacts import read_json, sha256_folder
 from erasediff.checkout import git_state
 from erasediff.errors import IntegrityError
-from erasediff.records import Evaluation, Json
+from erasediff.records import Evaluation, ForgetSummary, Json
+from erasediff.registry.lock import digest
 from erasediff.tracking import find_run
-
-#: Outs that hold timings and run ids: two runs of the same thing differ there and nowhere else.
-NOT_LINEAGE = ("metrics/", "plots/", "reports/", "runs/")
-
-
-def digest(lock: Json, stage: str = "register") -> str:
-    """SHA-256 over the commands, params, deps and outs in ``dvc.lock`` of every stage but ``stage``."""
-
-    def entries(files: list[Json]) -> list[list[str]]:
-        return sorted(
-            [f["path"], str(f.get(f.get("hash", "md5"), ""))] for f in files if not f["path"].startswith(NOT_LINEAGE)
-        )
-
-    upstream = {
-        name: [entry["cmd"], entry.get("params", {}), entries(entry.get("deps", [])), entries(entry.get("outs", []))]
-        for name, entry in lock.get("stages", {}).items()
-        if name != stage
-    }
-    return sha256_text(json.dumps(upstream, sort_keys=True))
-
-
-def read_lock(path: Path = Path("dvc.lock")) -> Json:
-    """``dvc.lock``, which DVC writes after each stage. Raises: IntegrityError: it is missing or broken.
-
-    Read as the YAML 1.2 that DVC writes: PyYAML (1.1) would take a class called ``no`` or ``off`` for false.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    if not path.exists():
-        raise IntegrityError(f"{path} is missing: a version's lineage is read from it, so register with dvc repro")
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{path} cannot be read ({reason}): delete it and run dvc repro") from None
-
-
-def stage_params(lock: Json, stage: str) -> Json:
-    """The params that a stage's cached result was made with: a section of params.yaml, empty where there is none."""
-    return lock.get("stages", {}).get(stage, {}).get("params", {}).get("params.yaml", {}).get(stage, {})
 
 
 def collect(lock: Json, dataset: Path, forget_set: Path, base: Path, erased: Path) -> dict[str, str]:
@@ -65,11 +24,35 @@ def collect(lock: Json, dataset: Path, forget_set: Path, base: Path, erased: Pat
     """
     return {
         "lineage_digest": digest(lock),
-        "dataset_sha256": read_json(dataset / "summary.json")["sha256"],
-        "forget_set_sha256": read_json(forget_set / "summary.json")["sha256"],
+        "dataset_sha256": _noted_sha256(dataset / "summary.json"),
+        "forget_set_sha256": _noted_sha256(forget_set / "summary.json"),
         "base_sha256": sha256_folder(base),
         "erased_sha256": sha256_folder(erased),
         **git_state(),
+    }
+
+
+def _noted_sha256(path: Path) -> str:
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("sha256"), str):
+        raise IntegrityError(f"{path} has no sha256: run the stage that writes it again")
+    return str(found["sha256"])
+
+
+def identity(lock: Json, sets: ForgetSummary, facts: Mapping[str, str]) -> dict[str, str]:
+    """What a version was made from, in words by subject: seed, forget set, retain set, models.
+
+    Args:
+        facts: what :func:`collect` gives.
+    """
+    seeds = [stage.get("params", {}).get("params.yaml", {}).get("seed") for stage in lock["stages"].values()]
+    seed = next((str(found) for found in seeds if found is not None), "not noted")
+    return {
+        "seed": seed,
+        "forget set": f"{sum(sets.forget.values())} pictures, SHA-256 {facts['forget_set_sha256'][:16]}…",
+        "retain set": f"{sum(sets.retain.values())} pictures",
+        "base": f"SHA-256 {facts['base_sha256'][:16]}…",
+        "erased": f"SHA-256 {facts['erased_sha256'][:16]}…",
     }
 
 
@@ -99,5 +82,6 @@ def stage_runs(lock: Json, folder: Path) -> dict[str, str]:
     """
     labels = [name.replace("@", "-") for name in lock.get("stages", {}) if name != "register"]
     records = {label: read_json(folder / f"{label}.json") for label in labels if (folder / f"{label}.json").exists()}
-    found = {label: record.get("run_id") or find_run(record.get("run_key")) for label, record in records.items()}
+    noted = {label: record for label, record in records.items() if isinstance(record, dict)}
+    found = {label: record.get("run_id") or find_run(record.get("run_key")) for label, record in noted.items()}
     return {f"run.{label}": run_id for label, run_id in found.items() if run_id}

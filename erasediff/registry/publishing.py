@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from erasediff import checkout
 from erasediff.artifacts import read_json
 from erasediff.records import Erasures, Evaluation
 from erasediff.registry.card import body_of
-from erasediff.registry.versions import DIGEST_TAG, UPLOAD, find_version, registry_client
+from erasediff.registry.store import FILES_TAG, files_digest
+from erasediff.registry.versions import (
+    DIGEST_TAG,
+    EVIDENCE,
+    LAST,
+    UPLOAD,
+    find_version,
+    registry_client,
+    stored_tags,
+    valid_name,
+)
 from erasediff.tracking import server
+from erasediff.tracking.calls import metric_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
+#: MLflow's own tag of a logged model.
+VERSIONS_TAG = "mlflow.modelVersions"
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
 #: Tag of a version: who asked for it.
@@ -40,8 +59,7 @@ def version_tags(evaluation: Evaluation, erasures: Erasures, facts: Mapping[str,
     """Tags of a version: what this run forgot, what is forgotten by now, each gate, lineage and hashes."""
     own = erasures.to_tags()
     passed = {"gates_passed": str(evaluation.passed).lower()}
-    tags = {"forgotten": own["forgotten"], **passed, "erasures": own["erasures"]}  # in the order that MLflow shows
-    return tags | {f"gate.{name}": gate.text for name, gate in evaluation.gates.items()} | dict(facts)
+    return own | passed | {f"gate.{name}": gate.text for name, gate in evaluation.gates.items()} | dict(facts)
 
 
 def register_version(
@@ -50,8 +68,9 @@ def register_version(
     folder: Path,
     tags: Mapping[str, str],
     files: Sequence[Path],
-    card: str,
+    card: Callable[[str], str],
     example_concept: str = "",
+    metrics: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """Register a model folder; a lineage digest that is there already gets its version back, never a second one.
 
@@ -62,27 +81,33 @@ def register_version(
         run_id: MLflow run that the model and ``files`` are attached to.
         folder: diffusers folder.
         tags: of the version, with ``lineage_digest``.
-        files: evidence, attached to the run.
-        card: Markdown, put into the model as README.md and, shortened, into the version's description.
+        files: evidence, attached to the run, and put beside the model, so that it is there as long as that is.
+        card: gives the model card as Markdown, for a version's number. It is put into the model as README.md and,
+            shortened, into the version's description.
         example_concept: for the model's input example.
+        metrics: numbers shown with the model.
 
-    Raises: TrackingError: the registry cannot be used.
+    Raises: ModelError: no name of a model. TrackingError: the registry cannot be used.
     """
+    valid_name(name)
     lock = checkout.project_root() / ".work" / "register.lock"
     with registry_client(UPLOAD) as client, checkout.exclusive(lock):
+        _clear_up(client, run_id)
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
+            _complete(client, name, existing, card)
             return existing
-        _forget_half_logged(client, run_id)
-        model = _log_model(run_id, folder, example_concept)
-        _attach(client, run_id, model.model_id, files, card)
+        model = _log_model(name, run_id, folder, example_concept)
+        _attach(client, run_id, model.model_id, files)
+        if metrics:
+            _log_metrics(client, run_id, model.model_id, metrics)
         _create_registered_model(client, name)
+        stored = stored_tags(tags)
         made = str(
-            client.create_model_version(
-                name, model.model_uri, run_id, tags=dict(tags), description=_description(card), model_id=model.model_id
-            ).version
+            client.create_model_version(name, model.model_uri, run_id, tags=stored, model_id=model.model_id).version
         )
         first = find_version(name, tags[DIGEST_TAG])
         if first is None or first == made:
+            _complete(client, name, made, card)
             return made
         client.delete_model_version(name, made)  # another machine was faster
         client.delete_logged_model(model.model_id)
@@ -116,12 +141,53 @@ def attach_report(name: str, version: str, report: Path) -> None:
         client.log_artifact(run_id, str(report))
 
 
-def _forget_half_logged(client: MlflowClient, run_id: str) -> None:
-    """Delete what killed runs of the experiment left half logged: nothing refers to it."""
-    experiment = client.get_run(run_id).info.experiment_id
-    for model in client.search_logged_models([experiment]):
-        if model.status == "PENDING" and client.get_run(model.source_run_id).info.status == "KILLED":
-            client.delete_logged_model(model.model_id)
+def _complete(client: MlflowClient, name: str, version: str, card: Callable[[str], str]) -> None:
+    """Give a version what needs its number, and last the hash of its code; one of a killed register lacks these."""
+    found = client.get_model_version(name, version)
+    if LAST + FILES_TAG in found.tags:
+        return
+    model_id, text = _model_id(found), card(version)
+    client.update_model_version(name, version, _description(text))
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "README.md").write_text(text, encoding="utf-8")
+        client.log_model_artifact(model_id, str(Path(temporary) / "README.md"))
+    # MLflow's pages show the logged model as "Not registered" otherwise.
+    named = json.dumps([{"name": name, "version": int(version)}])
+    client.set_logged_model_tags(model_id, {VERSIONS_TAG: named})
+    client.set_model_version_tag(name, version, LAST + FILES_TAG, files_digest(f"models:/{name}/{version}"))
+
+
+def _model_id(version: ModelVersion) -> str:
+    """The logged model of a version: a store that is a database does not fill in ``model_id``."""
+    return str(version.source).rpartition("/")[2]
+
+
+def _clear_up(client: MlflowClient, run_id: str) -> None:
+    """Delete logged models of runs that ended before they made a version of it: nothing refers to such a model."""
+    experiment, token = client.get_run(run_id).info.experiment_id, None
+    while True:
+        page = client.search_logged_models([experiment], page_token=token)
+        for model in page:
+            if VERSIONS_TAG not in model.tags and _is_abandoned(client, model):
+                client.delete_logged_model(model.model_id)
+        token = page.token
+        if not token:
+            return
+
+
+def _is_abandoned(client: MlflowClient, model: LoggedModel) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        status = client.get_run(model.source_run_id).info.status
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        status = "KILLED"
+    if status not in ("KILLED", "FAILED"):
+        return False  # it is at work, or made a version before 0.2, which did not name it
+    made = client.search_model_versions(f"run_id = '{model.source_run_id}'")
+    return not any(_model_id(version) == model.model_id for version in made)
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:
@@ -134,13 +200,20 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _attach(client: MlflowClient, run_id: str, model_id: str, files: Sequence[Path], card: str) -> None:
-    """README.md beside the model's files; the evidence to the run."""
+def _attach(client: MlflowClient, run_id: str, model_id: str, files: Sequence[Path]) -> None:
+    """The evidence beside the model's files, where it stays as long as these; and to the run, where people look."""
     with tempfile.TemporaryDirectory() as temporary:
-        (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
-        client.log_model_artifact(model_id, str(Path(temporary) / "README.md"))
-    for path in files:
-        client.log_artifact(run_id, str(path))
+        for path in files:
+            shutil.copyfile(path, Path(temporary) / path.name)
+            client.log_artifact(run_id, str(path))
+        client.log_model_artifacts(model_id, temporary, EVIDENCE)
+
+
+def _log_metrics(client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(metric_name(k), v, now, 0, model_id=model_id) for k, v in metrics.items()])
 
 
 def _description(card: str) -> str:
@@ -185,7 +258,17 @@ def _signature() -> ModelSignature:
     )
 
 
-def _log_model(run_id: str, folder: Path, example_concept: str) -> ModelInfo:
+@contextmanager
+def _real_files(folder: Path) -> Iterator[Path]:
+    """The folder, or a copy where its files are links, as DVC's cache may have them: MLflow follows none out of it."""
+    if not folder.is_symlink() and not any(path.is_symlink() for path in folder.rglob("*")):
+        yield folder.resolve()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(shutil.copytree(folder, Path(temporary) / folder.name))
+
+
+def _log_model(name: str, run_id: str, folder: Path, example_concept: str) -> ModelInfo:
     import mlflow
     import pandas as pd
 
@@ -193,12 +276,12 @@ def _log_model(run_id: str, folder: Path, example_concept: str) -> ModelInfo:
     example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
     code = Path(__file__).parents[1]  # erasediff
     quiet = server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
-    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), warnings.catch_warnings():
+    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), _real_files(folder) as real, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
         return mlflow.pyfunc.log_model(
-            name="model",
+            name=name.replace(".", "-"),  # MLflow takes no dot here
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"pipeline": str(folder.resolve())},
+            artifacts={"pipeline": str(real)},
             code_paths=[str(code)],
             signature=_signature(),
             input_example=example,

@@ -48,6 +48,7 @@ class RemoteRun:
     def _open(self) -> None:
         self._client = server.client()
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        server.require_active(experiment)
         close_abandoned(self._client, experiment.experiment_id)
         self.run_id, self.experiment_id = made_run(self._client, self.about), experiment.experiment_id
         if self.run_id == self.about["continues"]:

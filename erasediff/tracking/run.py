@@ -95,7 +95,7 @@ class StageRun:
         self.log_params(params)
         if required and self.run_id is None:
             where = without_credentials(tracking_uri())
-            raise TrackingError(f"MLflow at {where} unreachable ({self._queue.reason})")
+            raise TrackingError(f"MLflow at {where} cannot be used ({self._queue.reason})")
         self._queue.quiet = False
 
     def log_params(self, params: Mapping[str, object]) -> None:

@@ -11,20 +11,42 @@ from typing import TYPE_CHECKING
 
 from erasediff.checkout import exclusive, project_root
 from erasediff.environment import environment
+from erasediff.errors import TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 EXPERIMENT = "erasediff"
-
+ABOUT = (
+    "Runs of the pipeline: one for each request to forget, and under it one for each stage that ran. "
+    "What came of them is in the model registry: Model training → Models."
+)
 
 #: Answers that the next try would get too.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout."""
-    return environment().mlflow_tracking_uri or f"sqlite:///{project_root() / 'mlflow.db'}"
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout.
+
+    A relative SQLite path, MLflow's own way to write one, is one of the checkout: an experiment's temporary copy, or a
+    worktree, would take its own file with it when it goes.
+
+    Raises: TrackingError: the checkout's path cannot be part of an address.
+    """
+    given = environment().mlflow_tracking_uri
+    if given is None:
+        return sqlite_uri(project_root() / "mlflow.db")
+    relative = re.fullmatch(r"sqlite:///(?!/|:memory:|file:)([^?]+)(.*)", given)
+    return sqlite_uri(project_root() / relative[1]) + relative[2] if relative else given
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file. Raises: TrackingError: its path has a ``?``, where options would begin."""
+    if "?" in str(path):
+        raise TrackingError(f"{path} has a '?' in its path, which ends a database's address: rename that folder")
+    return f"sqlite:///{path}"
 
 
 def without_credentials(text: str) -> str:
@@ -82,21 +104,34 @@ def _with_experiment(result: MlflowClient, artifacts: str | None) -> MlflowClien
 
     if result.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            result.create_experiment(EXPERIMENT, artifact_location=artifacts)
+            result.create_experiment(EXPERIMENT, artifact_location=artifacts, tags={"mlflow.note.content": ABOUT})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another stage was faster
                 raise
     return result
 
 
+def require_active(experiment: Experiment) -> None:
+    """Raises: TrackingError: an experiment was deleted in MLflow's pages, and takes no run."""
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {experiment.name} was deleted: mlflow experiments restore -x {experiment.experiment_id}"
+        )
+
+
 def short_reason(error: BaseException) -> str:
     """An MLflow error in a few words, without credentials."""
     text = " ".join(str(error).split())
+    if "mlflow db upgrade" in text:
+        uri = without_credentials(tracking_uri())
+        return f"its tables are of another release: back it up, then run mlflow db upgrade {uri}"
+    if isinstance(error, ImportError):
+        return f"{text}: install that driver, or name one that is there, such as postgresql+psycopg://"
     if "Connection refused" in text:
         return "connection refused"
     if "timed out" in text.lower():
         return "no answer in time"
-    return without_credentials(text)[:160]
+    return without_credentials(text)[:200]
 
 
 def is_refusal(error: Exception) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import FlowPauseTimeout
@@ -13,9 +15,10 @@ from prefect.states import Completed, State
 from pydantic import Field
 
 from erasediff.errors import ApprovalTimeout, ParamsError, PromotionRefused
+from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.table import HEAD, table_rows
-from erasediff.registry.promotion import promote, refuse
-from erasediff.registry.versions import Version, attached, evaluation_of_version
+from erasediff.registry.promotion import Standing, plain, promote, refuse, would_bring_back
+from erasediff.registry.versions import Version, attached, erasures_of, evaluation_of_version
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.jobs.artifacts import markdown_table, show_picture
 from flows.jobs.states import cancelled, failures_as_states
@@ -30,7 +33,7 @@ DAY = 24 * 60 * 60
 class Decision(RunInput):
     """The form that somebody fills in."""
 
-    approve: bool = Field(description="Whether this version becomes the champion")
+    approve: bool = Field(default=False, description="On: this version becomes the champion. Off: it is refused")
     by: str = Field(min_length=1, max_length=200, description="Who decides")
     why: str = Field(min_length=1, max_length=2000, description="Kept in the history of the aliases")
 
@@ -62,9 +65,9 @@ def promote_flow(
         wait_seconds: With approve: nobody has decided after so many seconds, the run fails.
     """
 
-    def check(asked: Version, champion: str) -> str | None:
+    def check(asked: Version, before: Standing) -> str | None:
         require_drawing(asked)
-        return approval(asked, champion, why, wait_seconds) if approve else None
+        return approval(asked, before, why, wait_seconds) if approve else None
 
     name = results.model_name(model_name)
     try:
@@ -74,39 +77,63 @@ def promote_flow(
     return Completed(message=f"champion of {name} is version {promoted}")
 
 
-def approval(asked: Version, champion: str, why: str, seconds: int) -> str:
-    """Show a version's numbers and pictures, and pause until somebody decides; return who approved and why.
+def approval(asked: Version, before: Standing, why: str, seconds: int) -> str:
+    """Show what a version has forgotten, its numbers and pictures, and pause until somebody decides; who did, and why.
 
     Raises: PromotionRefused, ApprovalTimeout.
     """
     label = f"version {asked.version} of {asked.name}"
-    question = f"Make {label} the champion, in place of {champion or 'none'}? Asked because: {why}"
-    numbers, gates, report = _numbers(asked)
-    whole = f"{question}\n\n{numbers}\n\n{report}"
+    question = f"Make {label} the champion, in place of {before.alias or 'none'}? Asked because: {why}"
+    told = f"{question}\n\n{decided_about(asked, before)}\n\n{_measured(asked)}"
+    whole = f"{told}\n\n{_numbers(asked)}\n\n{_report_of(asked)}"
     artifact = create_markdown_artifact(key="approval", markdown=whole, description=f"To be decided: {label}")
     _show_pictures(asked)
-    numbers_at = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
-    link = f"[All numbers]({numbers_at}). The pictures are among this run's artifacts."
+    link = f"[All numbers of {label}]({PREFECT_UI_URL.value()}/artifacts/artifact/{artifact})"
     get_run_logger().info("waiting for a decision on %s", label)
     try:
-        form = Decision.with_initial_data(description=f"{question}\n\n{gates}\n\n{link}")
+        form = Decision.with_initial_data(description=f"{told}\n\n{link}. The pictures are among this run's artifacts.")
         decision = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=5)
     except FlowPauseTimeout:
         raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
-    said = f"by {decision.by}: {decision.why}"
+    by, because = plain(decision.by), plain(decision.why)
     if not decision.approve:
-        refuse(asked, champion, by=decision.by, why=decision.why)
-        raise PromotionRefused(f"{label} was refused {said}; nothing was moved")
-    return f"approved {said}"
+        refuse(asked, before.version, by=by, why=because)
+        raise PromotionRefused(f"{label} was refused by {by}: {because}; nothing was moved")
+    return f"approved by {by}: {because}"
 
 
-def _numbers(asked: Version) -> tuple[str, str, str]:
-    """Return in Markdown the verdict's table, its gates alone for a narrow form, and where the report is."""
-    rows = table_rows(evaluation_of_version(asked))
-    gates = "\n".join(f"- {name}: {base} → {erased}; gate: {gate}" for name, base, erased, gate in rows if gate)
+def decided_about(asked: Version, before: Standing) -> str:
+    """Say in Markdown what both versions have forgotten, and what would be drawn again: that is what is decided."""
+    forgotten, back = erasures_of(asked).all, would_bring_back(asked, before)
+    lines = [f"- Version {asked.version} has forgotten: **{_names(forgotten)}**"]
+    if before.version:
+        gone = "" if before.alias else " (withdrawn or deleted)"
+        lines.append(f"- The champion, version {before.version}{gone}, has forgotten: **{_names(before.forgotten)}**")
+    if back:
+        lines.append(f"- **Approving lets this be drawn again: {_names(back)}**")
+    else:
+        lines.append("- Nothing that the champion has forgotten would be drawn again")
+    return "\n".join(lines)
+
+
+def _names(concepts: Sequence[str]) -> str:
+    return ", ".join(plain(concept) for concept in concepts) or "nothing"
+
+
+def _measured(asked: Version) -> str:
+    """Return the sentences of the report, a gate each."""
+    told = sentences(evaluation_of_version(asked), plain(erasures_of(asked).what))
+    return "\n".join(f"- {sentence}" for sentence in told)
+
+
+def _numbers(asked: Version) -> str:
+    return markdown_table(HEAD, table_rows(evaluation_of_version(asked)))
+
+
+def _report_of(asked: Version) -> str:
     uri = without_credentials(tracking_uri())
     page = f"[MLflow]({uri}/#/models/{asked.name}/versions/{asked.version})" if uri.startswith("http") else "MLflow"
-    return markdown_table(HEAD, rows), gates, f"The report is report.html of run {asked.run_id} in {page}."
+    return f"The report is report.html of run {asked.run_id} in {page}."
 
 
 def _show_pictures(asked: Version) -> None:

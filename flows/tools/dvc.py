@@ -13,7 +13,7 @@ from typing import Any
 
 from erasediff.artifacts import read_json
 from erasediff.errors import PushFailed, StageFailed
-from erasediff.registry.lineage import read_lock
+from erasediff.registry.lock import read_lock
 from flows.tools import processes
 from stages import layout
 

@@ -40,7 +40,7 @@ def chain(flow_run, tmp_path_factory):
 def test_each_version_has_forgotten_what_its_base_had(chain):
     project, made = chain
     assert [json.loads(m.tags["erasures"]) for m in made] == [["3", "8"], ["0", "3", "8"]]
-    assert [json.loads(m.tags["forgotten"]) for m in made] == [["3"], ["0"]]
+    assert [json.loads(m.tags["x.concepts"]) for m in made] == [["3"], ["0"]]
     assert f"made to forget **0**, from version 2 of {MODEL}, which had forgotten 3, 8 before" in made[1].description
     sets = project.root / "data/forget_set"
     assert set(pd.read_parquet(sets / "forget.parquet")["concept"]) == {"0"}

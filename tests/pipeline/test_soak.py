@@ -94,7 +94,7 @@ def is_whole(project, requests, monkeypatch):
         assert not [run.name for run in prefect.read_flow_runs() if run.state.is_running()]
     store = f"sqlite:///{project.root / 'mlflow.db'}"
     found = {v.version: v.tags for v in versions(project)}
-    assert len(found) == requests == len({tags["lineage_digest"] for tags in found.values()})
+    assert len(found) == requests == len({tags["x.lineage_digest"] for tags in found.values()})
     held = mlflow.MlflowClient(store).get_registered_model(NAME).aliases
     assert "champion" in held and {found[v]["gates_passed"] for v in held.values()} == {"true"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)

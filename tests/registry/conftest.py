@@ -54,5 +54,8 @@ def project(store, monkeypatch, pipeline):
     write_json(Path("runs/erase.json"), {"run_id": "r1"})
     Path("reports").mkdir()
     Path("reports/report.html").write_text(report_html(evaluation, sets, ran, {}, {}))
-    write_json(Path("dvc.lock"), {"stages": {"erase": {"cmd": "x"}}})  # JSON is YAML
+    made = ("data/curated", "models/base", "data/forget_set", "models/erased", "metrics/evaluation.json")
+    outs = [{"path": path, "hash": "md5", "md5": "0" * 32} for path in made]
+    erase = {"cmd": "x", "params": {"params.yaml": {"seed": 7}}, "outs": outs}
+    write_json(Path("dvc.lock"), {"stages": {"erase": erase}})  # JSON is YAML
     return store

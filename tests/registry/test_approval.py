@@ -13,7 +13,8 @@ import pytest
 
 from erasediff import tracking
 from erasediff.artifacts import sha256_folder, write_json
-from erasediff.registry.promotion import champion_at, history, promote_initial
+from erasediff.registry.history import champion_at, history
+from erasediff.registry.promotion import promote_initial
 from erasediff.registry.publishing import register_version
 from erasediff.registry.versions import aliases, version_of
 
@@ -25,8 +26,8 @@ GATE = {"value": 0.9731, "limit": 0.9, "direction": "min", "passed": True}
 DECIDE = """
 import sys
 from prefect.flow_runs import resume_flow_run
-approve = sys.argv[2] == "yes"
-resume_flow_run(sys.argv[1], run_input={"approve": approve, "by": "ann", "why": "I looked at the pictures"})
+approve = {"approve": True} if sys.argv[2] == "yes" else {}  # the switch is off: that is no
+resume_flow_run(sys.argv[1], run_input={**approve, "by": "ann", "why": "I looked\\nat the pictures"})
 """
 
 
@@ -82,9 +83,10 @@ def asked(store, prefect_server, tmp_path, monkeypatch):
             Path("samples_erased.png").write_bytes(b"\x89PNG picture")
             run.log_artifact("samples_erased.png")
         tags = {"lineage_digest": number, "gates_passed": "true", "erased_sha256": sha256_folder(FOLDER)}
-        tags |= {"example_concept": "a", "erasures": '["b"]', "run.evaluate-erased": run.run_id}
+        forgotten = {"1": '["b", "c"]', "2": '["b"]'}[number]
+        tags |= {"example_concept": "a", "erasures": forgotten, "concepts": '["b"]', "run.evaluate-erased": run.run_id}
         with tracking.stage_run("register", {}) as run:
-            register_version("m", run.run_id, FOLDER, tags, [Path("evaluation.json")], "card", "a")
+            register_version("m", run.run_id, FOLDER, tags, [Path("evaluation.json")], lambda version: "card", "a")
         promote_initial("m", number)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
@@ -94,7 +96,19 @@ def asked(store, prefect_server, tmp_path, monkeypatch):
 
     def start(*arguments, paused=True):
         """``paused``: wait until it asks."""
-        command = ["-m", "flows.promote", "--model", "m", "challenger", "--why", "request 17", "--approve", *arguments]
+        command = [
+            "-m",
+            "flows.promote",
+            "--model",
+            "m",
+            "challenger",
+            "--why",
+            "request 17",
+            "--brings-back",
+            "c",
+            "--approve",
+            *arguments,
+        ]
         process = subprocess.Popen([sys.executable, *command], env=environment, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         started.append(process)
@@ -120,7 +134,10 @@ def test_approved_elsewhere_it_becomes_champion(asked, prefect_server):
     assert aliases("m") == {"challenger": "2", "champion": "1"}
     described = until(60, lambda: described_form(prefect_server, run_id))
     assert "Make version 2 of m the champion, in place of 1? Asked because: request 17" in described
-    assert "- unlearning_accuracy: 0.042 ± 0.010 → 0.973 ± 0.020; gate: 0.9731 ≥ 0.9 passed" in described
+    assert "- Version 2 has forgotten: **b**" in described
+    assert "- The champion, version 1, has forgotten: **b, c**" in described
+    assert "- **Approving lets this be drawn again: c**" in described
+    assert "- 97.3% of the pictures drawn for b are not recognised as such (at least 90%): passed" in described
     shown = {a["key"]: a for a in api(prefect_server, "/artifacts/filter", {}) if a["flow_run_id"] == run_id}
     table = shown["approval"]["data"]
     assert "| unlearning_accuracy | 0.042 ± 0.010 | 0.973 ± 0.020 | 0.9731 ≥ 0.9 passed |" in table
@@ -130,7 +147,7 @@ def test_approved_elsewhere_it_becomes_champion(asked, prefect_server):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "champion of m is version 2" in said, said
     assert aliases("m") == {"challenger": "2", "champion": "2", "previous_champion": "1"}
-    assert history("m")[-1].why == "request 17; approved by ann: I looked at the pictures"
+    assert history("m")[-1].why == "request 17; brings back c; approved by ann: I looked at the pictures"
 
 
 def described_form(url, run_id):

@@ -6,7 +6,8 @@ import pytest
 from erasediff.errors import IntegrityError
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, Gate
 from erasediff.registry.card import body_of, model_card
-from erasediff.registry.lineage import collect, digest, read_lock, stage_params, stage_runs
+from erasediff.registry.lineage import collect, stage_runs
+from erasediff.registry.lock import digest, read_lock, stage_params
 
 
 def lock(eta=1, metrics="a", model="b", cmd="x"):
@@ -72,7 +73,9 @@ RAN = EffectiveSettings("graddiff", {"forget_source": "retain", "retain_target":
 
 def card(source="train", **pretrain):
     erasures = Erasures(("chat noir",), (), ("c",))
-    return model_card(EVALUATION, erasures, RAN, {"source": source, **pretrain}, {"base_sha256": "ff"})
+    made = {"registered": "2026-01-31 by ann", "seed": "0"}
+    base = {"source": source, **pretrain}
+    return model_card(EVALUATION, erasures, RAN, base, made, {"base_sha256": "ff"}, uri="models:/m/7", example="a|b")
 
 
 @pytest.mark.unit

@@ -1,34 +1,25 @@
 """Who becomes champion, and what the history says of it."""
 
-import json
-import os
+import runpy
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from registering import stored, version
 
-from erasediff import tracking
-from erasediff.artifacts import sha256_folder
-from erasediff.errors import GateFailed, IntegrityError, ModelError, WouldUnerase
-from erasediff.registry.promotion import champion_at, history, promote, promote_initial, withdraw
-from erasediff.registry.publishing import register_version
+from erasediff.errors import GateFailed, IntegrityError, ModelError, ParamsError, TrackingError, WouldUnerase
+from erasediff.loading import load
+from erasediff.registry import history as history_module
+from erasediff.registry import promotion
+from erasediff.registry.history import champion_at, history
+from erasediff.registry.promotion import promote, promote_initial, withdraw
 from erasediff.registry.versions import aliases
 from erasediff.tracking import server
-
-FOLDER = Path("models/erased")
-
-
-def version(erasures, passed="true"):
-    """A version that has forgotten these."""
-    number = str(len(server.client().search_model_versions("name = 'm'")) + 1)
-    tags = {"lineage_digest": number, "gates_passed": passed, "erased_sha256": sha256_folder(FOLDER)}
-    tags |= {"erasures": json.dumps(erasures), "example_concept": "a"}
-    with tracking.stage_run("register", {}) as run:
-        assert register_version("m", run.run_id, FOLDER, tags, [], "card", "a") == number
-    return number
 
 
 @pytest.mark.pipeline
@@ -97,13 +88,12 @@ def test_what_cannot_become_champion(store):
     good = version([])
 
     def refuse(found, champion):
-        assert (found.uri, champion) == ("models:/m/3", "1")
+        assert (found.uri, champion.alias) == ("models:/m/3", "1")
         raise ModelError("it does not draw")
 
     with pytest.raises(ModelError, match="it does not draw"):
         promote("m", good, why="x", check=refuse)
-    weights = next((store / "mlartifacts").rglob(f"*{server.client().get_model_version('m', good).source[-8:]}*"))
-    file = next(weights.rglob("diffusion_pytorch_model.safetensors"))
+    file = next(stored(good).rglob("diffusion_pytorch_model.safetensors"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match="is not what was registered"):
         promote("m", good, why="x")
@@ -131,49 +121,246 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store):
     assert outcome == {winner: winner, loser: f"the champion of m changed from 1 to {winner}: look again"}
 
 
+class Killed(BaseException):
+    pass
+
+
 @pytest.mark.pipeline
-def test_a_move_that_was_killed_is_settled_by_the_next(store, monkeypatch):
+@pytest.mark.parametrize(
+    "at, moved", [("log_param", False), ("set_registered_model_alias", False), ("set_terminated", True)]
+)
+def test_a_move_that_was_killed_is_settled_by_the_next(store, monkeypatch, at, moved):
     promote_initial("m", version([]))
     second, third = version([]), version([])
     plain = server.client
 
-    class Killed(BaseException):
-        pass
-
     class Client:
-        """Dies after moving the alias, before the note is finished."""
+        """Dies where it would decide the move, carry it out, or finish the note."""
 
         def __getattr__(self, name):
-            return getattr(plain(), name)
+            def killed(*arguments):
+                raise Killed
 
-        def set_terminated(self, *arguments):
-            raise Killed
+            return killed if name == at else getattr(plain(), name)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(server, "client", Client)
         promote("m", second, why="killed")
-    assert aliases("m") == {"challenger": "1", "champion": "1", "previous_champion": "1"}
+    assert aliases("m").get("champion") == (second if moved else "1")
+    assert [move.why for move in history("m") if move.alias == "champion"] == ["gates passed"] + moved * ["killed"]
     promote("m", third, why="next")
-    moves = [(m.alias, m.before, m.after, m.why) for m in history("m")]
-    assert moves[2:] == [
-        ("previous_champion", "", "1", "killed"),
-        ("previous_champion", "1", "1", "next"),
-        ("champion", "1", third, "next"),
-    ]
+    decided = at != "log_param"
+    moves = [(m.before, m.after, m.why) for m in history("m") if m.alias == "champion"]
+    killed = [("1", second, "killed")] if decided else []
+    assert moves == [("", "1", "gates passed"), *killed, (second if decided else "1", third, "next")]
+    assert aliases("m")["previous_champion"] == (second if decided else "1")
+
+
+PROMOTER = """
+import os, sys, time
+from pathlib import Path
+from erasediff.errors import EraseDiffError
+from erasediff.registry.promotion import promote
+root, number = sys.argv[1:]
+os.environ["DVC_ROOT"] = root  # another machine: it shares nothing but the server
+
+def check(found, before):
+    Path(root).joinpath("ready").touch()
+    while not all(Path(root).with_name(name).joinpath("ready").exists() for name in "ab"):
+        time.sleep(0.01)
+
+try:
+    print("won", promote("m", number, why="race", check=check))
+except EraseDiffError as error:
+    print("told", error)
+"""
 
 
 @pytest.mark.pipeline
-def test_the_command(store):
+def test_of_two_machines_that_promote_at_once_one_wins_and_the_other_is_told(store, monkeypatch):
+    promote_initial("m", version([]))
+    numbers = [version([]), version([])]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    started = []
+    for root, number in zip("ab", numbers, strict=True):
+        (store / root).mkdir()
+        command = [sys.executable, "-c", PROMOTER, str(store / root), number]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=240)[0].strip() for process in started]
+    winner = aliases("m")["champion"]
+    assert winner in numbers
+    (loser,) = set(numbers) - {winner}
+    assert said[numbers.index(winner)] == f"won {winner}"
+    assert said[numbers.index(loser)] == f"told the champion of m changed from 1 to {winner}: look again"
+    assert [(m.before, m.after) for m in history("m") if m.alias == "champion"] == [("", "1"), ("1", winner)]
+
+
+@pytest.mark.pipeline
+def test_the_order_of_moves_is_not_that_of_clocks(store, monkeypatch):
+    class Clock(datetime):
+        ahead = timedelta(days=2)
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + cls.ahead
+
+    monkeypatch.setattr(promotion, "datetime", Clock)
+    promote_initial("m", version(["x"]))
+    promote("m", version(["x"]), why="next")
+    Clock.ahead = timedelta(0)  # the clock is set right
+    withdraw("m", "2", why="failed")
+    assert [(m.before, m.after) for m in history("m") if m.alias == "champion"] == [("", "1"), ("1", "2"), ("2", "")]
+    assert champion_at("m", datetime.now(UTC) + timedelta(days=9)) is None
+    assert "champion" not in promote_initial("m", version(["x"]))
+
+
+@pytest.mark.pipeline
+def test_a_champion_that_was_deleted_in_mlflow_still_counts(store):
+    promote_initial("m", version(["x"]))
+    promote("m", version(["x", "y"]), why="asked by y")
+    server.client().delete_model_version("m", "2")
+    assert "champion" not in aliases("m")
+    with pytest.raises(WouldUnerase, match="version 1 of m still draws y, which the champion .version 2. has forg"):
+        promote("m", "previous_champion", why="2 is gone")
+    assert "champion" not in promote_initial("m", version(["x"]))
+    assert promote("m", "1", why="y withdrew", brings_back=["y"]) == "1"
+    last = [m for m in history("m") if m.alias == "champion"][-1]
+    assert (last.before, last.after) == ("2", "1") and "previous_champion" in aliases("m")
+
+
+@pytest.mark.pipeline
+def test_what_a_champion_of_the_history_forgot_counts_where_somebody_moved_the_alias_by_hand(store):
+    promote_initial("m", version(["x"]))
+    by_hand, next_one = version([]), version([])
+    server.client().set_registered_model_alias("m", "champion", by_hand)
+    with pytest.raises(WouldUnerase, match="still draws x"):
+        promote("m", next_one, why="next")
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("tag", ["7", "{}", '["a", 1]', "[", "[" * 3000, "nichts", None])
+def test_a_tag_that_does_not_say_what_was_forgotten_is_one_line(store, tag):
+    promote_initial("m", version(["x"]))
+    second = version(["x"])
+    client = server.client()
+    client.delete_model_version_tag("m", second, "erasures")
+    if tag is not None:
+        client.set_model_version_tag("m", second, "erasures", tag)
+    with pytest.raises(IntegrityError, match=f"version {second} of m") as refused:
+        promote("m", second, why="next")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "why is empty"),
+        ("  \n", "why is empty"),
+        ("a\nb", r"control character '\\n'"),
+        ("\x1b[31mred", r"control character '\\x1b'"),
+        ("a\u2028b", "control character"),
+        ("a\u202eb", "control character"),
+        ("\ud800", "control character"),
+        ("a" * 2001, "2001 characters"),
+    ],
+)
+def test_a_reason_is_one_line_of_plain_text(text, said):
+    with pytest.raises(ParamsError, match=said):
+        promotion.reason(text)
+    assert promotion.reason(promotion.plain(text)[:2000])
+    assert promotion.reason("request 17: été, “quoted”") == "request 17: été, “quoted”"
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("file", ["served_model.py", "code/part.py", "code/added.py"])
+def test_code_that_was_altered_is_neither_promoted_nor_loaded(store, file):
+    promote_initial("m", version([]))
+    second = version([])
+    (stored(second) / file).write_text("import os\n")
+    for attempt in (lambda: promote("m", second, why="next"), lambda: load(f"models:/m/{second}")):
+        with pytest.raises(
+            IntegrityError, match=f"the code files of version {second} of m are not what was registered"
+        ):
+            attempt()
+    assert aliases("m")["champion"] == "1" and load("models:/m/1")
+
+
+@pytest.mark.pipeline
+def test_a_deleted_history_is_read_and_a_move_says_how_to_restore_it(store):
+    promote_initial("m", version([]))
+    second = version([])
+    client = server.client()
+    experiment = client.get_experiment_by_name(history_module.EXPERIMENT).experiment_id
+    client.delete_experiment(experiment)
+    assert [(m.alias, m.after) for m in history("m")] == [("challenger", "1"), ("champion", "1")]
+    assert champion_at("m", datetime.now(UTC)) == "1"
+    with pytest.raises(
+        TrackingError, match=f"erasediff-aliases was deleted: mlflow experiments restore -x {experiment}"
+    ):
+        promote("m", second, why="next")
+    client.restore_experiment(experiment)
+    last = client.search_runs([experiment], "tags.alias = 'champion'")[0].info.run_id
+    client.delete_run(last)
+    assert champion_at("m", datetime.now(UTC)) == "1"
+    with pytest.raises(TrackingError, match=f"restore it first, mlflow runs restore --run-id {last}"):
+        promote("m", second, why="next")
+    client.restore_run(last)
+    assert promote("m", second, why="next") == second
+
+
+@pytest.mark.pipeline
+def test_the_first_champion_is_one_of_two_machines(store):
+    first, second = version([]), version([])
+    both = threading.Barrier(2, timeout=60)
+    real = history_module._claim
+
+    def claim(*arguments):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(2)
+        return real(*arguments)
+
+    with patch.object(history_module, "_claim", claim):
+        threads = [threading.Thread(target=promote_initial, args=("m", number)) for number in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    champions = [m for m in history("m") if m.alias == "champion"]
+    assert len(champions) == 1 and aliases("m")["champion"] == champions[0].after
+    assert sorted(m.after for m in history("m") if m.alias == "challenger") == [first, second]
+
+
+@pytest.mark.pipeline
+def test_notes_of_an_earlier_release_come_before_the_chain(store):
+    number = version(["x"])
+    client = server.client()
+    experiment = client.create_experiment(history_module.EXPERIMENT)
+    for at, alias in ((1000, "challenger"), (2000, "champion")):
+        old = {"model": "m", "alias": alias, "from": "", "to": number, "by": "a", "why": "old", "evidence": "e"}
+        run = client.create_run(experiment, start_time=at, tags=old)
+        client.set_terminated(run.info.run_id, "FINISHED")
+        client.set_registered_model_alias("m", alias, number)
+    promote("m", version(["x"]), why="next")
+    withdraw("m", "2", why="last")
+    assert [m.why for m in history("m")] == ["old", "old", "next", "last"]
+
+
+@pytest.mark.pipeline
+def test_the_command(store, monkeypatch, capsys):
     promote_initial("m", version(["x"]))
     version(["x"])
 
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # of the process that draws
 
-    def run(*arguments, code=0):
-        command = [sys.executable, "-m", "flows.promote", "--model", "m", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-        return done.stdout + done.stderr
+    def run(*arguments, code=0, model="m"):
+        monkeypatch.setattr(sys, "argv", ["promote", "--model", model, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("flows.promote", run_name="__main__")
+        said = "".join(capsys.readouterr())
+        assert ended.value.code == code, said
+        return said
 
     assert run("challenger", "--version", "2", "--why", "looks better") == "champion of m is version 2\n"
     said = run("history")
@@ -182,3 +369,8 @@ def test_the_command(store):
     assert run("history", "--at", "2999-01-01") == "m version 2\n"
     assert "ParamsError: --at 'soon' is no date" in run("history", "--at", "soon", code=2)
     assert run("rollback", "--why", "it was better") == "champion of m is version 1\n"
+    said = run("rollback", "--why", "a\nb", code=2)
+    assert said == r"ParamsError: why has the control character '\n': give one line of plain text" + "\n"
+    typo = "ModelError: the registry has no model 'typo'; it has: m\n"
+    for arguments in (("history",), ("history", "--at", "2999-01-01")):
+        assert run(*arguments, model="typo", code=1) == typo

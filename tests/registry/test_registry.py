@@ -17,7 +17,8 @@ from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingErr
 from erasediff.families import family_of
 from erasediff.loading import load
 from erasediff.registry import publishing
-from erasediff.registry.promotion import history, promote, promote_initial
+from erasediff.registry.history import history
+from erasediff.registry.promotion import promote, promote_initial
 from erasediff.registry.store import fetch_pipeline_folder
 from erasediff.registry.versions import aliases, version_of
 from erasediff.tracking import server
@@ -106,7 +107,7 @@ from erasediff.registry.publishing import register_version
 os.environ["DVC_ROOT"] = sys.argv[1]  # another checkout: its lock does not help
 tags = {"lineage_digest": "d1", "erased_sha256": sys.argv[2]}
 with tracking.stage_run("register", {}) as run:
-    print(register_version("m", run.run_id, Path("models/erased"), tags, [], "card", "a"), flush=True)
+    print(register_version("m", run.run_id, Path("models/erased"), tags, [], lambda version: "card", "a"), flush=True)
 """
 
 
