@@ -62,6 +62,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
             checkpoint=checkpoint,
             on_step=on_step,
             recipe=recipe,
+            cache=layout.LATENTS,
             **erase.settings(),
         )
 
@@ -76,7 +77,9 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     write_bytes(layout.ERASE_TRACE, trace.to_csv(index=False).encode())
     write_json(layout.ERASE_METRICS, {**result.record.to_json(), **numbers})
     with new_folder(layout.ERASED) as folder:
-        result.pipeline.save_pretrained(folder)
+        result.save(folder, fused=True)
+        if result.lora:
+            result.save(folder / layout.LORA, fused=False)
     checkpoint.clear()
     run.log_metrics({"updates": result.updates, "passes": result.record.passes})
     run.log_artifact(layout.ERASE_TRACE)

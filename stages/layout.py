@@ -25,6 +25,8 @@ FORGET_TABLE, RETAIN_TABLE = SETS / "forget.parquet", SETS / "retain.parquet"
 SETS_REPORTS = Path("reports/forget_set")
 
 ERASED = Path("models/erased")
+#: Within the folder of the erased model, where a LoRA was trained; the model itself has it fused.
+LORA = "lora"
 ERASE_METRICS = Path("metrics/erase.json")
 ERASE_TRACE = Path("plots/erase.csv")
 
@@ -39,6 +41,9 @@ REGISTERED = RUNS / "register.json"
 
 RECHECK = Path("metrics/recheck.json")
 RECHECK_SAMPLES = Path("plots/samples_recheck.png")
+
+#: Latents of pictures, by content: no result, and read again by the next training on the same pictures.
+LATENTS = Path(".work/latents")
 
 #: What is compared where nothing else is named.
 COMPARISON = Path("comparisons/methods.yaml")

@@ -159,6 +159,9 @@ class Erase(Section):
     mask_fraction: Annotated[float, Field(gt=0, le=1)]
     fisher_samples: Count
     trainable: Text
+    adapter: Literal["none", "lora"]
+    rank: Count
+    lora_alpha: Positive | None
     mixed_precision: Precision
     checkpoint_every: Count
 

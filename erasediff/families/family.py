@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DMo
 from torch import Tensor, nn
 
 from erasediff.errors import ModelError, ParamsError, shown
+from erasediff.families.selections import CROSS_ATTENTION, Selection
 
 #: The prompt that stands for "no condition".
 NULL_CONCEPT = ""
@@ -24,9 +25,6 @@ Nested: TypeAlias = "Tensor | Mapping[str, Nested]"
 
 class Condition(Protocol):
     """A request to a denoiser, one entry a sample. Only the family that made it looks inside."""
-
-    def rows(self, start: int, stop: int) -> Condition:
-        """The samples ``start:stop``."""
 
     def take(self, index: Tensor) -> Condition:
         """The samples of an index ``(B,)``, which may name one several times."""
@@ -46,10 +44,6 @@ class DenoiserArguments(Mapping[str, object]):
 
     batched: Mapping[str, Nested] = field(default_factory=dict)
     shared: Mapping[str, object] = field(default_factory=dict)
-
-    def rows(self, start: int, stop: int) -> DenoiserArguments:
-        """The samples ``start:stop``; what is shared stays."""
-        return DenoiserArguments(_each(self.batched, lambda tensor: tensor[start:stop]), self.shared)
 
     def take(self, index: Tensor) -> DenoiserArguments:
         """The samples of an index ``(B,)``; what is shared stays."""
@@ -81,6 +75,18 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
+def joined(parts: Sequence[Condition]) -> Condition:
+    """Return the samples of several conditions of one family, one after another; what is shared is the first's."""
+    known = [part for part in parts if isinstance(part, DenoiserArguments)]  # the only kind there is
+    return DenoiserArguments(_cat([part.batched for part in known]), known[0].shared)
+
+
+def _cat(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {name: _cat([value[name] for value in values]) for name in values[0]}
+    return torch.cat(list(values))
+
+
 class Family(Protocol):
     """One kind of diffusion model. Methods take prompts and tensors; labels, token ids and embeddings stay inside.
 
@@ -89,6 +95,8 @@ class Family(Protocol):
     Attributes:
         pipeline: the diffusers pipeline that is wrapped.
         denoiser: the network that erasing trains.
+        selections: parts of the denoiser that erasing may train, by name.
+        encoder: the network of :meth:`encode`; ``None`` where that is the identity.
         concepts: names the model knows, or ``None`` where any prompt can be given.
         conditional: whether it can be asked for anything at all.
         has_null: whether the null prompt ``""`` can be given (needed for guidance).
@@ -100,6 +108,8 @@ class Family(Protocol):
 
     pipeline: DiffusionPipeline
     denoiser: nn.Module
+    selections: Mapping[str, Selection]
+    encoder: nn.Module | None
     concepts: tuple[str, ...] | None
     conditional: bool
     has_null: bool
@@ -156,6 +166,8 @@ class NoiseSchedule:
 
     scheduler: DDPMScheduler
     conditional = True
+    encoder: nn.Module | None = None
+    selections: Mapping[str, Selection] = CROSS_ATTENTION
 
     @property
     def num_timesteps(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from erasediff.errors import ModelError
 from erasediff.families.family import Condition, DenoiserArguments, ask
 from erasediff.families.flow_matching import FlowMatching, flow_shift
+from erasediff.families.selections import JOINT_ATTENTION
 from erasediff.families.text_to_image import TextToImage
 
 
@@ -23,6 +24,7 @@ class FluxFamily(TextToImage, FlowMatching):
 
     pipeline_class = FluxPipeline
     denoiser_name = "transformer"
+    selections = JOINT_ATTENTION
 
     def __init__(self, pipeline: DiffusionPipeline):
         super().__init__(pipeline)

@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 
 from erasediff.families.family import DenoiserArguments
 from erasediff.families.flow_matching import FlowMatching, flow_shift
+from erasediff.families.selections import JOINT_ATTENTION
 from erasediff.families.text_to_image import TextToImage, null_where
 
 
@@ -14,6 +15,7 @@ class StableDiffusion3Family(TextToImage, FlowMatching):
 
     pipeline_class = StableDiffusion3Pipeline
     denoiser_name = "transformer"
+    selections = JOINT_ATTENTION
 
     def __init__(self, pipeline: DiffusionPipeline):
         super().__init__(pipeline)

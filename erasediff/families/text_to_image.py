@@ -21,6 +21,7 @@ from erasediff.families.family import (
     generators_of,
     noise_of,
 )
+from erasediff.families.selections import CROSS_ATTENTION, Selection
 
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
 ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
@@ -44,6 +45,7 @@ class TextToImage:
     conditional, has_null = True, True
     concepts: tuple[str, ...] | None = None
     denoiser_name = "unet"
+    selections: Mapping[str, Selection] = CROSS_ATTENTION
     #: More arguments of the call that draws.
     call: Mapping[str, object] = {}
     pipeline_class: Any

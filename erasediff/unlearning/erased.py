@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from erasediff.data.figures import picture_grid, plot_trace
 from erasediff.data.images import png_bytes
-from erasediff.errors import EraseDiffError
+from erasediff.errors import EraseDiffError, ParamsError
 from erasediff.families import family_of
 from erasediff.records import EffectiveSettings, Value
+from erasediff.unlearning.adapters import Lora, write_lora
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,6 +44,7 @@ class Erased:
         base: the pipeline that was given.
         forgotten: the concepts to forget.
         kept: the concepts of the pictures to keep.
+        lora: what was trained, where ``adapter`` was ``lora``; the pipeline has it fused.
     """
 
     pipeline: DiffusionPipeline
@@ -49,6 +53,7 @@ class Erased:
     base: DiffusionPipeline = field(kw_only=True)
     forgotten: tuple[str, ...] = field(kw_only=True)
     kept: tuple[str, ...] = field(kw_only=True)
+    lora: Lora | None = None
 
     @property
     def method(self) -> str:
@@ -64,6 +69,24 @@ class Erased:
     def updates(self) -> int:
         """Number of updates made."""
         return self.record.updates
+
+    def save(self, folder: Path | str, *, fused: bool | None = None) -> None:
+        """Write the erased model as plain diffusers loads it.
+
+        Args:
+            fused: ``True`` writes the whole pipeline; ``False`` the LoRA alone, as ``load_lora_weights`` takes it, and
+                of a UNet once more under the keys of ComfyUI and A1111. By default what was trained.
+        Raises: ParamsError: there is no LoRA.
+        """
+        if fused is None:
+            fused = self.lora is None
+        if fused:
+            self.pipeline.save_pretrained(folder)
+            return
+        if self.lora is None:
+            raise ParamsError("there is no LoRA to save: erase with adapter lora, or save the whole pipeline")
+        about = {"erased": json.dumps(self.forgotten), "method": self.method, "updates": str(self.updates)}
+        write_lora(self.pipeline, self.lora, Path(folder), {**about, "settings": json.dumps(dict(self.settings))})
 
     def show(
         self,

@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from erasediff.families import Family, family_of
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
+from erasediff.unlearning.adapters import Lora
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
@@ -64,6 +66,7 @@ def erase(
     on_step: OnStep | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
+    cache: Path | None = None,
     **settings: Any,
 ) -> Erased:
     """Take a diffusers pipeline, return one that no longer draws ``concept``; the pipeline given is left as it was.
@@ -83,6 +86,7 @@ def erase(
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
         recipe: how ``method="retrain"`` trains.
         progress: show a bar; with ``on_step`` there is none.
+        cache: folder that keeps the latents of pictures for the next call, under a name made of their content.
         settings: any fields of :class:`erasediff.unlearning.Settings`, which explains each. The usual ones:
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
@@ -106,6 +110,7 @@ def erase(
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
     retrains = recipe if method == "retrain" else None
     history: list[dict[str, float]] = []
+    lora: Lora | None = None
 
     with progress_bar("erasing", record.updates, "update", shown=shown) as bar:
 
@@ -122,13 +127,13 @@ def erase(
             denoiser = retrain(family, retain_set, retrains, **how)
         else:
             chosen = chosen.with_updates(record.updates)
-            denoiser, updates = run_loop(family, forget_set, retain_set, chosen, **how)
+            denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, **how)
             # A constraint gap that was reached ends a run before its planned updates.
             record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
     kept = tuple(dict.fromkeys(retain_set.concepts))
-    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(asked.forget), kept=kept)
+    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(asked.forget), kept=kept, lora=lora)
 
 
 class _How(TypedDict):

@@ -58,13 +58,13 @@ def flat_weights(parameters: Sequence[Tensor]) -> Tensor:
 
 
 def _denoising(losses: Losses, data: ConceptImages, stream: str, step: int, n: int) -> Tensor:
-    """Mean squared error of plain denoising of a batch under its own concepts; the same for every process."""
-    index, concepts = losses.batch(stream, step, n, data)
+    """Mean squared error of plain denoising of a batch under its own prompts; the same for every process."""
+    index, prompts = losses.batch(stream, step, n, data)
     clean = losses.encoded(data, index)
     generator = randomness.generator(losses.seed, f"{stream}-noise", step)
     noise, timesteps = draw_noise(losses.family, clean, n, slice(None), generator)
     noisy, target = losses.family.noised(clean, noise, timesteps)
-    prediction = losses.family.predict(losses.denoiser, noisy, timesteps, losses.family.condition(concepts))
+    prediction = losses.family.predict(losses.denoiser, noisy, timesteps, losses.condition(prompts))
     return F.mse_loss(prediction.float(), target.float())
 
 

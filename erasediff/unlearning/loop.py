@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,68 +14,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import NonFiniteLoss, UnknownConcept
+from erasediff.errors import NonFiniteLoss
 from erasediff.families.family import Family
-from erasediff.training.sharding import gathered, in_plane, is_sharded, local, part_like, shard
+from erasediff.training.encoding import encoders_of, placed
+from erasediff.training.sharding import in_plane, is_sharded, local, part_like
 from erasediff.training.state import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
+from erasediff.unlearning.adapters import Lora, lora_of, require_adaptable
 from erasediff.unlearning.importance import Importance, add_gradient, flat_zeros
 from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.methods import Method
 from erasediff.unlearning.multipliers import multiplier_of
-
-#: Selections of parameters by name: those whose name contains one of the first parts and none of the second.
-SELECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "full": (("",), ()),
-    "attention": (("attn", "attentions"), ()),
-    "cross_attention": (("attn2",), ()),
-    "self_attention": (("attn1",), ()),
-    "no_cross_attention": (("",), ("attn2",)),
-    "no_time_embedding": (("",), ("time_emb", "time_proj")),
-}
-
-
-def trainable_parameters(denoiser: nn.Module, selection: str) -> dict[str, Tensor]:
-    """Return the parameters that erasing changes, and freeze the others.
-
-    Args:
-        selection: a name of ``SELECTIONS``, or a part of parameter names.
-    Raises: UnknownConcept: the selection is empty.
-    """
-    wanted, unwanted = SELECTIONS.get(selection, ((selection,), ()))
-    chosen = {
-        n: p
-        for n, p in denoiser.named_parameters()
-        if any(part in n for part in wanted) and not any(part in n for part in unwanted)
-    }
-    if not chosen:
-        some = ", ".join(sorted({n.split(".")[0] for n, _ in denoiser.named_parameters()}))
-        raise UnknownConcept(
-            f"trainable: {selection!r} selects no parameter; it takes {', '.join(SELECTIONS)}, "
-            f"or a part of parameter names, whose top-level parts are: {some}"
-        )
-    for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return chosen
-
-
-@contextmanager
-def group_norms_mended(denoiser: nn.Module) -> Iterator[None]:
-    """Give trained group norms contiguous inputs for a block.
-
-    PyTorch 2.13 crashes on a CPU in the backward pass of a group norm whose channels-last input needs no gradient, as
-    that of the first trainable layer does not.
-    """
-
-    def contiguous(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x for x in inputs)
-
-    norms = [m for m in denoiser.modules() if isinstance(m, nn.GroupNorm) and m.weight.requires_grad]
-    hooks = [norm.register_forward_pre_hook(contiguous) for norm in norms]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+from erasediff.unlearning.network import cast, dtypes_of, finished, group_norms_mended, student, teaching
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -116,26 +63,16 @@ def update_direction(
     return direction, length, measured
 
 
-@contextmanager
-def teaching(denoiser: nn.Module, device: torch.device) -> Iterator[None]:
-    """Keep a denoiser frozen, in eval mode and on ``device`` for a block; then put it back: it is the caller's."""
-    some = next(denoiser.parameters())
-    was, training = some.device, denoiser.training
-    trainable = [p for p in denoiser.parameters() if p.requires_grad]
-    try:
-        denoiser.to(device).eval().requires_grad_(False)
-        yield
-    finally:
-        denoiser.to(was).train(training)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
 class Result(NamedTuple):
-    """The erased denoiser, and the number of updates that were made, those before a resumption included."""
+    """The erased denoiser, and the number of updates that were made, those before a resumption included.
+
+    Attributes:
+        lora: what was trained, where it was an adapter; the denoiser has it fused.
+    """
 
     denoiser: nn.Module
     updates: int
+    lora: Lora | None = None
 
 
 def run_loop(
@@ -148,40 +85,42 @@ def run_loop(
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    cache: Path | None = None,
 ) -> Result:
     r"""Erase: minimise L_r subject to the forget loss shrinking at every step.
 
     Two backward passes a step and no third: ∇g = ∇L_f, since the value-function term is constant in θ.
 
-    Returns: a new denoiser in eval mode; ``family.denoiser`` is unchanged.
+    Args:
+        cache: folder that keeps the latents of pictures for the next run; by default they last as long as this one.
+    Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged.
     Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
     Source: arXiv 2401.05779, Algorithm 1. Deviation: see docs/PAPERS.md for the defaults that differ.
     """
     accelerator = accelerator or Accelerator()
-    with teaching(family.denoiser, accelerator.device):
-        denoiser = student(family.denoiser, method, accelerator)
-        losses = Losses(
-            family, denoiser, forget_set, retain_set, method.settings, seed, accelerator, method.sample_weights
-        )
-        with group_norms_mended(denoiser):
+    if method.settings.adapter == "lora":
+        require_adaptable(family)
+    dtypes, encoders = dtypes_of(family.denoiser), encoders_of(family)
+    with teaching(family.denoiser, accelerator):
+        denoiser = student(family, method.settings, accelerator, seed)
+        with placed(encoders, accelerator.device):
+            losses = Losses(
+                family,
+                denoiser,
+                forget_set,
+                retain_set,
+                method.settings,
+                seed,
+                accelerator,
+                method.sample_weights,
+                cache=cache,
+            )
+        with placed(encoders, torch.device("cpu")), group_norms_mended(denoiser):
             updates = _update(losses, method, checkpoint, on_step)
-        if is_sharded(next(denoiser.parameters())):
-            erased = {name: gathered(value) for name, value in denoiser.state_dict().items()}
-            denoiser = copy.deepcopy(family.denoiser)
-            denoiser.load_state_dict(erased)
-        return Result(denoiser.requires_grad_(True).eval(), updates)
-
-
-def student(base: nn.Module, method: Method, accelerator: Accelerator) -> nn.Module:
-    """Return a copy of the base to train, with what is not trained frozen."""
-    # Eval mode: dropout and label dropping would make the student differ from its own teacher.
-    denoiser = copy.deepcopy(base).to(accelerator.device).eval()
-    if method.settings.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    if method.settings.shard and accelerator.num_processes > 1:
-        shard(denoiser, accelerator)
-    trainable_parameters(denoiser, method.settings.trainable)
-    return denoiser
+        lora = lora_of(family, denoiser, method.settings, dtypes) if method.settings.adapter == "lora" else None
+        denoiser = finished(family.denoiser, denoiser, method.settings)
+        cast(denoiser, dtypes)
+        return Result(denoiser, updates, lora)
 
 
 def _update(losses: Losses, method: Method, checkpoint: Checkpoint | None, on_step: OnStep | None) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families.family import NULL_CONCEPT, Family
+from erasediff.training.encoding import EncodedPrompts, encoded
 from erasediff.training.state import draw_noise, process_share, sample_errors, shared_mse, sum_gradients
 from erasediff.unlearning.settings import Settings
-from erasediff.unlearning.targets import ForgetBatch, forget_target, mismatched
+from erasediff.unlearning.targets import ForgetBatch, Relabelling, forget_target
 
 
 class Losses:
@@ -35,13 +37,18 @@ class Losses:
         seed: int,
         accelerator: Accelerator,
         sample_weights: Callable[[Tensor], Tensor | None],
+        *,
+        cache: Path | None = None,
     ):
         self.family, self.denoiser, self.teacher = family, denoiser, family.denoiser
         self.settings, self.seed, self.sample_weights = settings, seed, sample_weights
         self.accelerator, self.device = accelerator, accelerator.device
         self.forget_set, self.retain_set = forget_set, retain_set
-        self.forget_names = sorted(set(forget_set.concepts))
-        self.retain_names = sorted(set(retain_set.concepts))
+        self.latents = {id(data): encoded(family, data.images, cache) for data in (forget_set, retain_set)}
+        self.relabelling = Relabelling(forget_set, retain_set, settings)
+        prompts = self.relabelling.prompts() + ([NULL_CONCEPT] if family.has_null else [])
+        half = accelerator.mixed_precision != "no"
+        self.condition = EncodedPrompts(family, prompts, self.device, None if half else torch.float32)
         self._predictions: dict[tuple[int, int], Tensor] = {}
 
     def share_of(self, n: int, part: int) -> slice:
@@ -49,13 +56,13 @@ class Losses:
         return process_share(n, self.accelerator, part, self.settings.accumulate)
 
     def batch(self, stream: str, step: int, n: int, data: ConceptImages) -> tuple[Tensor, list[str]]:
-        """Return the indices of a global batch, and their concepts."""
+        """Return the indices of a global batch, and their prompts."""
         index = randomness.batch_indices(len(data), n, seed=self.seed, stream=stream, step=step)
-        return index, [data.concepts[i] for i in index.tolist()]
+        return index, [data.prompts[i] for i in index.tolist()]
 
     def encoded(self, data: ConceptImages, index: Tensor) -> Tensor:
         """Return what is noised, on the device."""
-        return self.family.encode(data.images[index].to(self.device))
+        return self.latents[id(data)][index].to(self.device)
 
     @torch.no_grad()
     def _teacher_prediction(self, step: int, part: int, predict: Callable[[], Tensor]) -> Tensor:
@@ -68,12 +75,12 @@ class Losses:
         return self._predictions[step, part]
 
     def retain(self, step: int, part: int = 0) -> dict[str, Tensor]:
-        r"""L_r: denoising of retained images under their own concept, against noise or the teacher."""
+        r"""L_r: denoising of retained images under their own prompt, against noise or the teacher."""
         family, s = self.family, self.settings
         n = s.retain_batch_size
-        index, concepts = self.batch("retain", step, n, self.retain_set)
+        index, prompts = self.batch("retain", step, n, self.retain_set)
         share = self.share_of(n, part)
-        concepts, clean = concepts[share], self.encoded(self.retain_set, index[share])
+        prompts, clean = prompts[share], self.encoded(self.retain_set, index[share])
         generator = randomness.generator(self.seed, "retain-noise", step)
         noise, timesteps = draw_noise(family, clean, n, share, generator)
         noisy, target = family.noised(clean, noise, timesteps)
@@ -81,13 +88,13 @@ class Losses:
         dropped = (torch.rand(n, generator=generator) < dropout)[share]
         if s.retain_target == "teacher":
             teacher_prediction = self._teacher_prediction(
-                step, part, lambda: family.predict(self.teacher, noisy, timesteps, family.condition(concepts))
+                step, part, lambda: family.predict(self.teacher, noisy, timesteps, self.condition(prompts))
             )
             # Without a condition the teacher still draws what is to be forgotten: there, the noise is the target.
             is_null = dropped.to(self.device).view(-1, *[1] * (clean.ndim - 1))
             target = torch.where(is_null, target, teacher_prediction)
-        asked = [NULL_CONCEPT if drop else c for c, drop in zip(concepts, dropped.tolist(), strict=True)]
-        prediction = family.predict(self.denoiser, noisy, timesteps, family.condition(asked))
+        asked = [NULL_CONCEPT if drop else p for p, drop in zip(prompts, dropped.tolist(), strict=True)]
+        prediction = family.predict(self.denoiser, noisy, timesteps, self.condition(asked))
         return {"retain": shared_mse(prediction, target, n)}
 
     def forget_batch(self, step: int, generator: torch.Generator, part: int = 0) -> ForgetBatch:
@@ -97,28 +104,28 @@ class Losses:
         from_forget = n - from_retain
         share = self.share_of(n, part)
         clean_parts: list[Tensor] = []
-        forget_concepts: list[str] = []
-        relabel_concepts: list[str] = []
+        asked: list[str] = []
+        answers: list[str] = []
         if from_forget:
-            index, concepts = self.batch("forget", step, from_forget, self.forget_set)
+            index, prompts = self.batch("forget", step, from_forget, self.forget_set)
             if len(index[share]):
                 clean_parts.append(self.encoded(self.forget_set, index[share]))
-            forget_concepts += concepts
+            asked += prompts
             if s.forget_target == "relabel":
-                relabel_concepts += mismatched(concepts, self.retain_names, generator)
+                answers += self.relabelling.of_forgotten(index.tolist(), generator)
         if from_retain:
             stream = "retain" if s.shared_batch else "forget-from-retain"
-            index, concepts = self.batch(stream, step, from_retain, self.retain_set)
+            index, _ = self.batch(stream, step, from_retain, self.retain_set)
+            prompts, fitting = self.relabelling.of_retained(index.tolist(), generator)
             index = index[max(0, share.start - from_forget) : max(0, share.stop - from_forget)]
             if len(index):
                 clean_parts.append(self.encoded(self.retain_set, index))
-            picked = torch.randint(len(self.forget_names), (from_retain,), generator=generator).tolist()
-            forget_concepts += [self.forget_names[i] for i in picked]
-            relabel_concepts += concepts  # the picture's own concept: the answer that fits the picture best
+            asked += prompts
+            answers += fitting
         clean = torch.cat(clean_parts)
         if s.forget_source == "noise":
             clean = (torch.rand((n, *clean.shape[1:]), generator=generator)[share] * 2 - 1).to(clean)
-        return ForgetBatch(clean, forget_concepts[share], relabel_concepts[share])
+        return ForgetBatch(clean, asked[share], answers[share])
 
     def forget(self, step: int, part: int = 0, denoiser: nn.Module | None = None) -> dict[str, Tensor]:
         r"""L_f: prediction under the forgotten concept against another target; own timesteps and noise."""
@@ -135,14 +142,15 @@ class Losses:
         def uniform() -> Tensor:
             return torch.rand(shape, generator=generator)[share]
 
+        def teacher_prediction(prompts: Sequence[str]) -> Tensor:
+            return family.predict(self.teacher, noisy, timesteps, self.condition(prompts))
+
         def predict() -> Tensor:
-            kind, teacher = s.forget_target, self.teacher
-            return forget_target(
-                kind, family, teacher, noisy, timesteps, truth, batch, anchor=s.anchor, uniform=uniform
-            )
+            anchored = self.relabelling.anchored(batch.asked)
+            return forget_target(s.forget_target, teacher_prediction, truth, batch, anchored=anchored, uniform=uniform)
 
         target = self._teacher_prediction(step, part, predict)
-        condition = family.condition(batch.forget_concepts)
+        condition = self.condition(batch.asked)
         prediction = family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
         errors = sample_errors(prediction, target)
         weights = self.sample_weights(errors.detach())
@@ -155,7 +163,9 @@ class Losses:
 
     def constraint_gap(self, step: int, trainable: dict[str, Tensor]) -> float:
         """g(θ) = L_f(θ) − L_f(φᴷ) with φᴷ from K Adam steps on a copy: a measurement that leaves nothing behind."""
-        inner = copy.deepcopy(self.denoiser)
+        # Of a copy, the frozen weights are the student's own.
+        frozen = {id(p): p for n, p in self.denoiser.named_parameters() if n not in trainable}
+        inner = copy.deepcopy(self.denoiser, frozen)
         parameters = [p for n, p in inner.named_parameters() if n in trainable]
         optimizer = torch.optim.Adam(parameters, lr=self.settings.learning_rate)
         before = None

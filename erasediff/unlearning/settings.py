@@ -12,6 +12,7 @@ ForgetTarget: TypeAlias = Literal["relabel", "uniform_noise", "negative_guidance
 ForgetSource: TypeAlias = Literal["forget", "retain", "mixed", "noise"]
 RetainTarget: TypeAlias = Literal["noise", "teacher"]
 Mask: TypeAlias = Literal["none", "saliency", "fisher_ratio"]
+Adapter: TypeAlias = Literal["none", "lora"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "multiplier": get_args(Multiplier),
@@ -19,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "forget_source": get_args(ForgetSource),
     "retain_target": get_args(RetainTarget),
     "mask": get_args(Mask),
+    "adapter": get_args(Adapter),
 }
 
 
@@ -53,7 +55,12 @@ class Settings:
             ``fisher_ratio``: for the forget loss, those that matter as much for it as for the retain set (SFR-on).
         mask_fraction: share of the weights that ``saliency`` leaves trainable.
         fisher_samples: images that Fisher information is estimated from, of each set.
-        trainable: a name of :data:`erasediff.unlearning.loop.SELECTIONS`, or a part of parameter names.
+        trainable: a name of the family's ``selections`` (``full``, ``xattn``, ``xattn_kv``, ``noxattn``, ``selfattn``,
+            ``notime``), or a part of parameter names.
+        adapter: ``lora``: what is trained is a pair of small matrices beside every linear and convolution layer that
+            ``trainable`` selects; the result is a LoRA, and the base with it fused.
+        rank: of each pair.
+        lora_alpha: a layer's output changes by ``lora_alpha / rank`` times the product of its pair; ``None``: ``rank``.
     """
 
     multiplier: Multiplier = "paper"
@@ -82,6 +89,9 @@ class Settings:
     mask_fraction: float = 0.5
     fisher_samples: int = 256
     trainable: str = "full"
+    adapter: Adapter = "none"
+    rank: int = 8
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -97,6 +107,10 @@ class Settings:
                     raise ValueError(f"shared_batch goes with {name} {value} alone, not {getattr(self, name)}")
         if self.shard and (self.gap_every or self.mask != "none"):
             raise ValueError("shard goes with no mask and no gap_every")
+        if self.adapter != "none" and (self.shard or self.mask != "none"):
+            raise ValueError(
+                f"adapter {self.adapter} goes with no mask and no shard: both are about the base's weights"
+            )
 
 
 #: What ``shared_batch`` goes with: where the retain loss's target is the forget loss's as well.

@@ -1,4 +1,4 @@
-"""Targets of the forget loss, and the batch that it is measured on."""
+"""Targets of the forget loss, the batch that it is measured on, and the wrong answers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from erasediff.families.family import NULL_CONCEPT, Family
+from erasediff.data.concept_images import ConceptImages
+from erasediff.families.family import NULL_CONCEPT
+from erasediff.unlearning.settings import Settings
+from erasediff.unlearning.wording import reworded
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,13 @@ class ForgetBatch:
 
     Attributes:
         clean: encoded images, ``(B, …)``.
-        forget_concepts: the forgotten concept each sample is conditioned on.
-        relabel_concepts: another concept for each, which ``relabel`` answers with.
+        asked: the prompt each sample is conditioned on, which asks for what is forgotten.
+        answers: the prompt that ``relabel`` answers each with; none for other targets on forget images.
     """
 
     clean: Tensor
-    forget_concepts: list[str]
-    relabel_concepts: list[str]
+    asked: list[str]
+    answers: list[str]
 
 
 def mismatched(forget_concepts: Sequence[str], choices: Sequence[str], generator: torch.Generator) -> list[str]:
@@ -40,45 +43,103 @@ def mismatched(forget_concepts: Sequence[str], choices: Sequence[str], generator
     return drawn
 
 
+class Relabelling:
+    """Which prompt answers another: the same one with another concept in its place, so that the rest is kept.
+
+    A prompt that does not name its concept is answered with a retained prompt. So is one for a retained image of no
+    concept, ``""``: what is kept in general.
+    """
+
+    def __init__(self, forget_set: ConceptImages, retain_set: ConceptImages, settings: Settings):
+        self.forget_set, self.retain_set, self.settings = forget_set, retain_set, settings
+        #: Each (concept, prompt) to forget once, in an order that the order of pictures does not change.
+        self.forgotten = sorted(set(zip(forget_set.concepts, forget_set.prompts, strict=True)))
+        self.retained: dict[str, list[str]] = {}
+        for concept, prompt in sorted(set(zip(retain_set.concepts, retain_set.prompts, strict=True))):
+            self.retained.setdefault(concept, []).append(prompt)
+
+    def of_forgotten(self, index: Sequence[int], generator: torch.Generator) -> list[str]:
+        """Return the answers to the prompts of forget images: of each, with one of the retained concepts.
+
+        Raises: ValueError: there is no other concept.
+        """
+        concepts = [self.forget_set.concepts[i] for i in index]
+        others = mismatched(concepts, [c for c in self.retained if c] or list(self.retained), generator)
+        answers = []
+        for i, concept, other in zip(index, concepts, others, strict=True):
+            answer = other and reworded(self.forget_set.prompts[i], concept, other)
+            if not answer:
+                prompts = self.retained[other]
+                answer = prompts[int(torch.randint(len(prompts), (), generator=generator))]
+            answers.append(answer)
+        return answers
+
+    def of_retained(self, index: Sequence[int], generator: torch.Generator) -> tuple[list[str], list[str]]:
+        """Return a prompt to forget for each retained image, and its answer: with the concept that the image shows."""
+        picked = torch.randint(len(self.forgotten), (len(index),), generator=generator).tolist()
+        asked = [self.forgotten[i] for i in picked]
+        answers = [self.answer(concept, prompt, i) for (concept, prompt), i in zip(asked, index, strict=True)]
+        return [prompt for _, prompt in asked], answers
+
+    def answer(self, concept: str, prompt: str, i: int) -> str:
+        """Return the answer to a prompt for a concept that fits the retained image ``i`` best."""
+        shown = self.retain_set.concepts[i]
+        return (shown and reworded(prompt, concept, shown)) or self.retain_set.prompts[i]
+
+    def anchored(self, asked: Sequence[str]) -> list[str]:
+        """Return prompts with the anchor in the place of their concept."""
+        anchor, concepts = self.settings.anchor, {prompt: concept for concept, prompt in self.forgotten}
+        if not anchor:
+            return [NULL_CONCEPT] * len(asked)
+        return [reworded(prompt, concepts[prompt], anchor) or anchor for prompt in asked]
+
+    def prompts(self) -> list[str]:
+        """Return every prompt that a model may be asked by; the null prompt where the forget target needs it."""
+        found = {*self.forget_set.prompts, *self.retain_set.prompts}
+        kind = self.settings.forget_target
+        if kind == "negative_guidance":
+            found.add(NULL_CONCEPT)
+        if kind == "anchor":
+            found |= set(self.anchored([prompt for _, prompt in self.forgotten]))
+        if kind == "relabel":
+            for concept, prompt in self.forgotten:
+                found |= {reworded(prompt, concept, shown) or prompt for shown in self.retained if shown}
+        return sorted(found)
+
+
 @torch.no_grad()
 def forget_target(
     kind: str,
-    family: Family,
-    teacher: nn.Module,
-    noisy: Tensor,
-    timesteps: Tensor,
+    teacher_prediction: Callable[[Sequence[str]], Tensor],
     truth: Tensor,
     batch: ForgetBatch,
     *,
-    anchor: str | None,
+    anchored: Sequence[str],
     uniform: Callable[[], Tensor],
 ) -> Tensor:
-    """Return the target of the prediction under the forgotten concept, of the shape of ``noisy``.
+    """Return the target of the prediction under the prompts asked, ``(B, …)``.
 
     Args:
-        truth: what a denoiser should predict for ``noisy``, of its shape.
+        teacher_prediction: the teacher's prediction under one prompt a sample.
+        truth: what a denoiser should predict, ``(B, …)``.
         kind: ``relabel``: the teacher's prediction under another concept (arXiv 2401.05779, section 3);
             ``uniform_noise``: U[0, 1) noise instead of N(0, 1) (same section);
             ``negative_guidance``: u − (c − u), away from the concept (ESD, arXiv 2303.07345, eq. 5, scale 1);
             ``anchor``: the teacher's prediction under one given concept;
             ``truth``: the denoising target itself, to be climbed away from (``Method.forget_weight`` of -1).
-        uniform: draws U[0, 1) noise of the shape of ``noisy``.
+        anchored: the prompt of each sample with the anchor in the place of its concept.
+        uniform: draws U[0, 1) noise of the shape of ``truth``.
     Raises: ValueError: unknown kind.
     """
-
-    def teacher_prediction(concepts: Sequence[str]) -> Tensor:
-        return family.predict(teacher, noisy, timesteps, family.condition(concepts))
-
-    n = len(batch.forget_concepts)
     if kind == "relabel":
-        return teacher_prediction(batch.relabel_concepts)
+        return teacher_prediction(batch.answers)
     if kind == "uniform_noise":
-        return uniform().to(noisy)
+        return uniform().to(truth)
     if kind == "negative_guidance":
-        null = teacher_prediction([NULL_CONCEPT] * n)
-        return null - (teacher_prediction(batch.forget_concepts) - null)
+        null = teacher_prediction([NULL_CONCEPT] * len(batch.asked))
+        return null - (teacher_prediction(batch.asked) - null)
     if kind == "anchor":
-        return teacher_prediction([anchor or NULL_CONCEPT] * n)
+        return teacher_prediction(anchored)
     if kind == "truth":
         return truth
     raise ValueError(f"forget target {kind!r} is none of relabel, uniform_noise, negative_guidance, anchor, truth")

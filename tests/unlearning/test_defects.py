@@ -164,8 +164,8 @@ def teacher(change):
     def put_in(patch):
         plain = loop.Losses.__init__
 
-        def broken(self, *arguments):
-            plain(self, *arguments)
+        def broken(self, *arguments, **named):
+            plain(self, *arguments, **named)
             change(self)
 
         patch.setattr(loop.Losses, "__init__", broken)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.families.family import NoiseSchedule
+from erasediff.families.family import DenoiserArguments, NoiseSchedule
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.unlearning import METHODS, method_for
 from erasediff.unlearning.erasing import erase
@@ -43,12 +44,13 @@ class Toy(NoiseSchedule):
 
     def __init__(self):
         self.denoiser = Numbers()
+        self.pipeline = SimpleNamespace(components={})
 
     def encode(self, images):
         return images
 
     def condition(self, concepts):
-        return {"index": torch.tensor([list(BASE).index(c) for c in concepts])}
+        return DenoiserArguments({"index": torch.tensor([list(BASE).index(c) for c in concepts])})
 
     def noised(self, clean, noise, timesteps):
         return clean + noise, torch.zeros_like(clean)

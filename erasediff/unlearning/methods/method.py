@@ -64,6 +64,10 @@ class Method:
             raise ValueError(str(error).replace("Settings.__init__()", "erase()")) from None
         if method.settings.shard and cls.corrections is not Method.corrections:
             raise ValueError(f"shard does not go with method {cls.name}, which corrects whole gradients")
+        if method.settings.adapter != "none" and cls.corrections is not Method.corrections:
+            raise ValueError(
+                f"adapter {method.settings.adapter} does not go with method {cls.name}: its penalty is on whole weights"
+            )
         ignored = method.ignored()
         for name, value in settings.items():
             default = DEFAULTS[name]
@@ -138,6 +142,7 @@ class Method:
             (s.mask == "saliency", f"mask {s.mask}", ["mask_fraction"]),
             (s.mask == "fisher_ratio" or self.needs_fisher, f"{method} and mask {s.mask}", ["fisher_samples"]),
             (s.gap_every > 0, f"gap_every {s.gap_every}", ["inner_steps", "gap_tolerance"]),
+            (s.adapter == "lora", f"adapter {s.adapter}", ["rank", "lora_alpha"]),
             *((s.multiplier in by, f"multiplier {s.multiplier}{chosen}", [name]) for name, by in READ_BY_RULE.items()),
             (retains, method, ["retain_batch_size", "retain_target", "condition_dropout"]),
             (retains and forgets, method, ["shared_batch"]),

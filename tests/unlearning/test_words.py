@@ -1,0 +1,235 @@
+"""Models that are asked by prompts: each is encoded once, and a wrong answer differs in the concept alone."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_stable_diffusion import tiny_stable_diffusion
+
+from erasediff.data.concept_images import ConceptImages
+from erasediff.families import family_of
+from erasediff.training.encoding import encoded
+from erasediff.unlearning import method_for
+from erasediff.unlearning.erasing import erase
+from erasediff.unlearning.loop import run_loop
+from erasediff.unlearning.losses import Losses
+from erasediff.unlearning.network import student, teaching
+from erasediff.unlearning.wording import reworded
+
+SMALL = {"outer_steps": 3, "forget_batch_size": 4, "retain_batch_size": 4}
+
+
+def pictures(n, seed=0):
+    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def sets():
+    """Red stars and stars alone; circles and squares, and a picture of nothing in particular."""
+    forget = ConceptImages(pictures(4), ["star"] * 4, ["a red star", "a blue star", "a red star", "stars"])
+    retain = ConceptImages(
+        pictures(6, 1),
+        ["circle", "circle", "square", "square", "", "square"],
+        ["a red circle", "a green circle", "a blue square", "blue", "a green blue", "a green square"],
+    )
+    return {"forget": forget, "retain": retain}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_stable_diffusion()
+
+
+def losses_of(pipeline, method="erasediff", **settings):
+    family, chosen = family_of(pipeline), method_for(method, **{**SMALL, **settings})
+    data = sets().values()
+    return Losses(
+        family, copy.deepcopy(family.denoiser), *data, chosen.settings, 0, Accelerator(), chosen.sample_weights
+    )
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "prompt, concept, other, expected",
+    [
+        ("a star in hatched style", "star", "circle", "a circle in hatched style"),
+        ("Two stars, a Star", "star", "arrow", "Two arrows, an arrow"),
+        ("An arrow and a star", "arrow", "star", "A star and a star"),
+        ("starfish", "star", "circle", None),
+        ("in the style of Van Gogh", "Van Gogh", "Monet", "in the style of Monet"),
+        ("C++ code", "C++", "Rust", "Rust code"),
+        ("8", "8", "3", "3"),
+        ("anything", "", "circle", None),
+    ],
+)
+def test_a_prompt_with_another_concept(prompt, concept, other, expected):
+    assert reworded(prompt, concept, other) == expected
+
+
+@pytest.mark.property
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_a_prompt_that_is_the_concept_becomes_the_other(concept, other):
+    assert reworded(concept, concept, other) == other
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("source", ["forget", "retain", "mixed"])
+def test_a_wrong_answer_differs_in_the_concept_alone(pipeline, source):
+    losses = losses_of(pipeline, forget_source=source, forget_batch_size=40)
+    batch = losses.forget_batch(0, torch.Generator().manual_seed(0))
+    assert set(batch.asked) <= {"a red star", "a blue star", "stars"} and len(set(batch.answers)) > 3
+    for asked, answer in zip(batch.asked, batch.answers, strict=True):
+        if answer not in ("a green blue", "blue"):
+            assert answer.replace("circle", "star").replace("square", "star") == asked
+    # What shows nothing in particular is answered with its own prompt, where it is a retained picture.
+    assert ("a green blue" in batch.answers) == (source != "forget")
+
+
+@pytest.mark.unit
+def test_a_prompt_that_does_not_name_its_concept_is_answered_with_a_retained_one(pipeline):
+    data = sets()
+    data["forget"] = ConceptImages(pictures(4), ["star"] * 4, ["a green blue"] * 4)
+    family, chosen = family_of(pipeline), method_for("erasediff", forget_source="mixed", **SMALL)
+    how = chosen.settings, 0, Accelerator(), chosen.sample_weights
+    batch = Losses(family, family.denoiser, *data.values(), *how).forget_batch(0, torch.Generator().manual_seed(0))
+    assert set(batch.answers) <= set(data["retain"].prompts)
+
+
+@pytest.mark.unit
+def test_the_anchor_stands_in_the_place_of_the_concept(pipeline):
+    losses = losses_of(pipeline, forget_target="anchor", anchor="square")
+    assert losses.relabelling.anchored(["a red star", "stars"]) == ["a red square", "squares"]
+    assert {"a red square", "squares"} <= set(losses.condition.index)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("method", ["erasediff", "salun", "esd", "siss", "sfr_on", "selective_amnesia"])
+def test_every_method_asks_by_prompt(pipeline, method):
+    seen, data = [], sets()
+    family = family_of(pipeline)
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(family, name)
+
+        def predict(self, denoiser, noisy, timesteps, condition):
+            seen.append(condition["encoder_hidden_states"])
+            return family.predict(denoiser, noisy, timesteps, condition)
+
+    fisher = {"fisher_samples": 2} if method in ("sfr_on", "selective_amnesia") else {}
+    run_loop(Spy(), *data.values(), method_for(method, **SMALL, **fisher))
+    known = losses_of(pipeline).condition
+    asked = {name for name, i in known.index.items() for c in seen for row in c
+             if torch.allclose(row, known.condition["encoder_hidden_states"][i], atol=1e-5)}  # fmt: skip
+    assert asked & set(data["forget"].prompts)
+    assert sum(len(c) for c in seen) > 0 and not {"star", "circle", "square"} & asked
+
+
+class Calls:
+    """Counts the calls of a network's forward."""
+
+    def __init__(self, network):
+        self.count = 0
+        network.register_forward_hook(self)
+
+    def __call__(self, *_):
+        self.count += 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("method", ["erasediff", "salun", "siss"])
+def test_no_encoder_is_called_after_the_first_update(method):
+    pipeline = tiny_stable_diffusion()
+    text, vae = Calls(pipeline.text_encoder), Calls(pipeline.vae.encoder)
+    counts = []
+
+    def on_step(step, row):
+        counts.append((text.count, vae.count))
+
+    erase(pipeline, "star", method=method, **sets(), **SMALL, on_step=on_step)
+    assert len(counts) == 3 and counts[0] == counts[-1]
+    # The concepts to see that they can be asked for, then every prompt; and the pictures of either set. At once each.
+    assert (text.count, vae.count) == (2, 2)
+
+
+@pytest.mark.unit
+def test_latents_are_kept_by_content(tmp_path):
+    pipeline = tiny_stable_diffusion()
+    family, vae = family_of(pipeline), Calls(pipeline.vae.encoder)
+    images = pictures(20)
+    first = encoded(family, images, tmp_path)
+    index = torch.tensor([19, 3, 3])
+    torch.testing.assert_close(first[index], family.encode(images[index]), atol=1e-5, rtol=1e-5)
+    assert len(first) == 20 and vae.count == 3
+    assert torch.equal(encoded(family, images, tmp_path)[index], first[index]) and vae.count == 3
+    encoded(family, pictures(20, 1), tmp_path)
+    assert vae.count == 5
+    with torch.no_grad():
+        next(pipeline.vae.parameters()).add_(0.1)
+    encoded(family, images, tmp_path)
+    assert vae.count == 7 and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_trained_in_float32_and_comes_back_in_its_own(dtype):
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.to(dtype)
+    before = {name: p.clone() for name, p in pipeline.unet.named_parameters()}
+    seen = []
+    pipeline.unet.register_forward_pre_hook(lambda unet, _: seen.append(unet.dtype))
+    result = erase(pipeline, "star", **sets(), **SMALL, learning_rate=1e-3)
+    assert set(seen) == {torch.float32}
+    for name, p in pipeline.unet.named_parameters():
+        assert p.dtype == dtype and torch.equal(p, before[name]) and p.requires_grad
+    erased = dict(result.pipeline.unet.named_parameters())
+    assert {p.dtype for p in erased.values()} == {dtype} and not any(p.requires_grad for p in erased.values())
+    assert any(not torch.equal(p, before[name]) for name, p in erased.items())
+    assert not result.pipeline.unet.training
+
+
+@pytest.mark.unit
+def test_many_small_updates_are_not_rounded_away():
+    """bfloat16 has 8 bits: an Adam step of 1e-5 on a weight of 0.1 is nothing to it, fifty of them are something."""
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.to(torch.bfloat16)
+    how = {**SMALL, "outer_steps": 50, "learning_rate": 2e-5, "ema_decay": 0.0, "trainable": "xattn_kv"}
+    erased = dict(erase(pipeline, "star", **sets(), **how).pipeline.unet.named_parameters())
+    moved = [(erased[n] != p).float().mean() for n, p in pipeline.unet.named_parameters() if "attn2.to_k.weight" in n]
+    assert min(moved) > 0.05
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "selection, inside, outside",
+    [
+        ("xattn", "attn2", None),
+        ("xattn_kv", "attn2.to_", "to_q"),
+        ("selfattn", "attn1", None),
+        ("noxattn", None, "attn2"),
+        ("notime", None, "time_emb"),
+        ("cross_attention", "attn2", None),
+    ],
+)
+def test_the_papers_selections(pipeline, selection, inside, outside):
+    base = dict(pipeline.unet.named_parameters())
+    result = erase(pipeline, "star", **sets(), **SMALL, trainable=selection)
+    erased = dict(result.pipeline.unet.named_parameters())
+    changed = {name for name, p in erased.items() if not torch.equal(p, base[name])}
+    assert changed and len(changed) < len(base)
+    assert all((inside or "") in name and (outside is None or outside not in name) for name in changed)
+
+
+@pytest.mark.unit
+def test_what_is_not_trained_is_held_once_while_training_and_belongs_to_nobody_else_after(pipeline):
+    family = family_of(pipeline)
+    with teaching(family.denoiser, Accelerator()):
+        denoiser = student(family, method_for("erasediff", trainable="xattn_kv").settings, Accelerator())
+        trained = {n for n, p in denoiser.named_parameters() if p.requires_grad}
+        shared = {p.data_ptr() for p in family.denoiser.parameters()}
+        own = {n for n, p in denoiser.named_parameters() if p.data_ptr() not in shared}
+    assert own == trained and all(".attn2.to_" in n for n in own)
+    result = erase(pipeline, "star", **sets(), **SMALL, trainable="xattn_kv")
+    assert not shared & {p.data_ptr() for p in result.pipeline.unet.parameters()}
