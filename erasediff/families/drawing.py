@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erasediff.data.images import encode_png, to_pixels
-from erasediff.errors import DataError
+from erasediff.errors import DataError, ModelError
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.randomness import FORGET_SET_BLOCKS, image_seeds
@@ -41,6 +41,17 @@ def draw(
     """
     seeds = list(range(seed, seed + n))
     return family_of(pipeline).sample([concept] * n, seeds, steps=steps, guidance_scale=guidance_scale)
+
+
+def require_visible(images: Tensor, concept: str) -> None:
+    """Raises: ModelError: most pictures are of one colour alone, as those that something blacks out."""
+    flat = images.flatten(2)
+    blank = int((flat.amax(2) == flat.amin(2)).all(1).sum())
+    if 2 * blank > len(images):
+        raise ModelError(
+            f"{blank} of {len(images)} pictures drawn for {concept!r} are of one colour alone: look at what the "
+            "pipeline draws (a safety checker, a VAE that overflows, a broken model)"
+        )
 
 
 def draw_recognised(

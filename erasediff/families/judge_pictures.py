@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from erasediff.data.images import encode_png
 from erasediff.data.table import generated_table
+from erasediff.families.drawing import require_visible
 from erasediff.families.family import Family
 from erasediff.randomness import JUDGE_BLOCKS, image_seeds
 
@@ -48,6 +49,7 @@ def judge_pictures(
             for start in range(0, count, CHUNK):
                 these = asked[start : start + CHUNK]
                 images = family.sample(these, [next(seeds) for _ in these], steps=steps, guidance_scale=guidance_scale)
+                require_visible(images, concept)
                 rows += [(encode_png(image), concept, p, split) for image, p in zip(images, these, strict=True)]
                 done += len(these)
                 if on_progress is not None:

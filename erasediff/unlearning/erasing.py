@@ -18,6 +18,7 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures
 from erasediff.errors import ModelError, ParamsError, did_you_mean
 from erasediff.families import Family, family_of
+from erasediff.families.drawing import require_visible
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
@@ -210,6 +211,7 @@ def _drawn(family: Family, concepts: Sequence[str], count: int, seed: int, *, bl
         for first in range(0, len(names), DRAWN_AT_ONCE):
             these = slice(first, first + DRAWN_AT_ONCE)
             parts.append(family.sample(names[these], seeds[these]))
+            require_visible(parts[-1], names[first])
             bar(min(these.stop, len(names)), {})
     return ConceptImages(torch.cat(parts), names)
 

@@ -4,9 +4,9 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff import erase
 from erasediff.data.images import decode, encode_png
-from erasediff.errors import DataError
+from erasediff.errors import DataError, ModelError
 from erasediff.families import family_of
-from erasediff.families.drawing import draw_recognised
+from erasediff.families.drawing import draw_recognised, require_visible
 from erasediff.judges.cnn import train
 
 HOW = {"steps": 4, "guidance_scale": 5.0}
@@ -48,3 +48,15 @@ def test_what_is_never_recognised_ends():
 
     with pytest.raises(DataError, match="recognised only 0 of 20 pictures of 'a red circle'"):
         draw_recognised(family, "a red circle", never, 2, seeds=range(20), steps=1, guidance_scale=1.0)
+
+
+@pytest.mark.unit
+def test_blank_pictures_are_no_pictures_of_anything():
+    family = family_of(tiny_stable_diffusion())
+    with torch.no_grad():
+        family.pipeline.vae.decoder.conv_out.weight.zero_()
+    with pytest.raises(ModelError, match="3 of 3 pictures drawn for 'a red circle' are of one colour alone"):
+        erase(family.pipeline, "a red circle", preserve=["a blue star"], generate=3, outer_steps=1)
+    mixed = torch.rand(3, 3, 4, 4)
+    mixed[0] = 0.5
+    require_visible(mixed, "a red circle")
