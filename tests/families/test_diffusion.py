@@ -25,6 +25,25 @@ def test_noised_is_the_closed_form(family):
     assert torch.equal(target, noise)
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_target_is_what_the_model_predicts(kind):
+    """v = √ᾱ ε − √(1 − ᾱ) x₀ (arXiv 2202.00512, section 4)."""
+    small = {"block_out_channels": (8,), "attention": (False,), "norm_num_groups": 4}
+    family = family_of(build_pipeline(["a"], (1, 8, 8), prediction_type=kind, **small))
+    clean, noise, t = torch.rand(3, 1, 8, 8), torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 990])
+    _, target = family.noised(clean, noise, t)
+    alpha = family.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    expected = {"epsilon": noise, "sample": clean, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * clean}
+    assert torch.allclose(target, expected[kind], atol=1e-6)
+
+
+@pytest.mark.unit
+def test_every_timestep_is_drawn_from_the_first_to_the_last(family):
+    drawn = family.timesteps(20_000, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.unique(), torch.arange(1000))
+
+
 @pytest.mark.unit
 def test_folder_round_trip_and_plain_diffusers(pipeline, family, tmp_path):
     pipeline.save_pretrained(tmp_path / "m")
