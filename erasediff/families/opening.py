@@ -78,7 +78,11 @@ def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
     pipeline_class = index.get("_class_name")
     if not (isinstance(pipeline_class, str) and hasattr(diffusers, pipeline_class)):
         raise ModelError(f"{folder / INDEX}: diffusers has no pipeline class {shown(pipeline_class)}")
-    return DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
+    # What a class takes but does not note, such as DiT's names of classes, would be lost when it is saved again.
+    settings = {name: value for name, value in index.items() if not (name.startswith("_") or isinstance(value, list))}
+    pipeline.register_to_config(**{n: v for n, v in settings.items() if n not in pipeline.config})
+    return pipeline
 
 
 def _component_class(folder: Path, name: str, entry: list[Any]) -> Any:

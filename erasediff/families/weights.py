@@ -96,6 +96,11 @@ def _stored(folder: Path) -> Stored:
             )
         raise ModelError(f"{folder} has no weights: {STEMS[0]}.safetensors is missing")
     variant = "" if "" in variants else variants[0]
+    for path in folder.glob("*.safetensors.index*.json"):
+        named = read_object(path).get("weight_map")
+        parts = set(map(str, named.values())) if isinstance(named, dict) else {""}
+        if stray := sorted(parts - {p.name for p in found}):
+            raise ModelError(f"{path} names {shown(repr(stray[0]))}, which is no weights file of the folder")
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: set[str] = set()
     for path in (p for p in found if _variant(p) == variant):

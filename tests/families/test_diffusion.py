@@ -1,10 +1,11 @@
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from erasediff.errors import IntegrityError, ModelError, UnknownConcept
 from erasediff.families import family_of, open_pipeline
 from erasediff.families.class_conditional import build_pipeline
+from erasediff.families.family import initial_noise
 from erasediff.randomness import batch_indices
 from erasediff.training.denoising import Recipe, train_denoiser
 
@@ -36,6 +37,21 @@ def test_the_target_is_what_the_model_predicts(kind):
     alpha = family.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
     expected = {"epsilon": noise, "sample": clean, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * clean}
     assert torch.allclose(target, expected[kind], atol=1e-6)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_guidance_goes_from_the_null_class_to_the_concept_and_beyond(family, scale):
+    """ε(∅) + w (ε(c) − ε(∅)), arXiv 2207.12598."""
+    unet, scheduler = family.pipeline.unet, DDIMScheduler.from_config(family.pipeline.scheduler.config)
+    scheduler.set_timesteps(3)
+    images = initial_noise((1, 8, 8), [7])
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            null, asked = (unet(images, t, class_labels=torch.tensor([label])).sample for label in (3, 1))
+            images = scheduler.step(null + scale * (asked - null), t, images).prev_sample
+    drawn = family.sample(["b"], [7], steps=3, guidance_scale=scale)
+    assert torch.allclose(drawn, images.clamp(-1, 1), atol=1e-4)
 
 
 @pytest.mark.unit

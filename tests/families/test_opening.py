@@ -123,6 +123,20 @@ def test_no_weights_at_all_are_refused(folder):
 
 
 @pytest.mark.unit
+def test_weights_in_several_files_are_read_and_all_lie_in_the_folder(folder):
+    unet = open_pipeline(folder).unet
+    (folder / WEIGHTS).unlink()
+    unet.save_pretrained(folder / "unet", max_shard_size="5KB")
+    index = folder / "unet/diffusion_pytorch_model.safetensors.index.json"
+    again = open_pipeline(folder).unet.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in unet.state_dict().items())
+    for entry in ("../../elsewhere.safetensors", 3, None):
+        changed = dict.fromkeys(json.loads(index.read_text())["weight_map"], entry)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": changed}))
+        refused(folder, "is no weights file of the folder", ModelError)
+
+
+@pytest.mark.unit
 def test_weights_of_another_shape_are_refused(folder):
     change(folder / "unet/config.json", block_out_channels=[4])
     refused(folder, "cannot be loaded as a diffusers folder: .*expected shape", ModelError)
