@@ -310,7 +310,7 @@ def opens_or_ends_in_one_line(good, name, content):
 
 @pytest.mark.property
 @pytest.mark.parametrize("name", [*READ, WEIGHTS])
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(content=st.binary(max_size=60))
 def test_any_bytes_open_or_end_in_one_line(good, name, content):
     opens_or_ends_in_one_line(good, name, content)
@@ -318,7 +318,7 @@ def test_any_bytes_open_or_end_in_one_line(good, name, content):
 
 @pytest.mark.property
 @pytest.mark.parametrize("name", READ)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_json_opens_or_ends_in_one_line(good, name, data):
     entries = json.loads((good / name).read_text())
