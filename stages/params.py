@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 
 from erasediff.artifacts import write_bytes
+from erasediff.data.wordings import Kind
 from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.unlearning import METHODS, method_for
 from stages.yaml_files import keeping_comments, read_yaml
@@ -50,8 +51,9 @@ class Section(BaseModel):
 
 
 class Curate(Section):
-    source: Literal["digits", "image_folder", "parquet"]
+    source: Literal["digits", "image_folder", "parquet", "prompts"]
     path: Text
+    concepts: dict[Text, Kind]
     image_size: Annotated[int, Field(ge=4, le=4096)] | None
     mode: Literal["L", "RGB"] | None
     image_column: Text
@@ -208,6 +210,20 @@ class Params(Section):
     verdict: Verdict
     register_: Annotated[Register, Field(alias="register")]
 
+    @model_validator(mode="after")
+    def _words_need_a_model(self) -> Params:
+        needed = {
+            "pretrain.source": (self.pretrain.source != "train", "folder, hub or registry"),
+            "classifier.pictures": (self.classifier.pictures == "models/base", "models/base"),
+            "forget_set.origin": (self.forget_set.origin == "generated", "generated"),
+        }
+        wrong = [f"{entry} to {value}" for entry, (holds, value) in needed.items() if not holds]
+        if self.curate.source == "prompts" and wrong:
+            raise ValueError(f"curate.source prompts gives no pictures, a model draws them: set {', '.join(wrong)}")
+        if self.curate.source != "prompts" and self.curate.concepts:
+            raise ValueError("curate.concepts has no effect with pictures, which have their concepts: leave it empty")
+        return self
+
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the whole file.
@@ -263,7 +279,7 @@ def _check(raw: Any, path: Path) -> Params:
 
 
 def _explain(item: Any, raw: Any) -> str:
-    where = ".".join(shown(part) for part in item["loc"])
+    where = ".".join(shown(part) for part in item["loc"]) or "all together"
     if item["type"] == "extra_forbidden":
         section: Any = Params
         for part in item["loc"][:-1]:

@@ -66,6 +66,13 @@ def test_all_errors_in_one_message(tmp_path):
         ([("evaluate.inference_steps", 1001)], "evaluate.inference_steps: .*less than or equal to 1000, not 1001"),
         ([("forget_set.inference_steps", 1001)], "less than or equal to 1000, not 1001"),
         ([("classifier.inference_steps", 1001)], "less than or equal to 1000, not 1001"),
+        (
+            [("curate.source", "prompts"), ("curate.concepts", {"star": "object"})],
+            "curate.source prompts gives no pictures, a model draws them: set pretrain.source to folder, hub or "
+            "registry, classifier.pictures to models/base, forget_set.origin to generated",
+        ),
+        ([("curate.concepts", {"star": "object"})], "curate.concepts has no effect with pictures"),
+        ([("curate.concepts", {"star": "thing"})], "curate.concepts.star: .*'object', 'style', 'person' or 'scene'"),
         ([("seed", 2**31)], "seed: .*less than 2147483648"),
         ([("curate.image_size", 5000)], "less than or equal to 4096"),
         ([("erase.outer_steps", 2**31)], "outer_steps: .*less than 2147483648"),

@@ -79,6 +79,38 @@ def with_checks(curated: Curated) -> pd.DataFrame:
     )
 
 
+def words_expectations() -> list[Expectation]:
+    """The checks of a table of words; see :func:`with_word_checks` for the columns it adds."""
+    import great_expectations.expectations as gxe
+
+    within, between = gxe.ExpectColumnValuesToBeInSet, gxe.ExpectColumnValuesToBeBetween
+    apart = "no wording is both trained on and tested with"
+    return [
+        _check("every concept has a prompt for training", between, column="train_prompts", min_value=1),
+        _check("every concept has a prompt for testing", between, column="test_prompts", min_value=1),
+        _check(apart, within, column="splits_of_wording", value_set=[1]),
+        _check("no prompt of a concept is there twice", gxe.ExpectColumnValuesToBeUnique, column="sample_id"),
+        _check("every row has a prompt", gxe.ExpectColumnValueLengthsToBeBetween, column="prompt", min_value=1),
+        _check("every row has a concept", gxe.ExpectColumnValueLengthsToBeBetween, column="concept", min_value=1),
+        _check("every prompt is for training or for testing", within, column="split", value_set=["train", "test"]),
+        _check("every prompt is of a file or of a template", within, column="origin", value_set=["real", "generated"]),
+    ]
+
+
+def with_word_checks(words: pd.DataFrame) -> pd.DataFrame:
+    """A table of words with the columns that group-wise checks need.
+
+    Two prompts are the same wording if they differ in capitals, white space and the marks around them alone.
+    """
+    plain = words["prompt"].map(lambda prompt: " ".join(prompt.casefold().split()).strip(" .,;:!?\"'"))
+    of_concept = words.groupby("concept")["split"]
+    return words.drop(columns=["seed", "guidance_scale"]).assign(
+        train_prompts=of_concept.transform(lambda splits: (splits == "train").sum()),
+        test_prompts=of_concept.transform(lambda splits: (splits == "test").sum()),
+        splits_of_wording=words["split"].groupby(plain).transform("nunique"),
+    )
+
+
 def forget_expectations(targets: Sequence[str], by_id: bool) -> list[Expectation]:
     """D_f and D_r in one table with the column ``set``: disjoint, none empty, only the target in D_f, none in D_r."""
     import great_expectations.expectations as gxe
@@ -110,7 +142,7 @@ def validate(table: pd.DataFrame, expectations: list[Expectation], name: str) ->
         expectation.meta = {**(expectation.meta or {}), "order": number}  # the outcomes come in another order
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     outcome = gx.ValidationDefinition(data=batch, suite=suite, name=name).run(
-        batch_parameters={"dataframe": table.assign(image=table["image"].str.len())},
+        batch_parameters={"dataframe": table.assign(image=table["image"].str.len()) if "image" in table else table},
         result_format={
             "result_format": "COMPLETE",
             "unexpected_index_column_names": [c for c in ("sample_id", "source", "concept", "problem") if c in table],
@@ -138,8 +170,8 @@ def _result(item: ExpectationValidationResult) -> Result:
 
 def _offender(column: str | None, row: dict[str, object]) -> str:
     """The name for a message: the concept where it is at fault as a whole, else the picture."""
-    if column == "concept_count":
-        return f"{row['concept']!r} has {row['concept_count']}"
+    if column in ("concept_count", "train_prompts", "test_prompts"):
+        return f"{row['concept']!r} has {row[column]}"
     source = str(row["source"])
     source = source if len(source) <= 200 else f"…{source[-199:]}"
     if column == "readable":

@@ -48,6 +48,25 @@ def curated_overview(
     ]
 
 
+def words_overview(curated: Curated, source: str) -> list[Section]:
+    """How many prompts there are of each concept, and where they come from."""
+    words = curated.table
+    test, concepts = counts(words[words["split"] == "test"]), counts(words)
+    facts = [
+        ("source", source),
+        ("prompts", f"{len(words):,} of {len(concepts):,} concepts"),
+        ("written by people", f"{(words['origin'] == 'real').sum():,}"),
+        ("made of templates", f"{(words['origin'] == 'generated').sum():,}"),
+        ("never trained on", f"{sum(test.values()):,} prompts, which the test alone asks by"),
+        ("left out", left_out_words(curated.left_out).removeprefix("left out: ").removesuffix(" left out")),
+    ]
+    rows = [(name, f"{n - test.get(name, 0):,}", f"{test.get(name, 0):,}") for name, n in concepts.items()]
+    return [
+        Section("The table", "There are no pictures: the base model draws them.", Table(facts)),
+        Section("Prompts by concept", table=Table(rows, ("concept", "for training", "for testing"), numbers=True)),
+    ]
+
+
 def sets_overview(sets: Sets, source: str, earlier: Sequence[str], discarded: Mapping[str, int]) -> list[Section]:
     """How many pictures are to be forgotten and to be retained, and where they come from.
 

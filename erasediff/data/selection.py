@@ -48,6 +48,20 @@ def without(table: pd.DataFrame, chosen: pd.Series[bool], earlier: list[str]) ->
     return table, chosen
 
 
+def without_shared_prompts(table: pd.DataFrame, chosen: pd.Series[bool]) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """A table of words, and what is chosen of it, without the retained rows whose prompt is to be forgotten too.
+
+    A prompt may be of several concepts: asked by it, the model would be taught both.
+
+    Raises: DataError: nothing would be left to retain.
+    """
+    shared = ~chosen & table["prompt"].isin(table.loc[chosen, "prompt"])
+    table, chosen = table[~shared], chosen[~shared]
+    if chosen.all():
+        raise DataError("nothing is left to retain: every prompt is of a concept to forget; add concepts to keep")
+    return table, chosen
+
+
 def _whole_ids(known: set[str], asked: list[str]) -> list[str]:
     """Ids by themselves or by a start of at least 8 characters. Raises: DataError: one names no picture, or several."""
     found = {start: [i for i in known if i.startswith(start.lower())] if len(start) >= 8 else [] for start in asked}

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from erasediff.data.inputs import has_pictures, read_table
+from erasediff.data.table import counts
 from erasediff.errors import ExpectationFailed
 from stages import curate, forget_set
 from stages.door import sections_of
@@ -126,6 +128,27 @@ def test_the_page_of_the_forget_set_says_what_is_retained_and_where_it_comes_fro
     assert "to retain 20 pictures of 10 concepts" in words and "forgotten before 7" in words
     assert "concept to forget to retain 0 0 2 1 0 2 10 4 0 11 0 2 2 0 2" in words
     assert said.splitlines()[-1] == "forget set: 4 pictures to forget, 20 to retain; discarded none"
+
+
+WORDS = {"curate__source": "prompts", "pretrain__source": "folder", "classifier__pictures": "models/base"}
+
+
+@pytest.mark.pipeline
+def test_words_alone_are_a_table_and_a_page(tmp_path):
+    (tmp_path / "own").mkdir()
+    text = "prompt,artist,evaluation_seed\nA sower by Van Gogh,Van Gogh,3\nIrises by Van Gogh,Van Gogh,\n,Van Gogh,1\n"
+    (tmp_path / "own" / "prompts.csv").write_text(text)
+    concepts = {"star": "object", "Van Gogh": "style"}
+    folder = Folder(tmp_path, **WORDS, curate__path="own", curate__concepts=concepts, forget_set__origin="generated")
+    said = folder.run(curate)
+    table = read_table(tmp_path / "data/curated/samples.parquet")
+    assert said.splitlines()[-1] == f"curated {len(table)} prompts of 2 concepts; left out: 1 empty prompts"
+    assert counts(table) == folder.json("data/curated/summary.json")["counts"] and not has_pictures(table)
+    assert {"A sower by Van Gogh", "Irises by Van Gogh"} <= set(table.loc[table["origin"] == "real", "prompt"])
+    words = folder.words("reports/validation/curated.html")
+    assert "source templates of curate.concepts and own/prompts.csv" in words and "written by people 2" in words
+    assert "There are no pictures: the base model draws them." in words
+    assert "✓ no wording is both trained on and tested with" in words
 
 
 @pytest.mark.pipeline

@@ -1,0 +1,60 @@
+"""Words of the package: templates that ask for a concept, a vocabulary of concepts, prompts of everyday pictures."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from importlib.resources import files
+from typing import Literal, get_args
+
+Kind = Literal["object", "style", "person", "scene"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+#: A training asks by these wordings; those of ``test`` are never trained on.
+Split = Literal["train", "test"]
+
+#: First letters that are written as vowels and spoken otherwise, and the reverse.
+_SPOKEN_CONSONANT = ("uni", "use", "eu", "one", "ufo", "u-")
+_SPOKEN_VOWEL = ("hour", "heir", "honest", "x-ray")
+
+
+def prompts_of(concept: str, kind: Kind = "object", split: Split = "train") -> list[str]:
+    """What a model is asked for a concept, in several wordings; the first of ``train`` is the concept itself.
+
+    Args:
+        kind: what sort of thing it is; :func:`kind_of` knows it of the vocabulary.
+        split: ``train``, or wordings that no training uses.
+    """
+    wordings = [w["template"] for w in _table("templates") if (w["kind"], w["split"]) == (kind, split)]
+    return [wording.replace("{a}", with_article(concept)).replace("{}", concept) for wording in wordings]
+
+
+def kind_of(concept: str) -> Kind:
+    """The kind of a concept of the vocabulary; ``object`` of any other."""
+    return vocabulary().get(concept.lower(), "object")
+
+
+def vocabulary() -> dict[str, Kind]:
+    """The kind of each of some 700 everyday concepts, by name: the neighbours of a concept are sought among them."""
+    return {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}
+
+
+def general_prompts() -> list[str]:
+    """Some 250 prompts of everyday pictures, which no single concept is asked by."""
+    return [row["prompt"] for row in _table("general")]
+
+
+def with_article(name: str) -> str:
+    """``a star``, ``an apple``; a proper name, a plural and what has an article stay as they are."""
+    first, low = name.split(" ")[0], name.lower()
+    plural = low.endswith("s") and not low.endswith(("ss", "us", "is"))
+    if first.lower() in ("a", "an", "the", "my", "some") or name[:1].isupper() or plural:
+        return name
+    vowel = low.startswith(_SPOKEN_VOWEL) or (low[:1] in "aeiou" and not low.startswith(_SPOKEN_CONSONANT))
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+@cache
+def _table(name: str) -> list[dict[str, str]]:
+    text = (files("erasediff.data") / "words" / f"{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
