@@ -1,0 +1,147 @@
+"""What the pages tell people to type is what there is. The commands are taken from the pages."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/tutorial.md", "docs/operations.md", "docs/trust-and-safety.md")
+PYTHON = ".venv/bin/python"
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
+def commands(page):
+    """Each command of a page's shell blocks, and of its lines' code that begins as one does."""
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    inline = re.findall(r"`((?:\.venv/bin/|make )[^`]+)`", (ROOT / page).read_text().replace("\n", " "))
+    for line in [*text.splitlines(), *inline]:
+        words = shlex.split(line, comments=True)
+        for command in " ".join(map(shlex.quote, words)).replace("'&&'", "&&").split(" && "):
+            if command:
+                yield shlex.split(command)
+
+
+def without_variables(words):
+    return words[next(i for i, word in enumerate(words) if not re.fullmatch(r"[A-Z_]+=.*", word)) :]
+
+
+FOUND = sorted({(page, tuple(without_variables(words))) for page in PAGES for words in commands(page)})
+OURS = [(page, words) for page, words in FOUND if words[0].startswith(".venv/bin/")]
+
+
+@cache
+def help_of(*command):
+    """What a command says of itself in a shell that knows nothing: no activated environment."""
+    done = subprocess.run(
+        ["env", "-i", f"PATH={os.defpath}", f"HOME={os.environ.get('HOME', '/')}", *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(command)} --help: {done.stderr[-500:]}"
+    return done.stdout + done.stderr
+
+
+def command_and_options(words):
+    """``python -m flows.promote rollback --why x`` → what is asked for help, and the options that it must know."""
+    program = str(Path(sys.executable).parent / Path(words[0]).name)
+    begins = [w for w in words[1:] if w != "-m"]
+    named = [program, *(["-m", begins.pop(0)] if words[1] == "-m" else [])]
+    for word in begins:  # subcommands
+        if not re.fullmatch(r"[a-z][a-z-]*", word) or word in VALUES:
+            break
+        named.append(word)
+    return named, [w.partition("=")[0] for w in words if re.match(r"--?[a-z]", w, re.I) and w != "-m"]
+
+
+#: Words that look like subcommands but are arguments.
+VALUES = {"store"}
+
+
+@pytest.mark.unit
+def test_there_are_commands_to_check():
+    assert len(FOUND) > 30 and len(OURS) > 15 and {page for page, _ in FOUND} == set(PAGES)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("page", "words"), [(p, w) for p, w in FOUND if w[0] == "make"])
+def test_every_target_is_one_of_the_makefile(page, words):
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{page}: {' '.join(words)}: {done.stderr}"
+
+
+@pytest.mark.unit
+def test_no_command_needs_an_activated_environment():
+    bare = {w[0] for _, w in FOUND} - {"make", "git", "curl", "tar", "export", "sha256sum", "pip", "(cd"}
+    assert {word for word in bare if not word.startswith(".venv/bin/")} == set()
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("page", "words"), OURS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else value
+)
+def test_every_command_is_one_and_knows_its_options(page, words):
+    named, options = command_and_options(words)
+    told = help_of(*named)
+    missing = [option for option in options if not re.search(rf"(?<![\w-]){re.escape(option)}\b", told)]
+    assert not missing, f"{page}: {' '.join(words)}: {missing}"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", PAGES)
+def test_entries_of_params_are_entries(page):
+    known = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for block in blocks(page, "yaml"):
+        for section, entries in yaml.safe_load(block).items():
+            assert section in known and set(entries) <= set(known[section]), f"{page}: {section}"
+    for section, entry in re.findall(r"`(\w+)\.(\w+)`", (ROOT / page).read_text()):
+        if isinstance(known.get(section), dict):
+            assert entry in known[section], f"{page}: {section}.{entry}"
+
+
+@pytest.mark.unit
+def test_readme_takes_five_minutes():
+    prose = re.sub(r"```.*?```", "", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(prose.split()) <= 900
+
+
+SMALL_BASE = """
+from erasediff.families.class_conditional import build_pipeline
+small = dict(block_out_channels=(8,), attention=(False,), norm_num_groups=4, layers_per_block=1)
+build_pipeline([str(n) for n in range(10)], (1, 8, 8), **small).save_pretrained("models/base")
+import matplotlib
+matplotlib.use("Agg")
+"""
+
+
+@pytest.mark.pipeline
+def test_the_snippet_runs_as_it_stands(tmp_path):
+    """On a small untrained model in the place of the demo's."""
+    (snippet,) = blocks("README.md", "python")
+    code = f"import torch; torch.set_num_threads(1){SMALL_BASE}{snippet}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "erased-3/model_index.json").exists()
+
+
+@pytest.mark.unit
+def test_the_citation_is_of_this_version():
+    import erasediff
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == erasediff.__version__ and cited["license"] == "Apache-2.0"
+    arxiv = cited["references"][0]["url"].rpartition("/")[2]
+    assert f"arXiv:{arxiv}" in (ROOT / "README.md").read_text()
