@@ -63,9 +63,9 @@ GUIDANCE = (1.0, 3.0, 7.5)
 def measured(pipeline: DiffusionPipeline, judge: ShapesJudge, seed: int = 0) -> dict[str, dict[str, float]]:
     """What a model draws rightly: trained and other wordings by guidance, and single words (a few minutes)."""
     kinds = {
-        "trained wordings": requests(TRAIN_WORDINGS[:2], 5),
-        "other wordings": requests(TEST_WORDINGS[:5], 2),
-        "one word": requests(("{object}", "{style}"), 15),
+        "trained wordings": requests(TRAIN_WORDINGS[:2]),
+        "other wordings": requests(TEST_WORDINGS[:5]),
+        "one word": requests(("{object}", "{style}"), 8),
     }
     return {
         f"{kind}, guidance {scale:g}": drawn_rightly(pipeline, judge, asked, guidance_scale=scale, seed=seed)

@@ -29,6 +29,9 @@ def open_judge(folder: Path) -> Judge:
     Raises: IntegrityError: a file is missing, truncated or altered, or the folder is of a kind that is not known here.
     """
     verify_folder(folder)
+    if (folder / "judge.json").exists():
+        pretrained: Judge = import_module("erasediff.judges.pretrained").load(folder)
+        return pretrained
     kind = read_json(folder / "config.json").get("kind")
     if kind not in KINDS:
         raise IntegrityError(f"{folder} is a judge of kind {kind!r}; known are {', '.join(KINDS)}: run its stage again")
