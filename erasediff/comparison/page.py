@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from erasediff.comparison.table import (
     FARTHER,
@@ -17,6 +18,9 @@ from erasediff.comparison.table import (
 )
 from erasediff.pages import Section, Table, Verdict
 from erasediff.pages import page as html_page
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LEGEND = (
     "Mean ± standard deviation over cells (concepts × seeds). Weakest side: the least of unlearning accuracy, share of "
@@ -39,23 +43,72 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
 
     Where some lie far off, a second panel shows those near the base alone.
     """
+    panels = _panels(table)
+    size = 13 if len(panels) > 1 else 9, 5.5
+    return _drawn(panels, gold, list(table), figsize=size, legend_below=False)
+
+
+def _narrow(table: Mapping[str, Mapping[str, float]], gold: str | None) -> dict[str, bytes]:
+    """A figure a panel, legible on a phone, by what it shows."""
+    return {
+        f"{title}. {PLOT}" if title else PLOT: _drawn(
+            {title: rows}, gold, list(table), figsize=(6, 6), legend_below=True
+        )
+        for title, rows in _panels(table).items()
+    }
+
+
+def _panels(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Mapping[str, float]]]:
+    """The variants to be shown, and once more those near the base where some are not, by titles."""
+    shown = {v: row for v, row in table.items() if FARTHER in row}
+    near = {v: row for v, row in shown.items() if row[FARTHER] <= NEAR_THE_BASE}
+    apart = {f"At most {NEAR_THE_BASE:g} × as far as the base": near} if 1 < len(near) < len(shown) else {}
+    return {"All variants" if apart else "": shown, **apart}
+
+
+def _drawn(
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    gold: str | None,
+    order: Sequence[str],
+    *,
+    figsize: tuple[float, float],
+    legend_below: bool,
+) -> bytes:
+    """Panels side by side, with one legend, at the right or below."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.axes import Axes
+
+    figure = plt.figure(figsize=figsize, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (title, rows) in zip(axes, panels.items(), strict=True):
+        _draw(panel, title, rows, gold, order)
+    axes[0].set(ylabel="unlearning accuracy (up: better)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        fontsize=9,
+        ncols=3 if legend_below else 1,
+        loc="outside lower center" if legend_below else "outside right upper",
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _draw(
+    panel: Axes, title: str, rows: Mapping[str, Mapping[str, float]], gold: str | None, order: Sequence[str]
+) -> None:
+    """Draw a panel; ``order`` gives each variant the same mark in all of them."""
+    from matplotlib import colormaps
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    shown = {v: row for v, row in table.items() if FARTHER in row}
-    dominated = dominated_by(shown, gold)
-    near = {v: row for v, row in shown.items() if row[FARTHER] <= NEAR_THE_BASE}
-    apart = 1 < len(near) < len(shown)
-    figure = plt.figure(figsize=(13 if apart else 9, 5.5), layout="constrained")
-    axes, *zoomed = figure.subplots(1, 1 + apart, squeeze=False)[0]
-    colours = plt.get_cmap("tab10")
-
-    def draw(panel: Axes, variant: str, row: Mapping[str, float]) -> None:
-        number, best_possible = list(shown).index(variant), variant == gold
+    colours, dominated = colormaps["tab10"], dominated_by(rows, gold)
+    for variant, row in rows.items():
+        number, best_possible = order.index(variant), variant == gold
         panel.errorbar(
             row[FARTHER],
             row[FORGETTING],
@@ -70,29 +123,15 @@ def pareto_png(table: Mapping[str, Mapping[str, float]], gold: str | None) -> by
             alpha=0.9,
             label=f"{variant} (gold standard)" if best_possible else variant,
         )
-
-    for panel, rows in zip([axes, *zoomed], (shown, near), strict=False):
-        for variant, row in rows.items():
-            draw(panel, variant, row)
-        front = sorted((rows[v][FARTHER], rows[v][FORGETTING]) for v in rows if v != gold and not dominated[v])
-        panel.plot([x for x, _ in front], [y for _, y in front], color="grey", linewidth=1, linestyle="--", zorder=0)
-        panel.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
-        panel.set_ylim(bottom=max(-0.02, panel.get_ylim()[0]), top=1.02)
-        panel.set(xlabel="distance to real pictures, ratio to the base (left: better)")
-    axes.set(ylabel="unlearning accuracy (up: better)")
-    if max((row[FARTHER] for row in shown.values()), default=1.0) >= 5:
-        axes.set(xscale="log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    if apart:
-        axes.set(title="all")
-        zoomed[0].set(title=f"at most {NEAR_THE_BASE:g} × as far as the base")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return buffer.getvalue()
+    front = sorted((rows[v][FARTHER], rows[v][FORGETTING]) for v in rows if v != gold and not dominated[v])
+    panel.plot([x for x, _ in front], [y for _, y in front], color="grey", linewidth=1, linestyle="--", zorder=0)
+    panel.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
+    panel.set_ylim(bottom=max(-0.02, panel.get_ylim()[0]), top=1.02)
+    panel.set(xlabel="distance to real pictures, ratio to the base (left: better)", title=title)
+    if max((row[FARTHER] for row in rows.values()), default=1.0) >= 5:
+        panel.set(xscale="log")
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def page(title: str, how: Mapping[str, str], cells: Sequence[Cell], chosen: Mapping[str, str], gold: str | None) -> str:
@@ -101,7 +140,7 @@ def page(title: str, how: Mapping[str, str], cells: Sequence[Cell], chosen: Mapp
     failed = [f"{c.variant}, {c.concept}, seed {c.seed}" for c in cells if c.evaluation is None]
     sections = [
         Section(text=LEGEND, table=_html_table(table_rows(table, chosen, gold))),
-        Section("Forgetting against distance", pictures={PLOT: pareto_png(table, gold)}),
+        Section("Forgetting against distance", pictures=_narrow(table, gold)),
     ]
     if gold and (beside := against_gold(cells, gold)):
         sections.append(Section(f"Beside {gold}, cell by cell", table=_html_table(beside)))
