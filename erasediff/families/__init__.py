@@ -11,7 +11,7 @@ from erasediff.errors import ModelError, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, Family
 from erasediff.families.opening import open_pipeline
 
-__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline"]
+__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "require_no_adapter"]
 
 #: Module and class of the family by the pipeline's class, as names: importing what is not used takes seconds.
 FAMILIES = {
@@ -42,9 +42,9 @@ PARTS: dict[tuple[str | None, ...], str] = {
 def family_of(pipeline: DiffusionPipeline) -> Family:
     """The family interface over a pipeline, chosen by its class, else by its parts.
 
-    Raises: ModelError: no family for it, or its weights are not there, or an adapter is loaded beside them.
+    Raises: ModelError: no family for it, or its weights are not there.
     """
-    _check_parts(pipeline)
+    _require_weights(pipeline)
     for name in (*(each.__name__ for each in type(pipeline).__mro__), _made_of(pipeline)):
         if name in FAMILIES:
             module, family = FAMILIES[name]
@@ -65,7 +65,7 @@ def _made_of(pipeline: DiffusionPipeline) -> str:
     return PARTS.get(tuple(None if part is None else type(part).__name__ for part in found), "")
 
 
-def _check_parts(pipeline: DiffusionPipeline) -> None:
+def _require_weights(pipeline: DiffusionPipeline) -> None:
     for name, part in pipeline.components.items():
         if not isinstance(part, nn.Module):
             continue
@@ -74,6 +74,11 @@ def _check_parts(pipeline: DiffusionPipeline) -> None:
                 f"{name} is on the meta device, without weights: load the pipeline by from_pretrained, and without "
                 "enable_sequential_cpu_offload()"
             )
+
+
+def require_no_adapter(pipeline: DiffusionPipeline) -> None:
+    """Raises: ModelError: a LoRA is loaded beside the weights; it draws, but cannot be erased from."""
+    for name, part in pipeline.components.items():
         if adapters := getattr(part, "peft_config", None):
             raise ModelError(
                 f"an adapter is loaded into {name} ({shown(', '.join(adapters))}): call fuse_lora() and "

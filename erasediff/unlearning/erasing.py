@@ -17,7 +17,7 @@ from torch import nn
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures
 from erasediff.errors import ModelError, ParamsError, did_you_mean
-from erasediff.families import Family, family_of
+from erasediff.families import Family, family_of, require_no_adapter
 from erasediff.families.drawing import require_visible
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
 from erasediff.training.denoising import Recipe, train_denoiser
@@ -100,6 +100,7 @@ def erase(
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings)
+    require_no_adapter(pipeline)
     family = family_of(pipeline)
     asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, generate=generate)
     _require_askable(family, chosen)

@@ -26,6 +26,7 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
+from peft import LoraConfig
 from tiny_pipelines import PIPELINES, flux, sana, stable_diffusion_3, stable_diffusion_xl
 from tiny_stable_diffusion import tiny_stable_diffusion
 from transformers import CLIPImageProcessor
@@ -381,11 +382,14 @@ def test_weights_that_are_not_there_are_told():
 
 
 @pytest.mark.unit
-def test_an_adapter_beside_the_weights_is_refused_with_the_way_on():
+def test_an_adapter_beside_the_weights_draws_and_is_refused_by_erasing_with_the_way_on():
     pipeline = tiny_stable_diffusion()
-    pipeline.unet.peft_config = {"style": None}
+    unet = pipeline.unet
+    plain = family_of(pipeline).sample(["a red circle"], [0], steps=2)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False), "style")
+    assert not torch.allclose(family_of(pipeline).sample(["a red circle"], [0], steps=2), plain, atol=1e-4)
     with pytest.raises(ModelError, match=r"an adapter is loaded into unet \(style\): call fuse_lora\(\) and"):
-        family_of(pipeline)
+        erase(pipeline, "a red circle", preserve=["a blue star"])
 
 
 @pytest.mark.unit
