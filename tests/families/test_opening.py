@@ -278,6 +278,13 @@ def test_half_precision_stays_half_precision(tmp_path, variant):
     assert open_pipeline(tmp_path, ["a", "b"]).unet.dtype == torch.float16
 
 
+@pytest.mark.unit
+def test_a_pipeline_of_nothing_but_a_variant_opens_in_its_precision(tmp_path):
+    tiny_stable_diffusion().to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    pipeline = open_pipeline(tmp_path)
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float16}
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
