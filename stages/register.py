@@ -16,6 +16,7 @@ def main(run: StageRun, register: Register) -> None:
     from dataclasses import asdict
 
     from erasediff.artifacts import verify_folder, write_bytes
+    from erasediff.evaluation.gates import headline
     from erasediff.evaluation.report import with_version
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
     from erasediff.registry import lineage, lock
@@ -54,9 +55,12 @@ def main(run: StageRun, register: Register) -> None:
             example=example,
         )
 
+    run.log_dataset(str(layout.CURATED), facts["dataset_sha256"], "curated")
+    run.log_dataset(str(layout.SETS), facts["forget_set_sha256"], "to forget and to retain")
     assert run.run_id is not None  # the frame was told that it is needed
-    name, gates = register.model_name, {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
-    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, gates)
+    numbers = {key: float(value) for key, value in headline(evaluation).items()}
+    name = register.model_name
+    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers)
     # Also of a version that was there: a kill may have come between the two.
     report = layout.REPORT.read_text(encoding="utf-8")
     named = with_version(report, evaluation, sets, version_facts(register.model_name, version))

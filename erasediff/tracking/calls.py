@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
@@ -12,6 +13,7 @@ from erasediff.tracking.server import EXPERIMENT, client, patience, short_reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 #: Tag by which a run is found again, also one whose number is not known: the answer was lost, or it was made later.
 KEY_TAG = "run_key"
@@ -112,11 +114,20 @@ def send(mlflow_client: MlflowClient, run_id: str, call: Call) -> None:
         mlflow_client.log_artifact(run_id, *call.content)
     elif call.kind == "tag":
         mlflow_client.set_tag(run_id, *call.content)
+    elif call.kind == "input":
+        mlflow_client.log_inputs(run_id, [_dataset(*call.content)])
     elif call.kind == "link":
         _send_link(mlflow_client, run_id, **call.content)
     else:
         status, ended = call.content
         mlflow_client.set_terminated(run_id, status, ended)
+
+
+def _dataset(name: str, digest: str, context: str) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": name})
+    return DatasetInput(Dataset(name, digest[:36], "local", source), [InputTag("mlflow.data.context", context)])
 
 
 def _send_link(

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from erasediff.checkout import git_state, process_start, project_root
+from erasediff.checkout import git_state, process_start, project_root, user_name
 from erasediff.environment import environment
 from erasediff.tracking import outbox, server
 from erasediff.tracking.calls import KEY_TAG, About, Call, made_run, send
@@ -74,6 +74,9 @@ def run_tags(name: str, key: str) -> dict[str, str]:
         KEY_TAG: key,
         "stage": name,
         "mlflow.runName": name,
+        "mlflow.user": user_name(),
+        "mlflow.source.name": _command(name),
+        "mlflow.source.type": "LOCAL",
         "host": socket.gethostname(),
         "pid": str(os.getpid()),
         "process_start": process_start(os.getpid()) or "unknown",
@@ -88,6 +91,12 @@ def run_tags(name: str, key: str) -> dict[str, str]:
     if given.dvc_exp_name:
         tags["dvc_exp_name"] = given.dvc_exp_name
     return tags
+
+
+def _command(name: str) -> str:
+    """What makes a run: ``evaluate-base`` is one of the stage ``evaluate``, ``erase-flow`` that of a flow."""
+    first, _, rest = name.partition("-")
+    return f"python -m {'flows' if rest == 'flow' else 'stages'}.{first}"
 
 
 def close_abandoned(client: MlflowClient, experiment_id: str) -> None:

@@ -140,6 +140,10 @@ class StageRun:
         """Attach a file."""
         self._put(Call("artifact", [str(path), folder]))
 
+    def log_dataset(self, name: str, digest: str, context: str) -> None:
+        """Note data that the stage read, by its hash: the pictures themselves stay where they are."""
+        self._put(Call("input", [name, digest, context]))
+
     def set_tag(self, key: str, value: str) -> None:
         """Tag the run."""
         self._put(Call("tag", [key, value]))

@@ -43,7 +43,8 @@ def project(store, monkeypatch, pipeline):
     with new_folder(Path("models/base")) as folder:
         pipeline.save_pretrained(folder)
     models = {which: sha256_folder(Path("models") / which) for which in ("base", "erased")}
-    numbers, gates = {"unlearning_accuracy": 0.5}, {"unlearning_accuracy": Gate(0.5, 0.9, "min", False)}
+    numbers = {"unlearning_accuracy": 0.5, "in_domain_retain_accuracy": 0.9}
+    gates = {"unlearning_accuracy": Gate(0.5, 0.9, "min", False)}
     evaluation = Evaluation(numbers, numbers, {}, gates, False, {"accuracy": 0.99, "test_samples": 7}, models)
     write_json(Path("metrics/evaluation.json"), evaluation.to_json())
     ran = EffectiveSettings("erasediff", {"forget_source": "retain", "retain_target": "noise"}, 17, 12345)

@@ -245,3 +245,78 @@ def test_a_resumed_training_goes_on_in_its_run(switch, down):
     (there,) = all_runs("erase")
     assert there.info.run_id == first.run_id and there.info.status == "FINISHED"
     assert [m.step for m in server.client().get_metric_history(first.run_id, "x")] == list(range(1, 12))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "given, used",
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///./a/b.db?timeout=9", "sqlite:///{root}/a/b.db?timeout=9"),
+        ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("", "sqlite:///{root}/mlflow.db"),
+    ],
+)
+def test_a_relative_database_is_one_of_the_checkout(store, tmp_path, monkeypatch, given, used):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")  # as an experiment's, which is deleted when it is done
+    assert tracking.tracking_uri() == used.format(root=store)
+
+
+@pytest.mark.unit
+def test_a_checkout_whose_path_ends_an_address_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "a?b"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TrackingError, match=r"a\?b/mlflow.db has a '\?' in its path"):
+        tracking.tracking_uri()
+
+
+@pytest.mark.unit
+def test_an_error_of_the_database_keeps_its_remedy(store):
+    words = "Detected out-of-date database schema (found version x, but expected y). Take a backup of your database, "
+    said = server.short_reason(RuntimeError(words + "then run 'mlflow db upgrade <database_uri>' to migrate it"))
+    assert said.endswith(f"then run mlflow db upgrade {tracking.tracking_uri()}")
+    assert "install that driver" in server.short_reason(ModuleNotFoundError("No module named 'psycopg2'"))
+
+
+@pytest.mark.pipeline
+def test_a_database_without_its_driver_is_one_line(store, monkeypatch):
+    from erasediff.registry.versions import aliases
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nothing://me:secret@127.0.0.1:9/mlflow")
+    with pytest.raises(TrackingError, match="cannot be used") as told:
+        aliases("m")
+    assert "\n" not in str(told.value) and "secret" not in str(told.value)
+
+
+@pytest.mark.pipeline
+def test_a_deleted_experiment_is_named_with_how_to_restore_it(store, capsys):
+    with tracking.stage_run("erase", {}) as run:
+        pass
+    server.client().delete_experiment(run.experiment_id)
+    remedy = f"experiment erasediff was deleted: mlflow experiments restore -x {run.experiment_id}"
+    with pytest.raises(TrackingError) as told, tracking.stage_run("register", {}, required=True):
+        pytest.fail("the stage must not run")
+    assert remedy in str(told.value)
+    with tracking.stage_run("erase", {}):
+        pass
+    assert remedy in capsys.readouterr().err
+    server.client().restore_experiment(run.experiment_id)
+    assert outbox.deliver() == 1
+
+
+@pytest.mark.pipeline
+def test_a_run_tells_who_made_it_by_what_and_from_which_data(store):
+    with tracking.stage_run("evaluate-base", {}) as run:
+        run.log_dataset("data/curated", "c" * 64, "curated")
+    logged = server.client().get_run(run.run_id)
+    assert logged.data.tags["mlflow.user"] == checkout.user_name()
+    assert logged.data.tags["mlflow.source.name"] == "python -m stages.evaluate"
+    (data,) = logged.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("data/curated", "c" * 36)
+    with tracking.parent_run("erase-flow") as parent:
+        pass
+    assert server.client().get_run(parent.run_id).data.tags["mlflow.source.name"] == "python -m flows.erase"
+    assert server.client().get_experiment(run.experiment_id).tags["mlflow.note.content"] == server.ABOUT
