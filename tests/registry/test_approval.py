@@ -115,7 +115,7 @@ def asked(store, prefect_server, tmp_path, monkeypatch):
         if not paused:
             return process
         asking = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
-        run = until(120, lambda: process.poll() is None and api(prefect_server, "/flow_runs/filter", asking))
+        run = until(300, lambda: process.poll() is None and api(prefect_server, "/flow_runs/filter", asking))
         return process, run[0]["id"], environment
 
     yield start
