@@ -1,7 +1,6 @@
 """The stages ``evaluate`` and ``verdict``: one model after the other, then both side by side."""
 
 import csv
-import io
 from pathlib import Path
 
 import pandas as pd
@@ -98,7 +97,7 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     _, base = evaluated("base")
     write_json(layout.metrics("erased"), {**base, "unlearning_accuracy": 0.75, "model_sha256": "e"})
     write_json(layout.metrics("base"), {**base, "unlearning_accuracy": 0.25})
-    layout.samples("erased").write_bytes(layout.samples("base").read_bytes())
+    Image.new("RGB", (30, 20)).save(layout.samples("erased"))
     run, evaluation = judged(min_unlearning_accuracy=0.7)
     assert evaluation.passed and evaluation.delta["unlearning_accuracy"] == 0.5
     assert evaluation.models == {"base": base["model_sha256"], "erased": "e"}
@@ -112,5 +111,6 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     page = layout.REPORT.read_text()
     assert "Gates FAILED: do not use this model as if a were gone." in page and "4 pictures of a" in page
     assert "forgotten before" in page and base["model_sha256"] in page
-    both = Image.open(io.BytesIO(layout.BEFORE_AFTER.read_bytes()))
-    assert both.width > 2 * Image.open(layout.samples("base")).width
+    both, before = Image.open(layout.BEFORE_AFTER), Image.open(layout.samples("base")).convert("RGB")
+    assert both.width == before.width + 24 + 30
+    assert both.crop((0, 0, *before.size)).tobytes() == before.tobytes()  # before comes first
