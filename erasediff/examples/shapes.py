@@ -73,11 +73,14 @@ class Shapes:
 
         Raises: IntegrityError: a file is missing or altered. ModelError: transformers is missing.
         """
-        import torch
+        from torch import nn
 
         from erasediff.families import open_pipeline
 
-        return open_pipeline(self.folder).to(torch.float32)
+        pipeline = open_pipeline(self.folder)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            nn.Module.float(part)  # that of diffusers warns of layers to keep in float32, also where there are none
+        return pipeline
 
     @cached_property
     def judge(self) -> ShapesJudge:

@@ -1,0 +1,107 @@
+"""The embedded text-to-image model: what is shipped, and that it can be made again."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+import erasediff
+from erasediff.artifacts import read_json, verify_folder
+from erasediff.examples.measuring import drawn_rightly, requests
+from erasediff.examples.shapes import FOLDER, MADE
+from erasediff.examples.shapes_judge import DOMAINS, NOTHING, draw_nothing, open_shapes_judge
+from erasediff.families import family_of
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return erasediff.open_example("shapes")
+
+
+@pytest.mark.unit
+def test_it_is_at_most_6_mb_as_recorded_and_finite_in_float16():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 6_000_000
+    verify_folder(FOLDER)
+    assert {str(p.relative_to(FOLDER)) for p in files} == {*read_json(FOLDER / "sha256.json"), "sha256.json"}
+    for path in FOLDER.rglob("*.safetensors"):
+        for name, tensor in load_file(path).items():
+            assert tensor.dtype == torch.float16 and tensor.isfinite().all(), (path, name)
+
+
+@pytest.mark.unit
+def test_plain_diffusers_opens_it_and_draws_what_the_example_draws(shapes):
+    plain = StableDiffusionPipeline.from_pretrained(FOLDER)
+    how = {"steps": 4, "guidance_scale": 3.0}
+    drawn, same = (family_of(p).sample(["a star", "moon"], [1, 2], **how) for p in (plain, shapes.pipeline))
+    assert drawn.shape == (2, 3, 24, 24) and torch.equal(drawn, same)
+    assert {type(part).__name__ for part in plain.components.values() if part is not None} == {
+        "AutoencoderKL",
+        "CLIPTextModel",
+        "CLIPTokenizer",
+        "DDIMScheduler",
+        "UNet2DConditionModel",
+    }
+
+
+@pytest.mark.unit
+def test_a_word_that_it_never_saw_is_spelled_in_pieces(shapes):
+    tokens = shapes.pipeline.tokenizer(["a xylophone über alles", ""]).input_ids
+    assert shapes.pipeline.tokenizer.unk_token_id not in tokens[0][1:-1] and len(tokens[1]) == 2
+
+
+@pytest.mark.unit
+def test_its_judge_reads_the_world_and_knows_nothing_when_it_sees_it(shapes):
+    accuracy = shapes.judge.accuracy(shapes.world.draw(3000, 10**8 + 1))
+    assert min(accuracy.values()) >= 0.999, accuracy
+    empty = draw_nothing(500, 8)
+    assert all(judge.names(empty).count(NOTHING) >= 495 for judge in shapes.judge.domains.values())
+    assert shapes.judge.style.fingerprint != shapes.judge.object.fingerprint
+    assert shapes.judge.object.fingerprint == open_shapes_judge(FOLDER).object.fingerprint
+
+
+@pytest.mark.unit
+def test_it_draws_what_it_is_asked_for_in_words_that_it_never_saw(shapes):
+    asked = requests(shapes.world.test_wordings[:1])
+    right = drawn_rightly(shapes.pipeline, shapes.judge, asked, guidance_scale=3.0, steps=10)
+    assert right["object"] >= 0.95 and right["style"] >= 0.95
+
+
+@pytest.mark.unit
+def test_what_is_recorded_of_it_is_good_enough(shapes):
+    made = shapes.facts
+    assert {made["judge"][name] >= 0.999 for name in DOMAINS} == {True}
+    for kind, right in made["drawn_rightly"].items():
+        enough = 0.97 if kind.endswith("guidance 3") else 0.88
+        assert all(right.get(domain, 1) >= enough for domain in ("object", "style")), kind
+    assert made["seed"] == 0 and set(made["sources"]) == {
+        "captions.py",
+        "shapes_judge.py",
+        "shapes_networks.py",
+        "shapes_training.py",
+        "train_shapes.py",
+        "world.py",
+    }
+
+
+@pytest.mark.unit
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_made_again_by_its_script_it_draws_as_well(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "erasediff.examples.train_shapes",
+        "--work",
+        tmp_path,
+        "--output",
+        tmp_path / "made",
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    made = read_json(tmp_path / "made" / MADE)
+    for kind, right in made["drawn_rightly"].items():
+        enough = 0.95 if kind.endswith("guidance 3") else 0.8
+        assert all(right.get(domain, 1) >= enough for domain in ("object", "style")), (kind, right)
