@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from erasediff.errors import ParamsError
 from erasediff.records import EffectiveSettings
 from erasediff.training.denoising import Recipe
 from erasediff.unlearning.methods import Method
@@ -25,12 +26,12 @@ def planned(
         passes: as many updates as this many images through the network allow, at least one; ``None``: ``outer_steps``.
             It does not bind ``retrain``.
         recipe: of ``retrain``.
-    Raises: ValueError: ``retrain`` without a recipe.
+    Raises: ParamsError: ``retrain`` without a recipe.
     """
     precision = {"mixed_precision": mixed_precision}
     if method.name == "retrain":
         if recipe is None:
-            raise ValueError("method retrain needs a recipe: the one that the base was trained with")
+            raise ParamsError("method retrain needs a recipe: the one that the base was trained with")
         settings = {**dataclasses.asdict(recipe), **precision}
         return EffectiveSettings(method.name, settings, recipe.steps, TRAINED * recipe.steps * recipe.batch_size)
     updates = method.settings.outer_steps

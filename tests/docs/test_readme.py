@@ -124,17 +124,29 @@ matplotlib.use("Agg")
 """
 
 
+def python(folder, *arguments):
+    """Run Python in a folder with a small untrained model in the place of the demo's."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.pipeline
 def test_the_snippet_runs_as_it_stands(tmp_path):
-    """On a small untrained model in the place of the demo's."""
     (snippet,) = blocks("README.md", "python")
-    code = f"import torch; torch.set_num_threads(1){SMALL_BASE}{snippet}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    python(tmp_path, "-c", SMALL_BASE + snippet)
     assert (tmp_path / "erased-3/model_index.json").exists()
+
+
+@pytest.mark.pipeline
+@pytest.mark.slow
+def test_the_commands_of_the_library_run_as_they_stand(tmp_path):
+    python(tmp_path, "-c", SMALL_BASE)
+    shell = [words for page, words in OURS if page == "README.md" and words[0] == ".venv/bin/erasediff"]
+    for words in sorted(shell, key=lambda words: words[1] != "erase"):
+        python(tmp_path, "-m", "erasediff.cli", *words[1:])
+    assert (tmp_path / "three.png").exists() and len(shell) == 2
 
 
 @pytest.mark.unit
