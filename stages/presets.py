@@ -34,12 +34,12 @@ def preset(name: str) -> dict[str, object]:
     return dict(_entries(read_yaml(PRESETS / f"{name}.yaml")))
 
 
-def _entries(sections: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in sections.items():
+def _entries(sections: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for section, value in sections.items():
         if isinstance(value, Mapping):
-            yield from _entries(value, f"{prefix}{key}.")
+            yield from ((f"{section}.{key}", entry) for key, entry in value.items())
         else:
-            yield f"{prefix}{key}", value
+            yield section, value
 
 
 def apply(name: str) -> list[str]:
