@@ -44,11 +44,21 @@ def dvc(*arguments: str) -> list[str]:
 
 def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run DVC silently."""
-    return subprocess.run(dvc(*arguments), capture_output=True, text=True, env=processes.environment(), check=False)
+    return subprocess.run(
+        dvc(*arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=processes.environment(),
+        check=False,
+    )
 
 
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    return (done.stderr.strip().splitlines() or ["no output"])[-1]
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what DVC says of its failure, in one line of bounded length."""
+    said = done.stderr.rpartition("ERROR: ")[2] or done.stdout
+    return " ".join(said.split())[:300] or f"dvc ended with code {done.returncode}"
 
 
 def _follow(what: str, say: Callable[[str], None], extra: Mapping[str, str], *arguments: str) -> list[str]:
@@ -67,7 +77,7 @@ def stage_order() -> dict[str, list[str]]:
     """Return the stages in an order that can be run, each with the stages it waits for. Raises: StageFailed."""
     done = _ask("dag", "--dot")
     if done.returncode:
-        raise StageFailed(f"dvc dag failed: {_last_line(done)}")
+        raise StageFailed(f"dvc dag failed: {_reason(done)}")
     return parse_dag(done.stdout)
 
 
@@ -133,7 +143,7 @@ def experiment_metrics() -> dict[str, dict[str, Any]]:
     """
     done = _ask("exp", "show", "--json", "--hide-queued")
     if done.returncode:
-        raise StageFailed(f"dvc exp show failed: {_last_line(done)}")
+        raise StageFailed(f"dvc exp show failed: {_reason(done)}")
     cache = Path(_ask("cache", "dir").stdout.strip())
     found = {}
     for baseline in json.loads(done.stdout):
@@ -214,5 +224,5 @@ def push() -> None:
     """Send what ``dvc.lock`` names to the DVC remote. Raises: PushFailed."""
     done = _ask("push", "--quiet")
     if done.returncode:
-        reason = _last_line(done)
+        reason = _reason(done)
         raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; mend the remote and push")

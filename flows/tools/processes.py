@@ -36,7 +36,12 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 def environment() -> dict[str, str]:
     """Return the caller's environment with this interpreter's folder first on PATH, and no lead to another git."""
     folder = str(Path(sys.executable).parent)
-    return {**without_elsewhere(), "PATH": folder + os.pathsep + os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
+    return {
+        **without_elsewhere(),
+        "PATH": folder + os.pathsep + os.environ.get("PATH", ""),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
 
 
 def threads(jobs: int) -> int:
@@ -75,9 +80,11 @@ def follow(
 
     process = subprocess.Popen(
         command,
+        stdin=subprocess.DEVNULL,  # nobody is asked
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env={**environment(), **extra},
         preexec_fn=with_parent,
     )

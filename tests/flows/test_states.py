@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
+    shutil.copy(OPERATIONS.parents[1] / "params.yaml", tmp_path)
     return tmp_path
 
 
@@ -99,6 +101,19 @@ def test_a_stages_failure_is_the_state_of_its_flow(prefect_server, folder, said,
     assert EventTrigger.model_validate(json.loads(trigger)).covers(told(name)) == (name == "OutOfMemory")
     log = log_of(state, said)
     assert said in log and "Traceback" not in log and "exception" not in log.lower()
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("lock", [b"<<<<<<< HEAD\nschema: '2.0'\n=======\n", b"\xff\x00", b"[]", b"stages: 3"])
+def test_a_lock_that_cannot_be_read_is_told_at_once_and_to_the_server(prefect_server, folder, lock):
+    (folder / "dvc.yaml").write_text(STAGES.format(said="x"))
+    (folder / "dvc.lock").write_bytes(lock)
+    state = erase_flow(return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "StageFailed")
+    assert "dvc.lock" in state.message and len(state.message) < 400 and "mend dvc.yaml" not in state.message
+    with get_client(sync_client=True) as client:  # which still runs
+        run = client.read_flow_run(state.state_details.flow_run_id)
+        assert run.state.name == "StageFailed" and "8" in run.tags
 
 
 @pytest.mark.unit
