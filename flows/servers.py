@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from erasediff.arguments import Parser
 from erasediff.checkout import exclusive, project_root
 from erasediff.errors import ParamsError, ServerFailed
-from erasediff.tracking.server import sqlite_uri
 from flows.command import run_command
 from flows.tools.names import (
     MLFLOW_PORT,
@@ -73,7 +72,9 @@ def servers() -> list[Server]:
 
 
 def mlflow_settings(root: Path) -> dict[str, str]:
-    """Return MLflow's own variables: the store that the checkout uses without a server too."""
+    """Return MLflow's own variables: the store that the checkout uses without a server too. Raises: TrackingError."""
+    from erasediff.tracking.server import sqlite_uri  # not before a command has said how it is used
+
     settings = {
         "MLFLOW_BACKEND_STORE_URI": sqlite_uri(root / "mlflow.db"),
         "MLFLOW_WORKERS": "1",

@@ -23,6 +23,7 @@ ENDED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
 #: DVC's advice for a run by hand, which the flow does or does not need, and what it says of its own work.
 HINTS = (
     "> ",  # the command of a stage
+    "Stage '",  # is cached, or did not change
     "Generating lock file",
     "Updating lock file",
     "Data and pipelines are up to date",
