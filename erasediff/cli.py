@@ -52,7 +52,7 @@ def erase(
     preserve: list[str] | None,
     seed: int,
     steps: int | None,
-    generate: int,
+    generate: int | None,
     settings: list[tuple[str, Any]],
 ) -> None:
     """Erase concepts, and write the erased model as a diffusers folder with :data:`RECORD`.
@@ -149,12 +149,17 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--method", choices=methods, default="erasediff", help="how to forget (default: %(default)s)")
     sub.add_argument("--anchor", metavar="CONCEPT", help="what is drawn instead")
     sub.add_argument(
-        "--preserve", nargs="+", metavar="CONCEPT", help="what to keep (default: every other class; prompts: name some)"
+        "--preserve",
+        nargs="+",
+        metavar="CONCEPT",
+        help="what to keep (default: every other class, or near words)",
     )
     sub.add_argument("--seed", type=within(0, RUN_SEED), default=0, help="of drawing and training (default: 0)")
     sub.add_argument("--steps", type=within(1, 10**7), help=f"updates (default: {DEFAULTS['outer_steps']})")
     sub.add_argument(
-        "--generate", type=within(1, 10**6), default=64, help="pictures a concept to draw and train on (default: 64)"
+        "--generate",
+        type=within(1, 10**6),
+        help="pictures to draw of a concept (default: 64 of a class, 16 of a word)",
     )
     sub.add_argument(
         "--set",

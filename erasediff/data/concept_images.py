@@ -44,3 +44,16 @@ class ConceptImages:
 
     def __len__(self) -> int:
         return len(self.concepts)
+
+
+@dataclass(frozen=True)
+class Undrawn:
+    """So many pictures that nothing reads: only how they are asked for matters."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        raise LookupError("these pictures were not drawn, since the method does not read them")

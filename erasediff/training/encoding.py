@@ -20,7 +20,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from erasediff.data.concept_images import Images
+from erasediff.data.concept_images import Images, Undrawn
 from erasediff.families.family import Condition, Family, joined
 
 #: Pictures, and prompts, that are encoded at once.
@@ -76,7 +76,9 @@ class Latents:
 
 def encoded(family: Family, images: Images, folder: Path | None = None) -> Images:
     """Return what is noised in the place of pictures: their latents, or themselves where no network encodes them."""
-    return images if family.encoder is None else Latents(family, images, folder)
+    if family.encoder is None or isinstance(images, Undrawn):
+        return images
+    return Latents(family, images, folder)
 
 
 def _batches(images: Images) -> Iterator[tuple[slice, Tensor]]:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from erasediff.data.concept_images import ConceptImages
+from erasediff.data.concept_images import ConceptImages, Undrawn
 from erasediff.data.given import Pictures
 from erasediff.errors import ModelError, ParamsError, did_you_mean
 from erasediff.families import Family, family_of, require_no_adapter
@@ -26,15 +26,21 @@ from erasediff.unlearning.adapters import Lora
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
+from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.request import request
 from erasediff.unlearning.settings import DEFAULTS
+from erasediff.unlearning.words import GENERAL, general, takes_words, wordings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 #: Pictures are drawn so many at a time. A multiple of every family's batch: no bit depends on it.
 DRAWN_AT_ONCE = 200
+#: Pictures a concept, where nobody says how many: of a class, and of a word, under each wording twice.
+DRAWN_BY_CLASS, DRAWN_BY_WORDS = 64, 16
+#: Blocks of the seeds that pictures to forget, and those to keep, are drawn with.
+FORGOTTEN_BLOCK, KEPT_BLOCK = 0, 1
 
 Verb = TypeVar("Verb", bound=Callable[..., object])
 
@@ -60,7 +66,7 @@ def erase(
     anchor: str | None = None,
     preserve: str | Sequence[str] | None = None,
     seed: int = 0,
-    generate: int = 64,
+    generate: int | None = None,
     passes: int | None = None,
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
@@ -82,8 +88,10 @@ def erase(
             in [-1, 1]; of several concepts a mapping; drawn from the model by default.
         retain: images to keep, by concept; drawn from the model under ``preserve`` by default.
         anchor: concept that ``concept`` should draw instead.
-        preserve: concepts to keep where ``retain`` is not given; every other class by default.
-        generate: images a concept, where they are drawn from the model.
+        preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
+            any prompt the words nearest to ``concept`` by its own text encoder.
+        generate: images a concept, where they are drawn from the model; by default 64 of a class, and 16 of a word, two
+            under each wording.
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
         recipe: how ``method="retrain"`` trains.
         progress: show a bar; with ``on_step`` there is none.
@@ -102,12 +110,18 @@ def erase(
     chosen = _chosen(method, settings)
     require_no_adapter(pipeline)
     family = family_of(pipeline)
-    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, generate=generate)
+    many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
+    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, generate=many)
     _require_askable(family, chosen)
     accelerator = accelerator or Accelerator()
     shown = progress and on_step is None and accelerator.is_main_process
-    forget_set = asked.forget_set or _drawn(family, asked.forget, generate, seed, block=0, shown=shown)
-    retain_set = asked.retain_set or _drawn(family, asked.retain, generate, seed, block=1, shown=shown)
+    reads = chosen.reads()
+    forget_set = asked.forget_set or _drawn(
+        family, asked.forget, many, seed, FORGOTTEN_BLOCK, read="forget" in reads, shown=shown
+    )
+    retain_set = asked.retain_set or _drawn(
+        family, asked.retain, many, seed, KEPT_BLOCK, read="retain" in reads, shown=shown
+    )
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
     retrains = recipe if method == "retrain" else None
@@ -127,6 +141,8 @@ def erase(
         how = _How(seed=seed, accelerator=accelerator, checkpoint=checkpoint, on_step=on_update)
         if retrains:
             denoiser = retrain(family, retain_set, retrains, **how)
+        elif isinstance(chosen, ClosedForm):
+            denoiser = chosen.solve(family, forget_set, retain_set)
         else:
             chosen = chosen.with_updates(record.updates)
             denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, **how)
@@ -134,7 +150,7 @@ def erase(
             record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
-    kept = tuple(dict.fromkeys(retain_set.concepts))
+    kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))
     return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(asked.forget), kept=kept, lora=lora)
 
 
@@ -199,22 +215,31 @@ def _chosen(method: str, settings: Mapping[str, Any]) -> Method:
         raise ParamsError(str(error)) from None
 
 
-def _drawn(family: Family, concepts: Sequence[str], count: int, seed: int, *, block: int, shown: bool) -> ConceptImages:
-    """``count`` pictures a concept, drawn by the model.
+def _drawn(
+    family: Family, concepts: Sequence[str], count: int, seed: int, block: int, *, read: bool, shown: bool
+) -> ConceptImages:
+    """``count`` pictures a concept, drawn by the model; of one that takes any prompt, under several wordings.
 
     Args:
         block: of the seeds that drawing takes, one a set.
+        read: whether the pictures are wanted at all, beside how they are asked for.
     """
     names = [concept for concept in concepts for _ in range(count)]
+    prompts = names
+    if takes_words(family):
+        prompts = [prompt for concept in concepts for prompt in wordings(concept, count)]
+        if block == KEPT_BLOCK:  # of no concept: what is kept in general
+            names, prompts = names + [""] * (GENERAL * count), prompts + general(GENERAL * count)
+    if not read:
+        return ConceptImages(Undrawn(len(names)), names, prompts)
     seeds = image_seeds(seed, block, len(names), ERASE_BLOCKS)
     parts = []
     with progress_bar(f"drawing what to {('forget', 'keep')[block]}", len(names), "picture", shown=shown) as bar:
         for first in range(0, len(names), DRAWN_AT_ONCE):
             these = slice(first, first + DRAWN_AT_ONCE)
-            parts.append(family.sample(names[these], seeds[these]))
-            require_visible(parts[-1], names[first])
+            parts.append(family.sample(prompts[these], seeds[these]))
             bar(min(these.stop, len(names)), {})
-    return ConceptImages(torch.cat(parts), names)
+    return ConceptImages(torch.cat(parts), names, prompts)
 
 
 @contextmanager

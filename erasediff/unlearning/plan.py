@@ -8,6 +8,7 @@ from erasediff.errors import ParamsError
 from erasediff.records import EffectiveSettings
 from erasediff.training.denoising import Recipe
 from erasediff.unlearning.methods import Method
+from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.methods.method import TRAINED
 
 
@@ -34,6 +35,8 @@ def planned(
             raise ParamsError("method retrain needs a recipe: the one that the base was trained with")
         settings = {**dataclasses.asdict(recipe), **precision}
         return EffectiveSettings(method.name, settings, recipe.steps, TRAINED * recipe.steps * recipe.batch_size)
+    if isinstance(method, ClosedForm):
+        return EffectiveSettings(method.name, method.effective(), 0, 0)
     updates = method.settings.outer_steps
     if passes is not None:
         updates = updates_within(method, forget_images, retain_images, passes)

@@ -11,6 +11,7 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures, as_images
 from erasediff.errors import DataError, ParamsError
 from erasediff.families import Family
+from erasediff.unlearning.words import neighbours, takes_words
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def request(
     forget_set = _forget_set(forget, targets, shape)
     retain_set = _retain_set(retain, shape)
     if retain_set is None:
-        known = [c for c in family.concepts or () if c not in targets]
+        by_words = preserve is None and takes_words(family)
+        known = neighbours(family, targets) if by_words else [c for c in family.concepts or () if c not in targets]
         kept = known if preserve is None else _names(preserve, "preserve", family)
     else:
         kept = list(dict.fromkeys(retain_set.concepts))

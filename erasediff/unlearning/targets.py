@@ -93,6 +93,18 @@ class Relabelling:
             return [NULL_CONCEPT] * len(asked)
         return [reworded(prompt, concepts[prompt], anchor) or anchor for prompt in asked]
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return every prompt to forget with every answer: the anchor's, or one for each retained concept."""
+        if self.settings.forget_target == "anchor":
+            asked = [prompt for _, prompt in self.forgotten]
+            return list(zip(asked, self.anchored(asked), strict=True))
+        others = [c for c in self.retained if c] or list(self.retained)
+        return [
+            (prompt, (other and reworded(prompt, concept, other)) or self.retained[other][0])
+            for concept, prompt in self.forgotten
+            for other in others
+        ]
+
     def prompts(self) -> list[str]:
         """Return every prompt that a model may be asked by; the null prompt where the forget target needs it."""
         found = {*self.forget_set.prompts, *self.retain_set.prompts}

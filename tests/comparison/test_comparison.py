@@ -232,7 +232,8 @@ def test_the_comparisons_that_are_shipped_are_sound():
 
     folder = Path(__file__).parents[2] / "comparisons"
     plans = {path.stem: read_comparison(path) for path in folder.glob("*.yaml")}
-    assert {v["erase.method"] for v in plans["methods"].variants.values()} == set(METHODS)
+    needing_words = {"uce", "speed"}
+    assert {v["erase.method"] for v in plans["methods"].variants.values()} == set(METHODS) - needing_words
     for plan in plans.values():
         wanted = plan.search.concepts if plan.search else []
         assert not set(wanted) & set(plan.concepts)

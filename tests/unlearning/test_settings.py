@@ -21,7 +21,7 @@ from erasediff.unlearning.plan import planned
 SMALL = {"outer_steps": 4, "forget_batch_size": 3, "retain_batch_size": 5}
 #: For methods that need Fisher information.
 FISHER = {method: {"fisher_samples": 2} for method in ("sfr_on", "selective_amnesia")}
-LOOPS = sorted(set(METHODS) - {"retrain"})
+LOOPS = sorted(set(METHODS) - {"retrain", "uce", "speed"})
 
 
 def pictures(n, concepts, seed=0):

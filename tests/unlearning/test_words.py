@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff.data.concept_images import ConceptImages
+from erasediff.data.wordings import prompts_of
 from erasediff.families import family_of
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
-from erasediff.unlearning.erasing import erase
+from erasediff.unlearning.erasing import _drawn, erase
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.network import student, teaching
+from erasediff.unlearning.targets import Relabelling
 from erasediff.unlearning.wording import reworded
+from erasediff.unlearning.words import GENERAL, NEIGHBOURS, neighbours
 
 SMALL = {"outer_steps": 3, "forget_batch_size": 4, "retain_batch_size": 4}
 
@@ -233,3 +236,33 @@ def test_what_is_not_trained_is_held_once_while_training_and_belongs_to_nobody_e
     assert own == trained and all(".attn2.to_" in n for n in own)
     result = erase(pipeline, "star", **sets(), **SMALL, trainable="xattn_kv")
     assert not shared & {p.data_ptr() for p in result.pipeline.unet.parameters()}
+
+
+@pytest.mark.unit
+def test_a_word_is_enough():
+    pipeline = tiny_stable_diffusion()
+    decoded = Calls(pipeline.vae.decoder)
+    how = {"outer_steps": 1, "forget_batch_size": 2, "retain_batch_size": 2, "progress": False}
+    result = erase(pipeline, "star", generate=1, **how)
+    assert result.forgotten == ("star",) and len(result.kept) == NEIGHBOURS and "star" not in result.kept
+    # What to keep is drawn, and nothing else: x_t of the forget loss comes from it.
+    assert decoded.count == -(-(NEIGHBOURS + GENERAL) // 8)
+
+
+@pytest.mark.unit
+def test_a_concept_is_asked_for_in_several_wordings_and_answered_in_the_same(pipeline):
+    family = family_of(pipeline)
+    forget = _drawn(family, ["star"], 16, 0, 0, read=False, shown=False)
+    assert len(set(forget.prompts)) > 4 and set(forget.concepts) == {"star"}
+    retain = _drawn(family, ["circle"], 16, 0, 1, read=False, shown=False)
+    asked = {p for p, concept in zip(retain.prompts, retain.concepts, strict=True) if concept}
+    pairs = Relabelling(forget, retain, method_for("erasediff").settings).pairs()
+    assert {b for _, b in pairs} == asked and len(retain) == 16 * (1 + GENERAL)
+    assert not set(forget.prompts) & set(prompts_of("star", "object", "test"))
+
+
+@pytest.mark.unit
+def test_neighbours_are_the_nearest_and_not_the_concept_itself(pipeline):
+    family = family_of(pipeline)
+    found = neighbours(family, ["red star"], ["star", "a red star", "red circle", "blue square", "zebra"], 2)
+    assert len(found) == 2 and not {"star", "a red star"} & set(found)

@@ -10,6 +10,8 @@ from erasediff.unlearning.methods.method import Method
 from erasediff.unlearning.methods.selective_amnesia import SelectiveAmnesia
 from erasediff.unlearning.methods.sfr_on import SfrOn
 from erasediff.unlearning.methods.siss import Siss
+from erasediff.unlearning.methods.speed import Speed
+from erasediff.unlearning.methods.uce import Uce
 
 __all__ = ["METHODS", "Method", "method_for"]
 
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
         Esd,
         SelectiveAmnesia,
         Siss,
+        Uce,
+        Speed,
         Retrain,
     )
 }

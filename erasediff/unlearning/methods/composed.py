@@ -87,5 +87,8 @@ class Retrain(Method):
     name = "retrain"
     retain_weight = forget_weight = 0.0
 
+    def reads(self) -> set[str]:
+        return {"retain"}
+
     def ignored(self) -> dict[str, str]:
         return dict.fromkeys(DEFAULTS, f"method {self.name}, which has its own recipe")

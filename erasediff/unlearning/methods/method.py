@@ -108,6 +108,15 @@ class Method:
         """Return what changes the gradients at every update; made from the base, before the first."""
         return importance.masks(self.settings)
 
+    def reads(self) -> set[str]:
+        """Return of which sets the pictures themselves are read: ``forget``, ``retain``."""
+        s = self.settings
+        forgets = bool(self.forget_weight) or s.gap_every > 0
+        measured = self.needs_fisher or s.mask == "fisher_ratio"
+        forget = forgets and s.forget_source != "retain" or s.mask == "saliency" or measured
+        retain = bool(self.retain_weight) or forgets and s.forget_source in ("retain", "mixed") or measured
+        return {name for name, read in (("forget", forget), ("retain", retain)) if read}
+
     def passes_of_update(self, step: int) -> int:
         """Return the images through the network in one update, a backward pass counted as two forward ones.
 
