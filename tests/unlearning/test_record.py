@@ -47,7 +47,8 @@ def other(name):
         return not default
     if isinstance(default, float):
         return default / 2
-    return {"anchor": "b", "trainable": "up_blocks", "gap_tolerance": 1e9}.get(name) or default + 1
+    given = {"anchor": "b", "trainable": "up_blocks", "gap_tolerance": 1e9, "lora_alpha": 4.0}
+    return given.get(name) or default + 1
 
 
 def weights(denoiser):
