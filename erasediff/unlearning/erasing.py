@@ -238,6 +238,7 @@ def _drawn(
         for first in range(0, len(names), DRAWN_AT_ONCE):
             these = slice(first, first + DRAWN_AT_ONCE)
             parts.append(family.sample(prompts[these], seeds[these]))
+            require_visible(parts[-1], prompts[first])
             bar(min(these.stop, len(names)), {})
     return ConceptImages(torch.cat(parts), names, prompts)
 
