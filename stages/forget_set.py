@@ -17,18 +17,16 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     from erasediff.data import expectations
     from erasediff.data.inputs import has_pictures, prompts_by_concept, read_table
     from erasediff.data.overview import sets_overview
-    from erasediff.data.selection import Sets, select, without, without_shared_prompts
+    from erasediff.data.selection import Sets, set_apart
     from erasediff.errors import DataError
     from stages import layout
 
     earlier = read_json(layout.ERASURES)
     table = read_table(layout.TABLE, "train")
-    table, chosen = without(table, select(table, forget_set.concepts, forget_set.sample_ids), earlier)
+    table, chosen = set_apart(table, forget_set.concepts, forget_set.sample_ids, earlier)
     discarded: dict[str, int] = {}
-    if not has_pictures(table):
-        if forget_set.origin == "selected":
-            raise DataError("the curated table holds words, no pictures to select: set forget_set.origin to generated")
-        table, chosen = without_shared_prompts(table, chosen)
+    if forget_set.origin == "selected" and not has_pictures(table):
+        raise DataError("the curated table holds words, no pictures to select: set forget_set.origin to generated")
     if forget_set.origin == "generated":
         from erasediff.device import device  # seconds of torch, of which selecting needs nothing
         from erasediff.families import family_of, open_pipeline

@@ -6,11 +6,26 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from erasediff.data.inputs import has_pictures
 from erasediff.data.table import counts
 from erasediff.errors import DataError, UnknownConcept, did_you_mean
 
 #: Characters of a sample id that are noted for good: enough to tell pictures apart.
 ID_LENGTH = 16
+
+
+def set_apart(
+    table: pd.DataFrame, concepts: list[str], sample_ids: list[str], earlier: list[str]
+) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """The train split, or words, and which rows of it are to be forgotten: all others are to be retained.
+
+    Args:
+        earlier: what the base has forgotten before, which is retained no more.
+
+    Raises: UnknownConcept; DataError: an unknown id, or nothing would be left of either.
+    """
+    table, chosen = without(table, select(table, concepts, sample_ids), earlier)
+    return (table, chosen) if has_pictures(table) else without_shared_prompts(table, chosen)
 
 
 def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> pd.Series[bool]:

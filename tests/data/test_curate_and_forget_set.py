@@ -95,6 +95,7 @@ def test_curate_says_what_it_read_and_what_it_left_out(numbered):
     summary = folder.json("data/curated/summary.json")
     assert summary["left_out"] == {".md": 1, "beyond max_per_concept": 12}
     assert summary["classes"] == [str(i) for i in range(12)]
+    assert summary["counts"] == {str(i): 5 for i in range(12)} and summary["test"] == {str(i): 1 for i in range(12)}
 
 
 @pytest.mark.pipeline

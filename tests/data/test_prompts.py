@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from erasediff.data import expectations
 from erasediff.data.inputs import has_pictures, prompts_by_concept
 from erasediff.data.prompts import Prompt, prompt_files, read_prompts, template_prompts, words_table
-from erasediff.data.selection import select, without_shared_prompts
+from erasediff.data.selection import select, set_apart
 from erasediff.data.wordings import KINDS, general_prompts, kind_of, prompts_of, vocabulary, with_article
 from erasediff.errors import DataError, ExpectationFailed
 
@@ -209,10 +209,10 @@ def test_no_prompt_at_all_and_names_that_look_alike_are_refused():
 def test_a_prompt_of_a_concept_to_forget_is_not_retained_under_another():
     prompts = [Prompt("x", "violence"), Prompt("x", "self-harm"), Prompt("y", "self-harm")]
     table = words_table(prompts, 0.25).table
-    left, chosen = without_shared_prompts(table, table["concept"] == "violence")
+    left, chosen = set_apart(table, ["violence"], [], [])
     assert left.loc[~chosen, "prompt"].tolist() == ["y"] and left.loc[chosen, "prompt"].tolist() == ["x"]
     with pytest.raises(DataError, match="nothing is left to retain: every prompt is of a concept to forget"):
-        without_shared_prompts(table, table["concept"] == "self-harm")
+        set_apart(table, ["self-harm"], [], [])
 
 
 @pytest.mark.pipeline

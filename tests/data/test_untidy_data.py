@@ -168,8 +168,9 @@ def test_sample_ids_by_their_first_characters():
     wanted = table["sample_id"].iloc[4]
     for asked in (wanted, wanted[:8], wanted[:12].upper()):
         assert table.loc[select(table, [], [asked]), "sample_id"].tolist() == [wanted]
-    with pytest.raises(DataError, match="first 8 characters"):
-        select(table, [], [wanted[:7]])
+    for asked in (wanted[:7], wanted[1:12]):
+        with pytest.raises(DataError, match="first 8 characters"):
+            select(table, [], [asked])
     twin = table.assign(sample_id=[wanted[:10] + content_id(bytes([i]))[:54] for i in range(9)])
     with pytest.raises(DataError, match="more than one"):
         select(twin, [], [wanted[:10]])
