@@ -37,6 +37,7 @@ class ShapesRecipe:
         autoencoder_steps: updates of the autoencoder, before the rest.
         text_steps: updates of the text encoder alone, after it.
         steps: updates of the denoiser, at last.
+        restart: at this one its learning rate, which has fallen to 0, begins again (SGDR, arXiv 1608.03983).
         pictures: how many are drawn and encoded once.
         condition_dropout: share of pictures whose caption is left out (arXiv 2207.12598).
     """
@@ -47,7 +48,8 @@ class ShapesRecipe:
     text_steps: int = 800
     text_batch_size: int = 128
     text_learning_rate: float = 2e-3
-    steps: int = 3000
+    steps: int = 7000
+    restart: int = 3000
     batch_size: int = 32
     learning_rate: float = 1.5e-3
     warmup_steps: int = 60
@@ -163,7 +165,7 @@ def train_shapes(
     share = process_share(n, accelerator)
     while state.step < recipe.steps:
         step = state.step
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * warmup_cosine(step, recipe.warmup_steps, recipe.steps)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * _rate(step, recipe)
         index = randomness.batch_indices(len(drawn), n, seed=seed, stream="shapes", step=step)
         generator = randomness.generator(seed, "shapes-noise", step)
         timesteps = family.timesteps(n, generator)[share]
@@ -187,6 +189,13 @@ def train_shapes(
             checkpoint.save(state.tensors())
     state.use_average()
     unet.eval()
+
+
+def _rate(step: int, recipe: ShapesRecipe) -> float:
+    """Factor of the learning rate, which falls twice."""
+    if step < recipe.restart:
+        return warmup_cosine(step, recipe.warmup_steps, recipe.restart)
+    return warmup_cosine(step - recipe.restart, recipe.warmup_steps, recipe.steps - recipe.restart)
 
 
 def _sum_gradients(parameters: dict[str, nn.Parameter], accelerator: Accelerator) -> None:
