@@ -75,6 +75,7 @@ def erase(
     require_model(model)  # all of it before torch is loaded
     from erasediff.artifacts import new_folder, write_json
     from erasediff.device import device
+    from erasediff.families import placed
 
     what: dict[str, Any] = {
         "method": method,
@@ -84,7 +85,10 @@ def erase(
         "generate": generate,
     }
     before = erased_before(model)
-    result = erasediff.erase(load(model).to(device()), concepts, **what, **chosen)
+    pipeline = load(model)
+    stored = pipeline.dtype
+    result = erasediff.erase(placed(pipeline, device()), concepts, **what, **chosen)
+    result.pipeline.to(stored)
     record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": before}
     with new_folder(to) as folder:
         result.pipeline.save_pretrained(folder)
@@ -107,8 +111,11 @@ def draw(
     from erasediff.data.images import encode_png
     from erasediff.device import device
     from erasediff.evaluation.pictures import tiled_png
+    from erasediff.families import placed
 
-    images = erasediff.draw(load(model).to(device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
+    images = erasediff.draw(
+        placed(load(model), device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale
+    )
     if out.endswith("/"):
         files = {f"{out}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
     else:

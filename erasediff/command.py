@@ -167,6 +167,7 @@ QUIET = {
     # threads that never spin make one alone a third slower.
     "GOMP_SPINCOUNT": "1000",
     "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
     # On a GPU: what cuBLAS needs to give the same bits at every run (erasediff.device).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }

@@ -58,13 +58,13 @@ def _drawn_by_base(words: pd.DataFrame, classifier: Classifier, seed: int) -> pd
     """Pictures of the table's concepts that the base draws, a quarter as many to be tested on."""
     from erasediff.data.inputs import prompts_by_concept
     from erasediff.device import device
-    from erasediff.families import family_of, open_pipeline
+    from erasediff.families import family_of, open_pipeline, placed
     from erasediff.families.judge_pictures import judge_pictures
     from stages import layout
 
     with progress_bar("classifier: pictures by the base") as on_progress:
         return judge_pictures(
-            family_of(open_pipeline(layout.BASE).to(device())),
+            family_of(placed(open_pipeline(layout.BASE), device())),
             prompts_by_concept(words),
             train=classifier.count,
             test=max(2, classifier.count // 4),

@@ -14,7 +14,7 @@ from torch import Tensor
 from erasediff.data.images import decode
 from erasediff.device import device
 from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
-from erasediff.families import family_of
+from erasediff.families import family_of, placed
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.draw import Draw
@@ -169,7 +169,7 @@ def measure_pipeline(
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
     """
-    family, judge = family_of(pipeline.to(device())), judge.to(device())
+    family, judge = family_of(placed(pipeline, device())), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
     known = [c for c in earlier if c in judge.concepts]

@@ -14,7 +14,7 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff.artifacts import MANIFEST, new_folder
 from erasediff.errors import EraseDiffError, IntegrityError, ModelError
-from erasediff.families import family_of, open_pipeline
+from erasediff.families import family_of, open_pipeline, placed
 from erasediff.families.class_conditional import ClassConditionalPipeline, build_pipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -332,3 +332,10 @@ def test_any_json_opens_or_ends_in_one_line(good, name, data):
     key = data.draw(st.sampled_from(sorted(entries)) | st.text(max_size=8))
     content = data.draw(st.just({**entries, key: data.draw(JSON)}) | JSON)
     opens_or_ends_in_one_line(good, name, json.dumps(content).encode())
+
+
+@pytest.mark.unit
+def test_a_cpu_draws_half_precision_in_float32():
+    pipeline = tiny_stable_diffusion().to(torch.float16)
+    assert placed(pipeline, torch.device("cpu")).unet.dtype == torch.float32
+    assert placed(tiny_stable_diffusion(), torch.device("cpu")).vae.dtype == torch.float32
