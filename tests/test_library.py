@@ -50,7 +50,8 @@ def test_the_wheel_holds_the_library_alone_and_all_of_its_files():
     found = read_configuration(ROOT / "pyproject.toml", expand=True)["tool"]["setuptools"]
     rooms = {path.parent for path in (ROOT / "erasediff").rglob("*.py")}
     assert {ROOT / package.replace(".", "/") for package in found["packages"]} == rooms
-    given = {file for pattern in found["package-data"]["erasediff"] for file in (ROOT / "erasediff").glob(pattern)}
+    patterns = found["package-data"]["erasediff"]
+    given = {file for pattern in patterns for file in (ROOT / "erasediff").glob(pattern) if file.is_file()}
     others = {p for p in (ROOT / "erasediff").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert others == given and ROOT / "erasediff/py.typed" in given
 

@@ -130,7 +130,10 @@ def _runs(client: MlflowClient, name: str) -> list[Run]:
     token = None
     while experiment is not None:
         page = client.search_runs(
-            [experiment.experiment_id], f"tags.model = '{name}'", run_view_type=ViewType.ALL, page_token=token
+            [experiment.experiment_id],
+            f"tags.model = '{valid_name(name)}'",
+            run_view_type=ViewType.ALL,
+            page_token=token,
         )
         found += page
         token = page.token
@@ -215,7 +218,9 @@ def _anchor(client: MlflowClient, name: str) -> str:
 def _anchored(client: MlflowClient, name: str) -> Run | None:
     from mlflow.exceptions import MlflowException
 
-    for version in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version)):
+    for version in sorted(
+        client.search_model_versions(f"name = '{valid_name(name)}'"), key=lambda found: int(found.version)
+    ):
         try:
             run = client.get_run(version.run_id)
         except MlflowException:  # it is gone

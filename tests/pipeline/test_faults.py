@@ -18,7 +18,7 @@ LONG = {"erase__outer_steps": 100, "erase__checkpoint_every": 5}
 def test_a_concept_that_does_not_exist(project):
     project.set_params(forget_set__concepts=["88"])
     line = stated(project.run("stages.forget_set", code=1), "UnknownConcept")
-    assert "no concept '88' in the data; did you mean '8'?" in line
+    assert "no concept '88' in the data, which has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; did you mean 8?" in line
 
 
 @pytest.mark.pipeline

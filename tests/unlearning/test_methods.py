@@ -74,7 +74,7 @@ def after(method, steps=300, rows=None, **settings):
         chosen["condition_dropout"] = 0.0
     before = copy.deepcopy(family.denoiser.state_dict())
     record = None if rows is None else lambda step, row: rows.append(row)
-    denoiser, _ = run_loop(family, forget, retain, method_for(method, **chosen), on_step=record)
+    denoiser, *_ = run_loop(family, forget, retain, method_for(method, **chosen), on_step=record)
     assert torch.equal(family.denoiser.number, before["number"])
     return denoiser.number.tolist()
 

@@ -28,7 +28,7 @@ def result(pipeline):
 def test_a_bar_is_shown_with_the_losses_unless_nobody_looks(pipeline, capsys):
     erase(pipeline, "a", **SMALL)
     shown = capsys.readouterr().err
-    assert "drawing what to forget" in shown and "erasing: 100%" in shown and "3/3" in shown
+    assert "drawing what to keep" in shown and "erasing: 100%" in shown and "3/3" in shown
     assert "retain=" in shown and "forget=" in shown
     erase(pipeline, "a", **SMALL, progress=False)
     steps = []

@@ -64,7 +64,7 @@ def train_and_erase(file=None):
     # Going on from the middle: by then the checkpoint is there.
     halfway = Halfway(Path(f"{file or 'one'}.halfway"))
     for _ in range(2):
-        erased, _ = run_loop(family, forget, retain, chosen, accelerator=accelerator, checkpoint=halfway)
+        erased, *_ = run_loop(family, forget, retain, chosen, accelerator=accelerator, checkpoint=halfway)
         assert torch.equal(flat(erased), result[-1])
         accelerator.wait_for_everyone()
     result.append(torch.tensor(rows).nan_to_num())

@@ -130,7 +130,7 @@ def test_a_batch_in_parts_is_the_batch(family, data):
         rows[parts] = []
         chosen = method_for("erasediff", **sizes, accumulate=parts, forget_source="mixed")
         record = rows[parts].append
-        denoiser, _ = run_loop(family, *data.values(), chosen, on_step=lambda step, row, r=record: r(row))
+        denoiser, *_ = run_loop(family, *data.values(), chosen, on_step=lambda step, row, r=record: r(row))
         rows[parts].append(flat(denoiser))
     assert torch.allclose(rows[1].pop(), rows[3].pop(), atol=1e-5)
     for one, three in zip(rows[1], rows[3], strict=True):
@@ -220,7 +220,7 @@ def test_the_gap_stops_the_loop(family, data):
 @pytest.mark.unit
 @pytest.mark.parametrize("selection", ["full", "no_time_embedding", "mid_block", "class_embedding"])
 def test_selections(family, data, selection):
-    denoiser, _ = run_loop(family, *data.values(), method_for("erasediff", **SMALL, trainable=selection))
+    denoiser, *_ = run_loop(family, *data.values(), method_for("erasediff", **SMALL, trainable=selection))
     before = dict(family.denoiser.named_parameters())
     changed = {n for n, p in denoiser.named_parameters() if not torch.equal(p, before[n])}
     unchanged = set(before) - changed
