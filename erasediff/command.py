@@ -168,6 +168,7 @@ QUIET = {
     "GOMP_SPINCOUNT": "1000",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # of transformers too: a line each in a log
     # On a GPU: what cuBLAS needs to give the same bits at every run (erasediff.device).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }

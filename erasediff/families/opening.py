@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils import logging
 from torch import nn
 
 from erasediff.artifacts import read_object, verify_folder
@@ -87,11 +90,24 @@ def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
     pipeline_class = index.get("_class_name")
     if not (isinstance(pipeline_class, str) and hasattr(diffusers, pipeline_class)):
         raise ModelError(f"{folder / INDEX}: diffusers has no pipeline class {shown(pipeline_class)}")
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
+    with _no_bar():
+        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
     # What a class takes but does not note, such as DiT's names of classes, would be lost when it is saved again.
     settings = {name: value for name, value in index.items() if not (name.startswith("_") or isinstance(value, list))}
     pipeline.register_to_config(**{n: v for n, v in settings.items() if n not in pipeline.config})
     return pipeline
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep diffusers from showing a bar of the parts that it loads; the networks are loaded already."""
+    shown_before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown_before:
+            logging.enable_progress_bar()
 
 
 def _component_class(folder: Path, name: str, entry: list[Any]) -> Any:
