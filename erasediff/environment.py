@@ -84,6 +84,8 @@ class Given(BaseModel):
     gomp_spincount: str
     """Waiting threads spin for a short time, so that two stages at once do not slow each other down."""
     transformers_verbosity: str
+    diffusers_verbosity: str
+    hf_hub_disable_progress_bars: str
     """Errors only."""
     mlflow_http_request_timeout: str
     """Short while a stage logs: no result waits for MLflow."""
