@@ -84,9 +84,11 @@ class Given(BaseModel):
     gomp_spincount: str
     """Waiting threads spin for a short time, so that two stages at once do not slow each other down."""
     transformers_verbosity: str
-    diffusers_verbosity: str
-    hf_hub_disable_progress_bars: str
     """Errors only."""
+    diffusers_verbosity: str
+    """Errors only."""
+    hf_hub_disable_progress_bars: str
+    """No bars in a log; transformers heeds it too."""
     mlflow_http_request_timeout: str
     """Short while a stage logs: no result waits for MLflow."""
     mlflow_http_request_max_retries: str
