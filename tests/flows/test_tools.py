@@ -170,6 +170,7 @@ AT_ONCE = sys.argv[1] == "True"
 def tell(child):
     print(child.pid, flush=True)
     child.wait()
+    time.sleep(0.3)  # a stage's end is known later still: DVC has to end, and its output to be read
     for _ in range(100):
         logging.error("the stage failed: it was ended")
         time.sleep(0.02)
