@@ -34,13 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     quiet_environment()
     command, work = given.pop("command"), given.pop("work")
-    advice = {
-        "erase": "lower the batches, such as --set forget_batch_size=16 --set retain_batch_size=16",
-        "draw": "lower --n",
-    }
-    return exit_code(
-        f"erasediff {command}", lambda: work(**given), interrupted="nothing was written", less_memory=advice[command]
-    )
+    told = {"interrupted": "nothing was written", "less_memory": LESS_MEMORY[command]}
+    return exit_code(f"erasediff {command}", lambda: work(**given), **told)
 
 
 def erase(
@@ -75,7 +70,6 @@ def erase(
     require_model(model)  # all of it before torch is loaded
     from erasediff.artifacts import new_folder, write_json
     from erasediff.device import device
-    from erasediff.families import placed
 
     what: dict[str, Any] = {
         "method": method,
@@ -85,10 +79,7 @@ def erase(
         "generate": generate,
     }
     before = erased_before(model)
-    pipeline = load(model)
-    stored = pipeline.dtype
-    result = erasediff.erase(placed(pipeline, device()), concepts, **what, **chosen)
-    result.pipeline.to(stored)
+    result = erasediff.erase(load(model).to(device()), concepts, **what, **chosen)
     record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": before}
     with new_folder(to) as folder:
         result.pipeline.save_pretrained(folder)
@@ -111,11 +102,8 @@ def draw(
     from erasediff.data.images import encode_png
     from erasediff.device import device
     from erasediff.evaluation.pictures import tiled_png
-    from erasediff.families import placed
 
-    images = erasediff.draw(
-        placed(load(model), device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale
-    )
+    images = erasediff.draw(load(model).to(device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
     if out.endswith("/"):
         files = {f"{out}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
     else:

@@ -16,6 +16,8 @@ Record = TypeVar("Record")
 Json: TypeAlias = dict[str, Any]
 #: A setting as JSON has it.
 Value: TypeAlias = str | int | float | bool | None
+#: Pictures that a judge learned from, in its facts: those that the base drew, or those that came with labels.
+JUDGE_BY_BASE, JUDGE_BY_LABELS = "drawn by the base", "labelled"
 
 
 def _object(content: object, where: object) -> Json:
@@ -116,7 +118,8 @@ class Evaluation:
 
     Attributes:
         delta: erased less base.
-        judge: what recognised the concepts, with its accuracy; in JSON under ``classifier``.
+        judge: what recognised the concepts, with its accuracy and the pictures it learned from; in JSON under
+            ``classifier``.
         models: SHA-256 of the folders that were measured, by ``base`` and ``erased``. Empty in an evaluation that was
             made before they were noted.
         protocol: how both were measured: seed, draws, pictures of each concept, steps, guidance. Empty likewise.

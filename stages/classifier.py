@@ -23,6 +23,7 @@ def main(run: StageRun, seed: int, classifier: Classifier) -> None:
     from erasediff.device import device
     from erasediff.errors import ClassifierTooWeak, DataError
     from erasediff.judges import accuracy, judge_kind
+    from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS
     from stages import layout
 
     table, drawn = read_table(layout.TABLE), classifier.pictures == str(layout.BASE)
@@ -49,7 +50,7 @@ def main(run: StageRun, seed: int, classifier: Classifier) -> None:
             test.to_parquet(folder / layout.HELD_OUT.name, index=False)
         digest = sha256_file(folder / "model.safetensors")
     facts = {"accuracy": share, "test_samples": len(test), "sha256": digest, "fingerprint": judge.fingerprint}
-    facts["pictures"] = "drawn by the base" if drawn else "labelled"
+    facts["pictures"] = JUDGE_BY_BASE if drawn else JUDGE_BY_LABELS
     write_json(layout.CLASSIFIER_METRICS, facts)
     print(f"classifier: accuracy {share:.4f} on {len(test)} test pictures")
 
@@ -58,13 +59,13 @@ def _drawn_by_base(words: pd.DataFrame, classifier: Classifier, seed: int) -> pd
     """Pictures of the table's concepts that the base draws, a quarter as many to be tested on."""
     from erasediff.data.inputs import prompts_by_concept
     from erasediff.device import device
-    from erasediff.families import family_of, open_pipeline, placed
+    from erasediff.families import family_of, open_pipeline
     from erasediff.families.judge_pictures import judge_pictures
     from stages import layout
 
     with progress_bar("classifier: pictures by the base") as on_progress:
         return judge_pictures(
-            family_of(placed(open_pipeline(layout.BASE), device())),
+            family_of(open_pipeline(layout.BASE).to(device())),
             prompts_by_concept(words),
             train=classifier.count,
             test=max(2, classifier.count // 4),

@@ -21,7 +21,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     from erasediff.artifacts import MANIFEST, new_folder, sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table
     from erasediff.device import repeatable
-    from erasediff.families import family_of, open_pipeline, placed
+    from erasediff.families import family_of, open_pipeline
     from erasediff.training.checkpoint import FileCheckpoint
     from erasediff.training.denoising import RECIPE, Recipe
     from erasediff.unlearning import method_for
@@ -39,8 +39,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     key = (seed, erase, recipe, sha256_folder(layout.BASE), (layout.SETS / MANIFEST).read_text())
     checkpoint = FileCheckpoint("erase", key, erase.checkpoint_every, rows)
     accelerator = Accelerator(mixed_precision=erase.mixed_precision)
-    stored = pipeline.dtype
-    placed(pipeline, repeatable(accelerator.device))
+    pipeline.to(repeatable(accelerator.device))
     plan = planned(
         method_for(erase.method, **erase.settings()),
         len(forget),
@@ -74,7 +73,6 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     checkpoint.begin(run)
     with step_bar("erase", plan.updates, run, rows) as on_step:
         result = erased(on_step)
-    result.pipeline.to(stored)
     trace, numbers = trace_of(rows)
     write_bytes(layout.ERASE_TRACE, trace.to_csv(index=False).encode())
     write_json(layout.ERASE_METRICS, {**result.record.to_json(), **numbers})

@@ -29,13 +29,13 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         raise DataError("the curated table holds words, no pictures to select: set forget_set.origin to generated")
     if forget_set.origin == "generated":
         from erasediff.device import device  # seconds of torch, of which selecting needs nothing
-        from erasediff.families import family_of, open_pipeline, placed
+        from erasediff.families import family_of, open_pipeline
         from erasediff.families.drawing import drawn_table
         from erasediff.judges import open_judge
 
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
-                family_of(placed(open_pipeline(layout.BASE), device())),
+                family_of(open_pipeline(layout.BASE).to(device())),
                 prompts_by_concept(table),
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
                 forget_set.count,

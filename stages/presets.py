@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from erasediff.arguments import Parser
 from erasediff.checkout import is_changed
 from erasediff.command import exit_code
-from erasediff.errors import ParamsError
+from erasediff.errors import ParamsError, did_you_mean, shown
 from stages.params import PARAMS_FILE, change_params
 from stages.yaml_files import read_yaml
 
@@ -28,9 +27,8 @@ def preset(name: str) -> dict[str, object]:
     """
     names = preset_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ParamsError(f"there is no preset {name!r}{hint} There are: {', '.join(names) or 'none here'}")
+        there = ", ".join(names) or "none here"
+        raise ParamsError(f"there is no preset {shown(name)!r}, but {there}{did_you_mean(name, names)}")
     return dict(_entries(read_yaml(PRESETS / f"{name}.yaml")))
 
 
@@ -67,7 +65,7 @@ def main() -> None:
         lines = preset_names() if arguments.command == "list" else apply(arguments.name)
         print("\n".join(lines))
 
-    raise SystemExit(exit_code("params", work))
+    raise SystemExit(exit_code("presets", work))
 
 
 if __name__ == "__main__":

@@ -76,4 +76,6 @@ def test_uncommitted_params_are_not_overwritten(project):
 def test_an_unknown_preset_gets_a_did_you_mean(project):
     done = command("apply", "cifar")
     assert done.returncode == 2
-    assert "there is no preset 'cifar'; did you mean cifar10?" in done.stderr
+    assert (
+        done.stderr.endswith("; did you mean cifar10?\n") and "there is no preset 'cifar', but cifar10, " in done.stderr
+    )

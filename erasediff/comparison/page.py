@@ -127,7 +127,7 @@ def _draw(
     panel.plot([x for x, _ in front], [y for _, y in front], color="grey", linewidth=1, linestyle="--", zorder=0)
     panel.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")
     panel.set_ylim(bottom=max(-0.02, panel.get_ylim()[0]), top=1.02)
-    panel.set(xlabel="distance to real pictures, ratio to the base (left: better)", title=title)
+    panel.set(xlabel="distance to held-out pictures, ratio to the base (left: better)", title=title)
     if max((row[FARTHER] for row in rows.values()), default=1.0) >= 5:
         panel.set(xscale="log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

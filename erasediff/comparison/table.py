@@ -73,7 +73,7 @@ class Cell:
 
 def weakest_side(evaluation: Evaluation) -> float:
     """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
-    accuracy that is kept, and the base's distance to real pictures over the erased model's."""
+    accuracy that is kept, and the base's distance to held-out pictures over the erased model's."""
     base, erased = evaluation.base, evaluation.erased
     kept = ratio(erased[RETAIN_ACCURACY.name], base[RETAIN_ACCURACY.name])
     near = ratio(base[DISTANCE.name], erased[DISTANCE.name])

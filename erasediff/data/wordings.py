@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
@@ -44,14 +45,25 @@ def general_prompts() -> list[str]:
     return [row["prompt"] for row in _table("general")]
 
 
+def in_turns(prompts: Sequence[str], count: int, start: int = 0) -> list[str]:
+    """``count`` prompts, each in its turn, from that of number ``start`` on."""
+    return [prompts[number % len(prompts)] for number in range(start, start + count)]
+
+
 def with_article(name: str) -> str:
     """``a star``, ``an apple``; a proper name, a plural and what has an article stay as they are."""
     first, low = name.split(" ")[0], name.lower()
     plural = low.endswith("s") and not low.endswith(("ss", "us", "is"))
     if first.lower() in ("a", "an", "the", "my", "some") or name[:1].isupper() or plural:
         return name
-    vowel = low.startswith(_SPOKEN_VOWEL) or (low[:1] in "aeiou" and not low.startswith(_SPOKEN_CONSONANT))
-    return f"{'an' if vowel else 'a'} {name}"
+    return f"{article(name)} {name}"
+
+
+def article(name: str) -> str:
+    """``an`` before a vowel as it is spoken, else ``a``."""
+    low = name.lower()
+    vowel = low.startswith(_SPOKEN_VOWEL) or (low[:1] in tuple("aeiou") and not low.startswith(_SPOKEN_CONSONANT))
+    return "an" if vowel else "a"
 
 
 @cache

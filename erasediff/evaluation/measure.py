@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from erasediff.data.images import decode
+from erasediff.data.wordings import in_turns
 from erasediff.device import device
 from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
-from erasediff.families import family_of, placed
+from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.draw import Draw
@@ -79,7 +80,7 @@ def measure(
     """
     names = [c for c in judge.concepts for _ in range(protocol.samples_per_concept)]
     wordings = {c: (prompts or {}).get(c) or [c] for c in judge.concepts}
-    asked = [w[i % len(w)] for w in wordings.values() for i in range(protocol.samples_per_concept)]
+    asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, protocol.samples_per_concept)]
     reference = judge.read(held_out)[1]
     rows: list[dict[str, float]] = []
     shown = torch.empty(0)
@@ -169,7 +170,7 @@ def measure_pipeline(
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
     """
-    family, judge = family_of(placed(pipeline, device())), judge.to(device())
+    family, judge = family_of(pipeline.to(device())), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
     known = [c for c in earlier if c in judge.concepts]

@@ -9,7 +9,7 @@ from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.table import HEAD, concept_rows, table_rows
 from erasediff.metrics.table import DISTANCE, GATES, RECOGNISED, compared
 from erasediff.pages import Section, Table, Verdict, filled, page
-from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Value
+from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Evaluation, ForgetSummary, Value
 from erasediff.unlearning.settings import deviations_from_paper
 
 #: What no gate measures, for report and model card.
@@ -141,12 +141,15 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings) -> dict[str, 
     """
     judge, own, protocol = evaluation.judge, "the model's own", evaluation.protocol
     steps, scale = protocol.get("inference_steps"), protocol.get("guidance_scale")
+    by_base = judge.get("pictures") == JUDGE_BY_BASE
+    learned = ", as it learned from: those that the base drew under other seeds" if by_base else ""
+    reference = "drawn by the base under other seeds" if by_base else "real"
     how = {
         "pictures": f"{protocol.get('samples_per_concept')} a concept × {protocol.get('draws')} draws of noise, "
         f"{_count(protocol.get('drawn_pictures'))} in all, the same seeds for both models",
         "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
-        "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures",
-        "distance": f"{DISTANCE.words}, of which there were {_count(protocol.get('held_out_pictures'))}",
+        "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures{learned}",
+        "distance": f"{DISTANCE.words}: {_count(protocol.get('held_out_pictures'))}, {reference}",
         "method": method_in_words(erase),
     }
     if RECOGNISED.name in evaluation.base:

@@ -9,9 +9,9 @@ from torch import nn
 
 from erasediff.errors import ModelError, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, Family
-from erasediff.families.opening import open_pipeline, placed
+from erasediff.families.opening import open_pipeline
 
-__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "placed", "require_no_adapter"]
+__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "require_no_adapter"]
 
 #: Module and class of the family by the pipeline's class, as names: importing what is not used takes seconds.
 FAMILIES = {

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erasediff.data.images import encode_png, to_pixels
+from erasediff.data.wordings import in_turns
 from erasediff.errors import DataError, ModelError
 from erasediff.families import family_of
 from erasediff.families.family import Family
@@ -83,7 +84,7 @@ def draw_recognised(
             found = f"{len(kept)} of {drawn} pictures of {concept!r}"
             raise DataError(f"the classifier recognised only {found} by the base model: train it longer")
         these = seeds[drawn : drawn + count]
-        asked = [prompts[number % len(prompts)] for number in range(drawn, drawn + len(these))]
+        asked = in_turns(prompts, len(these), drawn)
         drawn += len(these)
         images = family.sample(asked, these, steps=steps, guidance_scale=guidance_scale)
         seen = recognises(concept, images)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from erasediff.data.images import encode_png
 from erasediff.data.table import generated_table
+from erasediff.data.wordings import in_turns
 from erasediff.families.drawing import require_visible
 from erasediff.families.family import Family
 from erasediff.randomness import JUDGE_BLOCKS, image_seeds
@@ -45,7 +46,7 @@ def judge_pictures(
     for block, (split, count) in enumerate({"train": train, "test": test}.items()):
         seeds = iter(image_seeds(seed, block, count * len(prompts), JUDGE_BLOCKS))
         for concept, wordings in prompts.items():
-            asked = [wordings[number % len(wordings)] for number in range(count)]
+            asked = in_turns(wordings, count)
             for start in range(0, count, CHUNK):
                 these = asked[start : start + CHUNK]
                 images = family.sample(these, [next(seeds) for _ in these], steps=steps, guidance_scale=guidance_scale)

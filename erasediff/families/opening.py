@@ -52,15 +52,6 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Diff
         raise ModelError(f"{folder} cannot be loaded as a diffusers folder: {shown(str(error), 300)}") from None
 
 
-def placed(pipeline: DiffusionPipeline, device: torch.device) -> DiffusionPipeline:
-    """Move a pipeline to where it is to draw, and return it.
-
-    On a CPU, networks of half precision become float32, in which a CPU computes many times as fast.
-    """
-    half = pipeline.dtype in (torch.float16, torch.bfloat16)
-    return pipeline.to(device, torch.float32) if half and device.type == "cpu" else pipeline.to(device)
-
-
 def _open_unet(folder: Path, index: dict[str, Any], concepts: list[str] | None) -> DiffusionPipeline:
     from erasediff.families.class_conditional import ClassConditionalPipeline
 

@@ -22,6 +22,7 @@ from erasediff.families.family import (
     noise_of,
 )
 from erasediff.families.selections import CROSS_ATTENTION, Selection
+from erasediff.families.weights import HALVES, cast, dtypes_of
 
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
 ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
@@ -155,9 +156,10 @@ class TextToImage:
             )
         self.drawing.set_progress_bar_config(disable=True)
         parts = []
-        for i in range(0, len(prompts), batch_size):
-            generators = generators_of(seeds[i : i + batch_size])
-            parts.append(self.pictures(list(prompts[i : i + batch_size]), generators, steps, guidance_scale))
+        with widened(self.drawing):
+            for i in range(0, len(prompts), batch_size):
+                generators = generators_of(seeds[i : i + batch_size])
+                parts.append(self.pictures(list(prompts[i : i + batch_size]), generators, steps, guidance_scale))
         images = torch.cat(parts)
         if not bool(torch.isfinite(images).all()):
             raise ModelError(f"pictures are NaN in {self.encoder.dtype}: load the VAE or the whole pipeline in float32")
@@ -207,6 +209,23 @@ def null_where(prompts: Sequence[str], null: Tensor, other: Tensor) -> Tensor:
     """``null`` in the rows of the null prompt, ``other`` in all others."""
     is_null = torch.tensor([prompt == NULL_CONCEPT for prompt in prompts], device=other.device)
     return torch.where(is_null.view(-1, *[1] * (other.ndim - 1)), null, other)
+
+
+@contextmanager
+def widened(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Keep networks of half precision that are on a CPU in float32 for a block.
+
+    A CPU computes in float32 many times as fast. Half precision fits into it without a loss.
+    """
+    networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    narrow = {n: dtypes_of(n) for n in networks if n.dtype in HALVES.values() and n.device.type == "cpu"}
+    try:
+        for network in narrow:
+            network.float()
+        yield
+    finally:
+        for network, dtypes in narrow.items():
+            cast(network, dtypes)
 
 
 @contextmanager

@@ -153,3 +153,16 @@ def _wanted_weights(network_class: Any, config: dict[str, Any]) -> int:
 
 def _is_finite(values: torch.Tensor) -> bool:
     return not values.is_floating_point() or bool(torch.isfinite(values).all())
+
+
+def dtypes_of(network: nn.Module) -> dict[str, torch.dtype]:
+    """Return the dtype of every parameter and buffer by name."""
+    return {name: tensor.dtype for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+
+
+@torch.no_grad()
+def cast(network: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
+    """Bring parameters and buffers to their dtypes, in place."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.dtype != dtypes[name]:
+            tensor.data = tensor.data.to(dtypes[name])

@@ -42,5 +42,5 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def fd_classifier(draw: Draw) -> float:
-    """Fréchet distance of the judge's features: pictures drawn for retained concepts, to held-out real ones."""
+    """Fréchet distance of the judge's features: pictures drawn for retained concepts, to held-out ones."""
     return frechet_distance(draw.features[draw.retained], draw.reference)

@@ -20,7 +20,7 @@ class Draw:
         asked: the concept that each of the ``N`` pictures was drawn for.
         known: concepts in the order of ``probabilities``.
         forgotten: concepts that the erased model was asked to forget.
-        reference: features of held-out real pictures of the retained concepts, ``(M, D)``.
+        reference: features of held-out pictures of the retained concepts, ``(M, D)``.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
     """
 

@@ -78,7 +78,7 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """For people, with an arrow to the better side: ``distance to real pictures ↓``."""
+        """For people, with an arrow to the better side: ``distance to held-out pictures ↓``."""
         return f"{self.title or self.name.replace('_', ' ')} {'↑' if self.better == 'higher' else '↓'}"
 
     def of(self, draw: Draw) -> dict[str, float]:
@@ -213,16 +213,16 @@ RETAIN_ACCURACY = Metric(
 )
 DISTANCE = Metric(
     "fd_classifier",
-    "Fréchet distance of the judge's features, retained concepts, to held-out real pictures",
+    "Fréchet distance of the judge's features, retained concepts, to held-out pictures",
     "lower",
     "distance.fd_classifier",
     gate=GateRule(
         "max_distance_ratio",
         "ratio",
-        "Retained pictures are {value:.2f} times as far from real ones as the base's (at most {limit:g})",
+        "Retained pictures are {value:.2f} times as far from held-out ones as the base's (at most {limit:g})",
         "Retained pictures became worse: lower erase.learning_rate or erase.eta, or give more pictures to retain.",
     ),
-    title="distance to real pictures",
+    title="distance to held-out pictures",
 )
 
 #: Every metric by its name, in the order in which they are measured and shown.

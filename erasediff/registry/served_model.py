@@ -31,9 +31,9 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         from erasediff.device import device
-        from erasediff.families import family_of, open_pipeline, placed
+        from erasediff.families import family_of, open_pipeline
 
-        self.family = family_of(placed(open_pipeline(context.artifacts["pipeline"]), device()))
+        self.family = family_of(open_pipeline(context.artifacts["pipeline"]).to(device()))
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from erasediff.data.images import encode_png

@@ -65,7 +65,7 @@ class Latents:
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _encode(family, images, file)
-        self.array = np.load(file, mmap_mode="r")
+        self.array = np.load(file, mmap_mode="r", allow_pickle=False)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return torch.from_numpy(self.array[index.numpy()])

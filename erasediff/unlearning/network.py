@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from erasediff.errors import UnknownConcept
 from erasediff.families.family import Family
 from erasediff.families.selections import selected
+from erasediff.families.weights import cast, dtypes_of
 from erasediff.training.sharding import gathered, is_sharded, shard
 from erasediff.unlearning.adapters import adapt, fused
 from erasediff.unlearning.settings import Settings
@@ -76,19 +77,6 @@ def teaching(denoiser: nn.Module, accelerator: Accelerator) -> Iterator[None]:
         cast(denoiser, dtypes)
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def dtypes_of(network: nn.Module) -> dict[str, torch.dtype]:
-    """Return the dtype of every parameter and buffer by name."""
-    return {name: tensor.dtype for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-
-
-@torch.no_grad()
-def cast(network: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
-    """Bring parameters and buffers to their dtypes, in place."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.dtype != dtypes[name]:
-            tensor.data = tensor.data.to(dtypes[name])
 
 
 def student(family: Family, settings: Settings, accelerator: Accelerator, seed: int = 0) -> nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from erasediff.data.wordings import article
+
 
 def reworded(prompt: str, concept: str, other: str) -> str | None:
     """Return a prompt with one concept in the place of another, or ``None`` where it does not name the first.
@@ -31,8 +33,8 @@ def _bounded(concept: str) -> str:
 
 
 def _article(match: re.Match[str], other: str) -> str:
-    article, space = match.group(1), match.group(2)
-    if article is None:
+    before, space = match.group(1), match.group(2)
+    if before is None:
         return ""
-    right = "an" if other[:1].lower() in "aeiou" and other else "a"
-    return (right.capitalize() if article[0].isupper() else right) + space
+    right = article(other)
+    return (right.capitalize() if before[0].isupper() else right) + space

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from erasediff.data.wordings import general_prompts, kind_of, prompts_of, vocabulary
+from erasediff.data.wordings import general_prompts, in_turns, kind_of, prompts_of, vocabulary
 from erasediff.families.family import DenoiserArguments, Family
 from erasediff.unlearning.wording import reworded
 
@@ -22,8 +22,7 @@ def takes_words(family: Family) -> bool:
 
 def wordings(concept: str, count: int) -> list[str]:
     """Return ``count`` prompts that ask for a concept, every wording for training in turn."""
-    known = prompts_of(concept, kind_of(concept))
-    return [known[i % len(known)] for i in range(count)]
+    return in_turns(prompts_of(concept, kind_of(concept)), count)
 
 
 def general(count: int) -> list[str]:

@@ -133,7 +133,7 @@ def test_every_gate_of_the_erased_model_is_a_column():
     heads = [
         "forgotten concepts not recognised ↑",
         "retained concepts recognised, drop ↓",
-        "distance to real pictures, ratio ↓",
+        "distance to held-out pictures, ratio ↓",
         "weakest side ↑",
     ]
     assert list(table_rows(summary(CELLS), {}, None)[0])[1:5] == heads

@@ -15,7 +15,7 @@ from erasediff.evaluation.report import LIMITS as NOT_SHOWN
 from erasediff.evaluation.report import NO_VERSION, how_measured, report_html, with_version
 from erasediff.evaluation.table import concept_rows, table_rows
 from erasediff.metrics.draw import Draw
-from erasediff.records import EffectiveSettings, Erasures, ForgetSummary, Measured, failed_gates
+from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Erasures, ForgetSummary, Measured, failed_gates
 
 LIMITS = {
     "min_unlearning_accuracy": 0.9,
@@ -89,7 +89,7 @@ def test_a_gate_reads_alike_in_the_table_and_as_a_sentence_says_its_limit():
         "a comparison needs 50%): passed",
         "96.0% of the pictures drawn for retained concepts are recognised, of the base's 97.0% (at most 2 percentage "
         "points less): passed",
-        "Retained pictures are 1.10 times as far from real ones as the base's (at most 1.25): passed",
+        "Retained pictures are 1.10 times as far from held-out ones as the base's (at most 1.25): passed",
     ]
 
 
@@ -113,12 +113,21 @@ def test_the_report_says_what_ran_not_what_was_asked_for():
     ran = EffectiveSettings("graddiff", {"eta": 0.1, "multiplier": "fixed", "forget_source": "forget"}, 17, 900)
     how = how_measured(evaluated(BASE | {"recognised": 0.5}, drawn_pictures=1234, held_out_pictures=5), ran)
     assert how["pictures"] == "2 a concept × 3 draws of noise, 1,234 in all, the same seeds for both models"
-    assert how["sampling"] == "4 steps, guidance scale 1" and how["distance"].endswith(", of which there were 5")
+    assert how["sampling"] == "4 steps, guidance scale 1" and how["distance"].endswith(" pictures: 5, real")
     assert how["method"] == "graddiff, 17 updates, multiplier fixed, eta 0.1"
     assert how["deviation from the paper"].startswith(
         "method: graddiff (paper: erasediff); multiplier: fixed (paper: paper); "
     )
     assert "forget_source" not in how["deviation from the paper"]
+
+
+@pytest.mark.unit
+def test_the_report_says_when_the_base_drew_what_distances_are_measured_to():
+    evaluation = evaluated(BASE | {"recognised": 0.5}, held_out_pictures=5)
+    evaluation.judge["pictures"] = JUDGE_BY_BASE
+    how = how_measured(evaluation, EffectiveSettings("graddiff", {}, 17, 900))
+    assert how["distance"].endswith(" pictures: 5, drawn by the base under other seeds")
+    assert "those that the base drew under other seeds" in how["classifier"]
 
 
 def drawn(read, features, forgotten, reference, earlier=()):

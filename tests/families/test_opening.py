@@ -14,7 +14,7 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff.artifacts import MANIFEST, new_folder
 from erasediff.errors import EraseDiffError, IntegrityError, ModelError
-from erasediff.families import family_of, open_pipeline, placed
+from erasediff.families import family_of, open_pipeline
 from erasediff.families.class_conditional import ClassConditionalPipeline, build_pipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -32,7 +32,7 @@ UNET = {
 }
 
 
-def refused(folder, match, error=EraseDiffError):
+def assert_refused(folder, match, error=EraseDiffError):
     with pytest.raises(error, match=match) as told:
         family_of(open_pipeline(folder, ["a", "b"]))
     assert "\n" not in str(told.value) and len(str(told.value)) < 1000
@@ -59,7 +59,7 @@ def change(file, **entries):
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path, monkeypatch):
     bare(tmp_path, weights={"safe_serialization": False})
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
-    refused(tmp_path, r"save_pretrained\(FOLDER, safe_serialization=True\)", ModelError)
+    assert_refused(tmp_path, r"save_pretrained\(FOLDER, safe_serialization=True\)", ModelError)
 
 
 @pytest.mark.unit
@@ -67,7 +67,7 @@ def test_a_pickled_text_encoder_is_refused_too(tmp_path):
     tiny_stable_diffusion().save_pretrained(tmp_path)
     torch.save({}, tmp_path / "text_encoder" / "pytorch_model.bin")
     (tmp_path / "text_encoder" / "model.safetensors").unlink()
-    refused(tmp_path, "text_encoder has its weights as pickles", ModelError)
+    assert_refused(tmp_path, "text_encoder has its weights as pickles", ModelError)
 
 
 @pytest.mark.unit
@@ -75,7 +75,7 @@ def test_a_pickled_text_encoder_is_refused_too(tmp_path):
 def test_a_link_out_of_the_folder_is_not_followed(folder, tmp_path, name):
     shutil.move(folder / name, tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
-    refused(folder, "is a link to .*elsewhere, outside of the folder", IntegrityError)
+    assert_refused(folder, "is a link to .*elsewhere, outside of the folder", IntegrityError)
 
 
 @pytest.mark.unit
@@ -105,7 +105,7 @@ def test_a_link_to_what_the_manifest_names_is_followed_and_checked(tmp_path):
     weights.symlink_to(elsewhere)
     assert open_pipeline(tmp_path / "m").names == ("a", "b")
     elsewhere.write_bytes(elsewhere.read_bytes() + b" ")
-    refused(tmp_path / "m", "truncated or was altered", IntegrityError)
+    assert_refused(tmp_path / "m", "truncated or was altered", IntegrityError)
 
 
 @pytest.mark.unit
@@ -113,13 +113,13 @@ def test_a_layer_without_weights_is_refused(folder):
     tensors = load_file(folder / WEIGHTS)
     del tensors["conv_in.weight"]
     save_file(tensors, folder / WEIGHTS)
-    refused(folder, r"has no weights for 1 of its tensors, conv_in.weight first", ModelError)
+    assert_refused(folder, r"has no weights for 1 of its tensors, conv_in.weight first", ModelError)
 
 
 @pytest.mark.unit
 def test_no_weights_at_all_are_refused(folder):
     (folder / WEIGHTS).unlink()
-    refused(folder, "has no weights", ModelError)
+    assert_refused(folder, "has no weights", ModelError)
 
 
 @pytest.mark.unit
@@ -133,13 +133,13 @@ def test_weights_in_several_files_are_read_and_all_lie_in_the_folder(folder):
     for entry in ("../../elsewhere.safetensors", 3, None):
         changed = dict.fromkeys(json.loads(index.read_text())["weight_map"], entry)
         index.write_text(json.dumps({"metadata": {}, "weight_map": changed}))
-        refused(folder, "is no weights file of the folder", ModelError)
+        assert_refused(folder, "is no weights file of the folder", ModelError)
 
 
 @pytest.mark.unit
 def test_weights_of_another_shape_are_refused(folder):
     change(folder / "unet/config.json", block_out_channels=[4])
-    refused(folder, "cannot be loaded as a diffusers folder: .*expected shape", ModelError)
+    assert_refused(folder, "cannot be loaded as a diffusers folder: .*expected shape", ModelError)
 
 
 @pytest.mark.unit
@@ -148,7 +148,7 @@ def test_weights_that_are_no_numbers_are_refused(folder, value):
     tensors = load_file(folder / WEIGHTS)
     tensors["conv_in.weight"][0] = value
     save_file(tensors, folder / WEIGHTS)
-    refused(folder, "conv_in.weight holds values that are NaN or infinite", ModelError)
+    assert_refused(folder, "conv_in.weight holds values that are NaN or infinite", ModelError)
 
 
 @pytest.mark.unit
@@ -167,7 +167,7 @@ def test_weights_that_are_no_numbers_are_refused(folder, value):
 )
 def test_a_scheduler_that_gives_no_noise_is_refused(folder, entries):
     change(folder / "scheduler/scheduler_config.json", **entries)
-    refused(folder, "betas|num_train_timesteps|no scheduler|prediction_type", ModelError)
+    assert_refused(folder, "betas|num_train_timesteps|no scheduler|prediction_type", ModelError)
 
 
 @pytest.mark.unit
@@ -189,7 +189,7 @@ def test_a_scheduler_that_gives_no_noise_is_refused(folder, entries):
 def test_what_a_config_wants_is_bounded_before_it_is_allocated(folder, entries, monkeypatch):
     monkeypatch.setattr(UNet2DModel, "from_pretrained", lambda *_, **__: pytest.fail("it was allocated"))
     change(folder / "unet/config.json", **entries)
-    refused(folder, "sample_size|config.json|cannot be loaded", ModelError)
+    assert_refused(folder, "sample_size|config.json|cannot be loaded", ModelError)
 
 
 @pytest.mark.unit
@@ -198,7 +198,7 @@ def test_what_a_config_wants_is_bounded_before_it_is_allocated(folder, entries, 
 )
 def test_concepts_are_different_texts(folder, concepts):
     change(folder / "model_index.json", concepts=json.dumps(concepts))
-    refused(folder, "concepts|names its classes|name its classes", ModelError)
+    assert_refused(folder, "concepts|names its classes|name its classes", ModelError)
     with pytest.raises(ModelError, match="concepts"):
         ClassConditionalPipeline(build_pipeline(["a", "b"], (1, 8, 8), **SMALL).unet, DDPMScheduler(), concepts)
 
@@ -223,14 +223,14 @@ def test_concepts_are_different_texts(folder, concepts):
 )
 def test_an_index_of_any_content_ends_in_one_line(folder, index):
     (folder / "model_index.json").write_text(json.dumps(index))
-    refused(folder, "model_index.json|cannot be loaded")
+    assert_refused(folder, "model_index.json|cannot be loaded")
 
 
 @pytest.mark.unit
 def test_no_code_of_the_folder_is_run(folder):
     (folder / "mine.py").write_text("raise SystemExit('it ran')")
     change(folder / "model_index.json", _class_name=["mine", "Mine"], unet=["mine", "Mine"])
-    refused(folder, "no class of diffusers or transformers", ModelError)
+    assert_refused(folder, "no class of diffusers or transformers", ModelError)
 
 
 @pytest.mark.unit
@@ -241,14 +241,14 @@ def test_no_code_of_the_folder_is_run(folder):
 )
 def test_a_manifest_of_any_content_ends_in_one_line(folder, manifest):
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    refused(folder, MANIFEST, IntegrityError)
+    assert_refused(folder, MANIFEST, IntegrityError)
 
 
 @pytest.mark.unit
 def test_nested_and_huge_json_is_one_short_line(folder):
     for text in ("[" * 10**5, '{"a":' * 10**5, json.dumps({"x" * 10**6: "y"}), "1" * 10**5):
         (folder / MANIFEST).write_text(text)
-        refused(folder, MANIFEST, IntegrityError)
+        assert_refused(folder, MANIFEST, IntegrityError)
 
 
 @pytest.mark.unit
@@ -300,7 +300,7 @@ def good(tmp_path_factory):
     return folder.parent / "m"
 
 
-def opens_or_ends_in_one_line(good, name, content):
+def assert_opens_or_ends_in_one_line(good, name, content):
     """Opened, or a stated failure of one line and bounded length; nothing else."""
     broken = good.with_name("broken")
     shutil.rmtree(broken, ignore_errors=True)
@@ -320,22 +320,15 @@ def opens_or_ends_in_one_line(good, name, content):
 @settings(max_examples=15)
 @given(content=st.binary(max_size=60))
 def test_any_bytes_open_or_end_in_one_line(good, name, content):
-    opens_or_ends_in_one_line(good, name, content)
+    assert_opens_or_ends_in_one_line(good, name, content)
 
 
 @pytest.mark.property
 @pytest.mark.parametrize("name", READ)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_any_json_opens_or_ends_in_one_line(good, name, data):
+def test_any_json_assert_opens_or_ends_in_one_line(good, name, data):
     entries = json.loads((good / name).read_text())
     key = data.draw(st.sampled_from(sorted(entries)) | st.text(max_size=8))
     content = data.draw(st.just({**entries, key: data.draw(JSON)}) | JSON)
-    opens_or_ends_in_one_line(good, name, json.dumps(content).encode())
-
-
-@pytest.mark.unit
-def test_a_cpu_draws_half_precision_in_float32():
-    pipeline = tiny_stable_diffusion().to(torch.float16)
-    assert placed(pipeline, torch.device("cpu")).unet.dtype == torch.float32
-    assert placed(tiny_stable_diffusion(), torch.device("cpu")).vae.dtype == torch.float32
+    assert_opens_or_ends_in_one_line(good, name, json.dumps(content).encode())

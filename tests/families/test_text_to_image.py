@@ -37,6 +37,7 @@ from erasediff.errors import ModelError, UnknownConcept
 from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.families.flow_matching import FlowMatching, flow_shift
 from erasediff.families.text_to_image import built
+from erasediff.families.weights import dtypes_of
 from erasediff.randomness import generator
 
 NAMES = sorted(PIPELINES)
@@ -420,3 +421,15 @@ def test_sana_is_asked_with_its_instruction():
     asked = family.condition(["a red circle"])["encoder_hidden_states"]
     bare = family.pipeline.encode_prompt(["a red circle"], do_classifier_free_guidance=False)[0]
     assert asked.shape == bare.shape and not torch.allclose(asked, bare)
+
+
+@pytest.mark.unit
+def test_a_cpu_draws_half_precision_in_float32_and_leaves_every_weight_as_it_was():
+    pipeline = tiny_stable_diffusion().to(torch.float16)
+    pipeline.text_encoder.final_layer_norm.float()  # as T5 keeps some of its weights
+    before = {name: dtypes_of(part) for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    seen = set()
+    pipeline.unet.register_forward_pre_hook(lambda unet, inputs: seen.add(unet.dtype))
+    family_of(pipeline).sample(["a star"], [0], steps=1, guidance_scale=1.0)
+    assert seen == {torch.float32}
+    assert before == {name: dtypes_of(pipeline.components[name]) for name in before}

@@ -84,7 +84,7 @@ def test_card_tells_verdict_numbers_and_limits():
     assert "# Forgotten: chat noir" in text and "FAILED: do not use" in text
     assert "from a base model trained here, which had forgotten c before" in text
     assert "| unlearning_accuracy | 0.5000 | ≥ 0.9 | FAILED |" in text
-    assert "| distance to real pictures ↓ | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
+    assert "| distance to held-out pictures ↓ | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
     assert "| a\\|b: pictures recognised | 0.900 | 0.100 |" in text
     differs = ["- method: graddiff (paper: erasediff)", "- forget_source: retain (paper: forget)"]
     for line in (*differs, "- updates: 17", "## Not promised", "- base_sha256: `ff`", "## Licence"):

@@ -109,13 +109,13 @@ def embeddings(family: Family, forget_set: ConceptImages, retain_set: ConceptIma
             raise ModelError(f"method {method.name} needs attention to the prompt's own embeddings, as in a UNet")
         return text.double().cpu()
 
-    asked, answers = encoded([a for a, _ in pairs]), encoded([b for _, b in pairs])
+    asked, unshifted = encoded([a for a, _ in pairs]), encoded([b for _, b in pairs])
     shifts = [tokens(family, b) - tokens(family, a) for a, b in pairs]
     last = asked.shape[1] - 1
     where = [[min(max(i + shift, 0), last) for i in range(last + 1)] for shift in shifts]
-    answers = torch.stack([answer[index] for answer, index in zip(answers, where, strict=True)])
+    answers = torch.stack([answer[index] for answer, index in zip(unshifted, where, strict=True)])
     # What stands before the concept, the first token above all, is itself in both.
-    same = (asked - encoded([b for _, b in pairs])).abs().amax(-1, keepdim=True) < 1e-5
+    same = (asked - unshifted).abs().amax(-1, keepdim=True) < 1e-5
     answers = torch.where(same.cumprod(1).bool(), asked, answers)
     kept = encoded(sorted({*retain_set.prompts, NULL_CONCEPT}))
     return Embeddings(asked.flatten(0, 1), answers.flatten(0, 1), kept.flatten(0, 1), encoded([NULL_CONCEPT])[0])
