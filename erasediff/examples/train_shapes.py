@@ -63,6 +63,10 @@ def write_example(folder: Path, pipeline: StableDiffusionPipeline, judge: Shapes
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.half()
         pipeline.save_pretrained(place)
+        for config in place.glob("*/config.json"):
+            content = read_json(config)
+            content.pop("_name_or_path", None)  # a folder of the machine that it was made on
+            write_json(config, content)
         _open_in_float32(place / "text_encoder" / "config.json")
         save_judge(judge, place)
         write_json(place / MADE, _made(place, recipe))
