@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,6 +14,7 @@ from erasediff.arguments import Parser, within
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
 from erasediff.loading import erased_before, load, require_model
+from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, Settings, method_for
 from erasediff.unlearning.settings import DEFAULTS
 
@@ -25,8 +26,8 @@ LESS_MEMORY = {
     "erase": "lower the batches, such as --set forget_batch_size=16 --set retain_batch_size=16",
     "draw": "lower --n",
 }
-#: Largest seed of a run, of a picture.
-RUN_SEED, PICTURE_SEED = 2**31 - 1, 2**64 - 1
+#: Largest seed of a picture.
+PICTURE_SEED = 2**64 - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,11 +150,11 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         metavar="CONCEPT",
         help="what to keep (default: every other class, or near words)",
     )
-    sub.add_argument("--seed", type=within(0, RUN_SEED), default=0, help="of drawing and training (default: 0)")
-    sub.add_argument("--steps", type=within(1, 10**7), help=f"updates (default: {DEFAULTS['outer_steps']})")
+    sub.add_argument("--seed", type=_number("seed"), default=0, help="of drawing and training (default: 0)")
+    sub.add_argument("--steps", type=_number("outer_steps"), help=f"updates (default: {DEFAULTS['outer_steps']})")
     sub.add_argument(
         "--generate",
-        type=within(1, 10**6),
+        type=_number("generate"),
         help="pictures to draw of a concept (default: 64 of a class, 16 of a word)",
     )
     sub.add_argument(
@@ -175,6 +176,11 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=within(0, PICTURE_SEED), default=0, help="of the first picture (default: 0)")
     parser.add_argument("--steps", type=within(1, 10**5), help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+
+
+def _number(name: str) -> Callable[[str], int]:
+    """The type of an argument that is a whole number of :data:`erasediff.ranges.RANGES`."""
+    return within(int(RANGES[name].ge), int(RANGES[name].lt) - 1)
 
 
 def _setting(text: str) -> tuple[str, Any]:

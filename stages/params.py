@@ -8,12 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 
 from erasediff.artifacts import write_bytes
 from erasediff.data.wordings import Kind
 from erasediff.errors import ParamsError, did_you_mean, shown
+from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, method_for
 from stages.yaml_files import keeping_comments, read_yaml
 
@@ -25,14 +35,11 @@ SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
 #: Of a level: eight groups are normalised together.
 Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["no", "bf16"]
 if TYPE_CHECKING:
     Method: TypeAlias = str
 else:
     Method = Literal[tuple(METHODS)]  # one list: that of the methods
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _printable(text: str) -> str:
@@ -45,9 +52,20 @@ Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_prin
 
 
 class Section(BaseModel):
-    """A frozen section; an unknown key, a wrong type or a value out of range is an error."""
+    """A frozen section; an unknown key, a wrong type or a value out of range is an error.
+
+    Numbers of a training have their ranges in :data:`erasediff.ranges.RANGES`, by their names; others beside them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        bounds = RANGES.get(info.field_name or "")
+        if bounds is not None and not bounds.holds(value):
+            raise ValueError(f"give {bounds}")
+        return value
 
 
 class Curate(Section):
@@ -73,15 +91,15 @@ class Pretrain(Section):
     layers_per_block: Annotated[int, Field(ge=1, le=16)]
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     prediction_type: Literal["epsilon", "sample", "v_prediction"]
-    steps: Count
-    batch_size: Count
-    learning_rate: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
-    ema_decay: Fraction
-    condition_dropout: Fraction
-    max_grad_norm: Positive
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    ema_decay: float
+    condition_dropout: float
+    max_grad_norm: float
     mixed_precision: Precision
-    checkpoint_every: Count
+    checkpoint_every: int
 
     @model_validator(mode="after")
     def _consistent(self) -> Pretrain:
@@ -107,9 +125,9 @@ class Classifier(Section):
     guidance_scale: GuidanceScale | None
     inference_steps: SamplingSteps | None
     width: Annotated[int, Field(ge=1, le=4096)]
-    steps: Count
-    batch_size: Count
-    learning_rate: Positive
+    steps: int
+    batch_size: int
+    learning_rate: float
     min_accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
@@ -135,37 +153,37 @@ class ForgetSet(Section):
 
 class Erase(Section):
     method: Method
-    eta: Positive
+    eta: float
     multiplier: Literal["paper", "cosine", "fixed"]
-    fixed_multiplier: Annotated[float, Field(ge=0)]
+    fixed_multiplier: float
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]
     anchor: Text | None
-    outer_steps: Count
-    passes: Count | None
-    inner_steps: Count
-    gap_every: Annotated[int, Field(ge=0)]
+    outer_steps: int
+    passes: int | None
+    inner_steps: int
+    gap_every: int
     gap_tolerance: float | None
-    forget_batch_size: Count
-    retain_batch_size: Count
-    accumulate: Count
+    forget_batch_size: int
+    retain_batch_size: int
+    accumulate: int
     gradient_checkpointing: bool
     shard: bool
     shared_batch: bool
-    learning_rate: Positive
-    ema_decay: Fraction
-    condition_dropout: Fraction
-    max_grad_norm: Positive
+    learning_rate: float
+    ema_decay: float
+    condition_dropout: float
+    max_grad_norm: float
     mask: Literal["none", "saliency", "fisher_ratio"]
-    mask_fraction: Annotated[float, Field(gt=0, le=1)]
-    fisher_samples: Count
+    mask_fraction: float
+    fisher_samples: int
     trainable: Text
     adapter: Literal["none", "lora"]
-    rank: Count
-    lora_alpha: Positive | None
+    rank: int
+    lora_alpha: float | None
     mixed_precision: Precision
-    checkpoint_every: Count
+    checkpoint_every: int
 
     @model_validator(mode="after")
     def _goes_together(self) -> Erase:
@@ -182,14 +200,14 @@ class Evaluate(Section):
     draws: Count
     inference_steps: SamplingSteps | None
     guidance_scale: GuidanceScale | None
-    batch_size: Count
+    batch_size: int
 
 
 class Verdict(Section):
     min_unlearning_accuracy: Annotated[float, Field(ge=0, le=1)]
     min_base_accuracy: Annotated[float, Field(ge=0, le=1)]
     max_retain_accuracy_drop: Annotated[float, Field(ge=0, le=1)]
-    max_distance_ratio: Positive
+    max_distance_ratio: Annotated[float, Field(gt=0)]
 
 
 class Register(Section):
@@ -200,7 +218,7 @@ class Register(Section):
 class Params(Section):
     """The whole file."""
 
-    seed: Seed
+    seed: int
     curate: Curate
     pretrain: Pretrain
     classifier: Classifier

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from ruamel.yaml import YAML
 
 from erasediff.errors import ParamsError
-from stages.params import Params, load_params
+from erasediff.ranges import RANGES
+from stages.params import Classifier, Erase, Params, Pretrain, load_params
 
 FILE = Path(__file__).parent.parent / "params.yaml"
 COMPARISONS = sorted((FILE.parent / "comparisons").glob("*.yaml"))
@@ -73,9 +75,9 @@ def test_all_errors_in_one_message(tmp_path):
         ),
         ([("curate.concepts", {"star": "object"})], "curate.concepts has no effect with pictures"),
         ([("curate.concepts", {"star": "thing"})], "curate.concepts.star: .*'object', 'style', 'person' or 'scene'"),
-        ([("seed", 2**31)], "seed: .*less than 2147483648"),
+        ([("seed", 2**31)], "seed: give a whole number at least 0 and below 2147483648, not 2147483648"),
         ([("curate.image_size", 5000)], "less than or equal to 4096"),
-        ([("erase.outer_steps", 2**31)], "outer_steps: .*less than 2147483648"),
+        ([("erase.outer_steps", 2**31)], "outer_steps: .*below 2147483648, not"),
         ([("curate.path", "")], "curate.path: .*at least 1 character"),
         ([("curate.path", "a\0b")], "curate.path: a line of text without control characters is needed"),
         ([("forget_set.concepts", ["cat\n"])], "concepts.0: a line of text without control characters"),
@@ -87,6 +89,26 @@ def test_all_errors_in_one_message(tmp_path):
 def test_what_does_not_go_together(tmp_path, changes, message):
     with pytest.raises(ParamsError, match=message):
         load_params(changed(tmp_path, *changes))
+
+
+#: Sections of a training, and their numbers that are of a network, or of drawing.
+TRAINING = {
+    Erase: set(),
+    Pretrain: {"layers_per_block"},
+    Classifier: {"count", "guidance_scale", "inference_steps", "width", "min_accuracy"},
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("section", TRAINING)
+def test_every_number_of_a_training_has_its_range(section):
+    """In the one table: a call of the library refuses what the file does."""
+    numbers = {
+        name
+        for name, field in section.model_fields.items()
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+    }
+    assert numbers - TRAINING[section] <= set(RANGES)
 
 
 NUMBERS = [

@@ -12,6 +12,7 @@ from torch import nn
 from erasediff import randomness
 from erasediff.data.concept_images import Images
 from erasediff.families.family import NULL_CONCEPT, Family
+from erasediff.ranges import require_in_range
 from erasediff.training.state import (
     Checkpoint,
     OnStep,
@@ -27,6 +28,8 @@ from erasediff.training.state import (
 @dataclass(frozen=True)
 class Recipe:
     """How a denoiser is trained.
+
+    Raises: ValueError: a number is out of its range, in :data:`erasediff.ranges.RANGES`.
 
     Attributes:
         steps: number of updates; the learning rate falls to zero along a cosine.
@@ -44,6 +47,9 @@ class Recipe:
     ema_decay: float = 0.0
     condition_dropout: float = 0.1
     max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_in_range(vars(self))
 
 
 #: Names of a recipe's entries.

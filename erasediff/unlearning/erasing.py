@@ -20,6 +20,7 @@ from erasediff.errors import ModelError, ParamsError, did_you_mean
 from erasediff.families import Family, family_of, require_no_adapter
 from erasediff.families.drawing import require_visible
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
+from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
@@ -107,11 +108,11 @@ def erase(
     """
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
-    chosen = _chosen(method, settings)
+    chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
     require_no_adapter(pipeline)
     family = family_of(pipeline)
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
-    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, generate=many)
+    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain)
     _require_askable(family, chosen)
     accelerator = accelerator or Accelerator()
     shown = progress and on_step is None and accelerator.is_main_process
@@ -203,13 +204,14 @@ def retrain(
     )
 
 
-def _chosen(method: str, settings: Mapping[str, Any]) -> Method:
-    """Raises: ParamsError: as :func:`method_for`; a keyword that is no setting, with the nearest that is one."""
+def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int | None]) -> Method:
+    """Raises: ParamsError: as :func:`method_for`; a number out of its range; a keyword that is no setting."""
     for name in settings:
         if name not in DEFAULTS:
             hint = did_you_mean(name, inspect.signature(erase).parameters) or ": help(erase) lists what it has"
             raise ParamsError(f"erase() has no {name!r}{hint}")
     try:
+        require_in_range(numbers)
         return method_for(method, **settings)
     except ValueError as error:
         raise ParamsError(str(error)) from None

@@ -32,18 +32,15 @@ def request(
     anchor: str | None,
     forget: Pictures | Mapping[str, Pictures] | ConceptImages | None,
     retain: Mapping[str, Pictures] | ConceptImages | None,
-    generate: int,
 ) -> Request:
     """Read what :func:`erasediff.erase` is given.
 
-    Raises: UnknownConcept; ParamsError: no concept, one that is also to be kept, nothing to keep, no picture a concept;
+    Raises: UnknownConcept; ParamsError: no concept, one that is also to be kept, nothing to keep;
         DataError: pictures that cannot be used, or that are of other concepts.
     """
     targets = _names(concept, "concept", family)
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
-    if generate < 1:
-        raise ParamsError(f"generate {generate}: at least one picture a concept is drawn")
     shape = family.image_shape
     forget_set = _forget_set(forget, targets, shape)
     retain_set = _retain_set(retain, shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from erasediff.ranges import require_in_range
 from erasediff.records import EffectiveSettings, Value
 
 Multiplier: TypeAlias = Literal["paper", "cosine", "fixed", "norm_ratio"]
@@ -26,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the loop; every number's source is in docs/PAPERS.md.
+    """Settings of the loop; every number's source is in docs/PAPERS.md, its range in :data:`erasediff.ranges.RANGES`.
 
     Attributes:
         multiplier: rule that joins the two gradients.
@@ -97,6 +98,7 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(choices)}")
+        require_in_range(vars(self))
         if self.forget_target == "anchor" and self.anchor is None:
             raise ValueError("anchor names the concept of forget_target anchor: give one")
         if self.accumulate > (smaller := min(self.forget_batch_size, self.retain_batch_size)):

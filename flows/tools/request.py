@@ -9,10 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from erasediff.errors import ParamsError
 from erasediff.git import git
+from erasediff.ranges import RANGES
 from erasediff.registry.versions import version_of
 from flows.tools.results import model_name
 from stages import layout
-from stages.params import PARAMS_FILE, Method, Positive, Seed, changed_params
+from stages.params import PARAMS_FILE, Method, changed_params
 from stages.presets import preset
 
 #: A version's number may come as one from JSON. It is text, so that a form has one field for all three.
@@ -21,6 +22,9 @@ Base: TypeAlias = Annotated[
     BeforeValidator(lambda given: str(given) if type(given) is int else given),
     Field(pattern="^(params|champion|[1-9][0-9]*)$"),
 ]
+#: With their bounds in the type: a form shows them.
+Eta: TypeAlias = Annotated[float, Field(gt=RANGES["eta"].gt)]
+Seed: TypeAlias = Annotated[int, Field(ge=RANGES["seed"].ge, lt=RANGES["seed"].lt)]
 
 
 class EraseRequest(BaseModel):
@@ -35,7 +39,7 @@ class EraseRequest(BaseModel):
         "forgotten), or the number of a version",
     )
     method: Method | None = Field(default=None, description="How to forget; README says what they are")
-    eta: Positive | None = Field(default=None, description="Required rate at which the forget loss shrinks")
+    eta: Eta | None = Field(default=None, description="Required rate at which the forget loss shrinks")
     seed: Seed | None = Field(default=None, description="Seed of training and drawing")
     model_name: str = Field(default="", description="Registered model that gets the version")
     preset: str = Field(default="", description="A file of presets/, without .yaml: it goes before params.yaml")

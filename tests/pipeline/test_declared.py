@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", "verdict", "register")
 #: Reads a version, whose hash is checked: how the registry is read changes no model.
 ONLY_FETCHES = {"pretrain": {"registry", "tracking", "records.py"}}
-#: What changes no result: how it is written, noted and told, not what it is.
+#: What changes no result: how it is written, noted and told, and what is refused; not what it is.
 NO_RESULT = {
     "__init__",
     "tracking",
@@ -24,6 +24,7 @@ NO_RESULT = {
     "git",
     "loading",
     "pages",
+    "ranges",
 }
 
 

@@ -51,7 +51,7 @@ def test_parameters_are_checked_before_anything_runs(served):
     run = ended(served, submitted(served, {"settings": {"erase.etaa": 1, "erase.eta": -1}}))
     assert run.state.name == "ParamsError"
     assert "erase.etaa: unknown key; did you mean eta?" in run.state.message
-    assert "erase.eta: Input should be greater than 0, not -1" in run.state.message
+    assert "erase.eta: give a finite number above 0, not -1" in run.state.message
     with client(served) as prefect:
         form = prefect.read_deployment_by_name("erase/erase").parameter_openapi_schema
     asked = form["definitions"]["EraseRequest"]["properties"]

@@ -3,12 +3,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from erasediff.data.concept_images import ConceptImages
+from erasediff.errors import ParamsError
 from erasediff.training.denoising import Recipe
 from erasediff.unlearning import METHODS, Method, method_for
 from erasediff.unlearning.erasing import erase
@@ -278,3 +280,52 @@ def test_bf16_gives_the_gradients_of_fp32(family, data):
         assert plain["retain_loss"] != half["retain_loss"]
         for name in ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm"):
             assert half[name] == pytest.approx(plain[name], rel=0.03)
+
+
+#: Of each kind of number that is out of its range.
+OUT_OF_RANGE = {
+    "outer_steps": [0, -1, 2.5, True, None, "3", 2**31],
+    "learning_rate": [0, -1e-4, math.nan, math.inf, "1e-4", 10**400],
+    "eta": [0.0, -1, math.nan, math.inf],
+    "ema_decay": [1.0, 1.5, -0.1, math.nan],
+    "condition_dropout": [1, -0.1],
+    "rank": [0, 1.5],
+    "lora_alpha": [0, math.inf],
+    "forget_batch_size": [0, -4],
+    "retain_batch_size": [0],
+    "accumulate": [0],
+    "gap_every": [-1],
+    "gap_tolerance": [math.nan],
+    "mask_fraction": [0, 1.1],
+    "max_grad_norm": [0, math.nan],
+    "fixed_multiplier": [-1.0],
+    "norm_ratio": [-1.0, math.nan],
+    "inner_steps": [0],
+    "fisher_samples": [0],
+    "generate": [0, -1, 1.5],
+    "passes": [0, -1],
+    "seed": [-1, 2**31, 0.5],
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in OUT_OF_RANGE.items() for value in values])
+def test_a_number_out_of_its_range_is_told_before_anything_is_drawn(pipeline, name, value, monkeypatch):
+    monkeypatch.setattr("erasediff.unlearning.erasing.family_of", None)
+    with pytest.raises(ParamsError, match=f"^{name} .{{0,100}}: give a (whole|finite) number") as told:
+        erase(pipeline, "a", **{name: value})
+    assert len(str(told.value)) < 200
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "name, value", [("steps", 0), ("batch_size", 0), ("learning_rate", math.nan), ("ema_decay", 1)]
+)
+def test_a_recipe_has_the_same_ranges(name, value):
+    with pytest.raises(ValueError, match=f"^{name} .*: give a (whole|finite) number"):
+        Recipe(**{"steps": 1, "batch_size": 1, "learning_rate": 0.1, name: value})
+
+
+@pytest.mark.unit
+def test_a_number_of_numpy_is_one():
+    method_for("erasediff", outer_steps=np.int64(3), learning_rate=np.float32(0.1), ema_decay=0)
