@@ -30,6 +30,12 @@ def prompts_of(concept: str, kind: Kind = "object", split: Split = "train") -> l
     return [wording.replace("{a}", with_article(concept)).replace("{}", concept) for wording in wordings]
 
 
+def combined(object_: str, style: str) -> list[str]:
+    """Return prompts for training that ask for an object in a style, in several wordings."""
+    wordings = [w["template"] for w in _table("combined")]
+    return [w.format(a=with_article(object_), object=object_, style=style) for w in wordings]
+
+
 def kind_of(concept: str) -> Kind:
     """The kind of a concept of the vocabulary; ``object`` of any other."""
     return vocabulary().get(concept.lower(), "object")

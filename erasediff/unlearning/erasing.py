@@ -31,7 +31,7 @@ from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.request import request
 from erasediff.unlearning.settings import DEFAULTS
-from erasediff.unlearning.words import GENERAL, general, takes_words, wordings
+from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 DRAWN_AT_ONCE = 200
 #: Pictures a concept, where nobody says how many: of a class, and of a word, under each wording twice.
 DRAWN_BY_CLASS, DRAWN_BY_WORDS = 64, 16
+#: Steps of the sampler, at most, where a model that takes words draws for a training: what it draws is noised again.
+STEPS = 20
 #: Blocks of the seeds that pictures to forget, and those to keep, are drawn with.
 FORGOTTEN_BLOCK, KEPT_BLOCK = 0, 1
 
@@ -112,16 +114,19 @@ def erase(
     require_no_adapter(pipeline)
     family = family_of(pipeline)
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
-    asked = request(family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain)
-    _require_askable(family, chosen)
     accelerator = accelerator or Accelerator()
+    asked = request(
+        family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, accelerator=accelerator
+    )
+    _require_askable(family, chosen)
     shown = progress and on_step is None and accelerator.is_main_process
     reads = chosen.reads()
+    wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator)
     forget_set = asked.forget_set or _drawn(
-        family, asked.forget, many, seed, FORGOTTEN_BLOCK, read="forget" in reads, shown=shown
+        family, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
     )
     retain_set = asked.retain_set or _drawn(
-        family, asked.retain, many, seed, KEPT_BLOCK, read="retain" in reads, shown=shown
+        family, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
     )
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
@@ -218,18 +223,30 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
 
 
 def _drawn(
-    family: Family, concepts: Sequence[str], count: int, seed: int, block: int, *, read: bool, shown: bool
+    family: Family,
+    concepts: Sequence[str],
+    count: int,
+    seed: int,
+    block: int,
+    wordings: Wordings,
+    *,
+    read: bool,
+    shown: bool,
 ) -> ConceptImages:
     """``count`` pictures a concept, drawn by the model; of one that takes any prompt, under several wordings.
 
     Args:
         block: of the seeds that drawing takes, one a set.
-        read: whether the pictures are wanted at all, beside how they are asked for.
+        read: whether the pictures are wanted at all, beside how they are asked for. Where what is forgotten is not
+            read, every wording of it is there once.
     """
-    names = [concept for concept in concepts for _ in range(count)]
-    prompts = names
-    if takes_words(family):
-        prompts = [prompt for concept in concepts for prompt in wordings(concept, count)]
+    words, steps = takes_words(family), None
+    each = None if words and not read and block == FORGOTTEN_BLOCK else count
+    asked = {concept: wordings(concept, each) if words else [concept] * count for concept in concepts}
+    names = [concept for concept, prompts in asked.items() for _ in prompts]
+    prompts = [prompt for prompts in asked.values() for prompt in prompts]
+    if words:
+        steps = min(STEPS, family.default_steps)
         if block == KEPT_BLOCK:  # of no concept: what is kept in general
             names, prompts = names + [""] * (GENERAL * count), prompts + general(GENERAL * count)
     if not read:
@@ -239,7 +256,7 @@ def _drawn(
     with progress_bar(f"drawing what to {('forget', 'keep')[block]}", len(names), "picture", shown=shown) as bar:
         for first in range(0, len(names), DRAWN_AT_ONCE):
             these = slice(first, first + DRAWN_AT_ONCE)
-            parts.append(family.sample(prompts[these], seeds[these]))
+            parts.append(family.sample(prompts[these], seeds[these], steps=steps))
             require_visible(parts[-1], prompts[first])
             bar(min(these.stop, len(names)), {})
     return ConceptImages(torch.cat(parts), names, prompts)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures, as_images
 from erasediff.errors import DataError, ParamsError
 from erasediff.families import Family
-from erasediff.unlearning.words import neighbours, takes_words
+from erasediff.unlearning.words import kept_by_default, takes_words
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def request(
     anchor: str | None,
     forget: Pictures | Mapping[str, Pictures] | ConceptImages | None,
     retain: Mapping[str, Pictures] | ConceptImages | None,
+    accelerator: Accelerator,
 ) -> Request:
     """Read what :func:`erasediff.erase` is given.
 
@@ -45,9 +47,12 @@ def request(
     forget_set = _forget_set(forget, targets, shape)
     retain_set = _retain_set(retain, shape)
     if retain_set is None:
-        by_words = preserve is None and takes_words(family)
-        known = neighbours(family, targets) if by_words else [c for c in family.concepts or () if c not in targets]
-        kept = known if preserve is None else _names(preserve, "preserve", family)
+        if preserve is not None:
+            kept = _names(preserve, "preserve", family)
+        elif takes_words(family):
+            kept = kept_by_default(family, targets, accelerator)
+        else:
+            kept = [c for c in family.concepts or () if c not in targets]
     else:
         kept = list(dict.fromkeys(retain_set.concepts))
     if not kept:

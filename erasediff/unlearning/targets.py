@@ -46,8 +46,8 @@ def mismatched(forget_concepts: Sequence[str], choices: Sequence[str], generator
 class Relabelling:
     """Which prompt answers another: the same one with another concept in its place, so that the rest is kept.
 
-    A prompt that does not name its concept is answered with a retained prompt. So is one for a retained image of no
-    concept, ``""``: what is kept in general.
+    A prompt that does not name its concept is answered with a retained prompt. For a retained image of no concept,
+    ``""``, which is kept in general, the other concept is drawn from those that have a name.
     """
 
     def __init__(self, forget_set: ConceptImages, retain_set: ConceptImages, settings: Settings):
@@ -78,13 +78,13 @@ class Relabelling:
         """Return a prompt to forget for each retained image, and its answer: with the concept that the image shows."""
         picked = torch.randint(len(self.forgotten), (len(index),), generator=generator).tolist()
         asked = [self.forgotten[i] for i in picked]
-        answers = [self.answer(concept, prompt, i) for (concept, prompt), i in zip(asked, index, strict=True)]
+        answers = []
+        for (concept, prompt), i in zip(asked, index, strict=True):
+            shown = self.retain_set.concepts[i]
+            if not shown and (others := [other for other in self.retained if other not in ("", concept)]):
+                shown = others[int(torch.randint(len(others), (), generator=generator))]
+            answers.append((shown and reworded(prompt, concept, shown)) or self.retain_set.prompts[i])
         return [prompt for _, prompt in asked], answers
-
-    def answer(self, concept: str, prompt: str, i: int) -> str:
-        """Return the answer to a prompt for a concept that fits the retained image ``i`` best."""
-        shown = self.retain_set.concepts[i]
-        return (shown and reworded(prompt, concept, shown)) or self.retain_set.prompts[i]
 
     def anchored(self, asked: Sequence[str]) -> list[str]:
         """Return prompts with the anchor in the place of their concept."""

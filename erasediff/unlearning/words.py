@@ -1,4 +1,4 @@
-"""From a word to what is asked: wordings of a concept, and its neighbours, which are to be kept."""
+"""From a word to what is asked: wordings of a concept, its neighbours, which are to be kept, and its companions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
 
-from erasediff.data.wordings import general_prompts, in_turns, kind_of, prompts_of, vocabulary
-from erasediff.families.family import DenoiserArguments, Family
+from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary
+from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
+from erasediff.training.state import draw_noise
+from erasediff.unlearning.network import teaching
 from erasediff.unlearning.wording import reworded
 
 #: Neighbours of a concept that are kept by default; and how many concepts' pictures of nothing in particular beside.
 NEIGHBOURS, GENERAL = 12, 2
+#: Neighbours are sought among so many times as many nearest words. Those that change what the model predicts less than
+#: this share of what the concept changes are words that it hardly knows: it answers them with anything.
+LOOKED_AT, KNOWN = 3, 0.5
+#: Styles that an object is asked for in, and objects that a style is asked for with.
+COMPANIONS = 6
+#: Prompts that are predicted at once, each on so many noised blanks.
+AT_ONCE, SAMPLES = 8, 2
+STEP = 7
 
 
 def takes_words(family: Family) -> bool:
@@ -20,9 +32,37 @@ def takes_words(family: Family) -> bool:
     return family.conditional and family.concepts is None
 
 
-def wordings(concept: str, count: int) -> list[str]:
-    """Return ``count`` prompts that ask for a concept, every wording for training in turn."""
-    return in_turns(prompts_of(concept, kind_of(concept)), count)
+class Wordings:
+    """How a model is asked for concepts: in wordings of a concept alone, and together with its companions.
+
+    Companions of an object are the styles that the model knows best, of a style the objects.
+
+    Args:
+        concepts: what is forgotten; what else is asked for takes the companions of these.
+    """
+
+    def __init__(self, family: Family, concepts: Sequence[str], accelerator: Accelerator):
+        self.companions: dict[bool, list[str]] = {}
+        for concept in concepts if takes_words(family) else ():
+            if (styled := kind_of(concept) == "style") not in self.companions:
+                self.companions[styled] = companions_of(family, concept, accelerator)
+
+    def __call__(self, concept: str, count: int | None = None) -> list[str]:
+        """Return ``count`` prompts, every second of a concept with a companion; by default as many as there are."""
+        alone = prompts_of(concept, kind_of(concept))
+        together = _together(concept, self.companions.get(kind_of(concept) == "style", []))
+        if count is None:
+            return alone + together
+        half = count // 2 if together else 0
+        # A step that no number of wordings divides: each companion in its turn, under another wording each time.
+        return in_turns(alone, count - half) + [together[i * STEP % len(together)] for i in range(half)]
+
+
+def _together(concept: str, companions: Sequence[str]) -> list[str]:
+    """Return prompts that ask for a concept and a companion, all companions under one wording after another."""
+    styled = kind_of(concept) == "style"
+    each = [combined(*((other, concept) if styled else (concept, other))) for other in companions]
+    return [prompt for wording in zip(*each, strict=True) for prompt in wording]
 
 
 def general(count: int) -> list[str]:
@@ -62,3 +102,48 @@ def _sentences(family: Family, prompts: list[str]) -> torch.Tensor:
         means.append(found.float().mean(1).cpu())
     together = torch.cat(means)
     return together - together.mean(0)
+
+
+def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accelerator) -> list[str]:
+    """Return the concepts' neighbours that the model knows; where it knows none, the nearest."""
+    near = neighbours(family, concepts, count=LOOKED_AT * NEIGHBOURS)
+    found = effects(family, [*concepts, *near], [NULL_CONCEPT] * (len(concepts) + len(near)), accelerator)
+    least = KNOWN * found[: len(concepts)].min()
+    known = [word for word, effect in zip(near, found[len(concepts) :], strict=True) if effect >= least]
+    return (known or near)[:NEIGHBOURS]
+
+
+def companions_of(family: Family, concept: str, accelerator: Accelerator, count: int = COMPANIONS) -> list[str]:
+    """Return the styles that change most what the model predicts for an object; of a style, the objects."""
+    styled = kind_of(concept) == "style"
+    words = [word for word, kind in vocabulary().items() if kind == ("object" if styled else "style")]
+    both = [_together(concept, [word])[0] for word in words]
+    return [words[i] for i in effects(family, both, [concept] * len(both), accelerator).topk(count).indices.tolist()]
+
+
+@torch.no_grad()
+def effects(family: Family, prompts: Sequence[str], others: Sequence[str], accelerator: Accelerator) -> Tensor:
+    """Return how far a model's predictions under two prompts lie apart, for each pair: root mean square, ``(B,)``.
+
+    Every pair is compared on the same noised blanks.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = accelerator.device
+    dtype = torch.float32 if accelerator.mixed_precision == "no" else None
+    with teaching(family.denoiser, accelerator), accelerator.autocast():
+        blank = family.encode(torch.zeros(SAMPLES, *family.image_shape))
+        noise, timesteps = draw_noise(family, blank, SAMPLES, slice(None), generator)
+        noisy = family.noised(blank, noise, timesteps)[0].to(device)
+
+        def predicted(asked: Sequence[str]) -> Tensor:
+            condition = family.condition([prompt for prompt in asked for _ in range(SAMPLES)]).to(device, dtype)
+            rows = noisy.repeat(len(asked), *[1] * (noisy.ndim - 1)), timesteps.to(device).repeat(len(asked))
+            return family.predict(family.denoiser, *rows, condition).float().cpu().unflatten(0, (-1, SAMPLES))
+
+        known = {prompt: predicted([prompt])[0] for prompt in dict.fromkeys(others)}
+        found = []
+        for first in range(0, len(prompts), AT_ONCE):
+            these = slice(first, first + AT_ONCE)
+            reference = torch.stack([known[prompt] for prompt in others[these]])
+            found.append((predicted(prompts[these]) - reference).square().flatten(1).mean(1).sqrt())
+        return torch.cat(found)

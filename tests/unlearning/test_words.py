@@ -20,7 +20,7 @@ from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.network import student, teaching
 from erasediff.unlearning.targets import Relabelling
 from erasediff.unlearning.wording import reworded
-from erasediff.unlearning.words import GENERAL, NEIGHBOURS, neighbours
+from erasediff.unlearning.words import GENERAL, NEIGHBOURS, Wordings, neighbours
 
 SMALL = {"outer_steps": 3, "forget_batch_size": 4, "retain_batch_size": 4}
 
@@ -84,10 +84,7 @@ def test_a_wrong_answer_differs_in_the_concept_alone(pipeline, source):
     batch = losses.forget_batch(0, torch.Generator().manual_seed(0))
     assert set(batch.asked) <= {"a red star", "a blue star", "stars"} and len(set(batch.answers)) > 3
     for asked, answer in zip(batch.asked, batch.answers, strict=True):
-        if answer not in ("a green blue", "blue"):
-            assert answer.replace("circle", "star").replace("square", "star") == asked
-    # What shows nothing in particular is answered with its own prompt, where it is a retained picture.
-    assert ("a green blue" in batch.answers) == (source != "forget")
+        assert answer.replace("circle", "star").replace("square", "star") == asked
 
 
 @pytest.mark.unit
@@ -244,17 +241,18 @@ def test_a_word_is_enough():
     decoded = Calls(pipeline.vae.decoder)
     how = {"outer_steps": 1, "forget_batch_size": 2, "retain_batch_size": 2, "progress": False}
     result = erase(pipeline, "star", generate=1, **how)
-    assert result.forgotten == ("star",) and len(result.kept) == NEIGHBOURS and "star" not in result.kept
+    assert result.forgotten == ("star",) and 1 <= len(result.kept) <= NEIGHBOURS and "star" not in result.kept
     # What to keep is drawn, and nothing else: x_t of the forget loss comes from it.
-    assert decoded.count == -(-(NEIGHBOURS + GENERAL) // 8)
+    assert decoded.count == -(-(len(result.kept) + GENERAL) // 8)
 
 
 @pytest.mark.unit
 def test_a_concept_is_asked_for_in_several_wordings_and_answered_in_the_same(pipeline):
     family = family_of(pipeline)
-    forget = _drawn(family, ["star"], 16, 0, 0, read=False, shown=False)
+    plain = Wordings(family, [], Accelerator())
+    forget = _drawn(family, ["star"], 16, 0, 0, plain, read=False, shown=False)
     assert len(set(forget.prompts)) > 4 and set(forget.concepts) == {"star"}
-    retain = _drawn(family, ["circle"], 16, 0, 1, read=False, shown=False)
+    retain = _drawn(family, ["circle"], 16, 0, 1, plain, read=False, shown=False)
     asked = {p for p, concept in zip(retain.prompts, retain.concepts, strict=True) if concept}
     pairs = Relabelling(forget, retain, method_for("erasediff").settings).pairs()
     assert {b for _, b in pairs} == asked and len(retain) == 16 * (1 + GENERAL)
