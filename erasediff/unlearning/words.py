@@ -11,19 +11,20 @@ from torch import Tensor
 
 from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
-from erasediff.training.state import draw_noise
 from erasediff.unlearning.network import teaching
 from erasediff.unlearning.wording import reworded
 
 #: Neighbours of a concept that are kept by default; and how many concepts' pictures of nothing in particular beside.
 NEIGHBOURS, GENERAL = 12, 2
-#: Neighbours are sought among so many times as many nearest words. Those that change what the model predicts less than
-#: this share of what the concept changes are words that it hardly knows: it answers them with anything.
-LOOKED_AT, KNOWN = 3, 0.5
+#: Neighbours are sought among so many times as many nearest words. One whose prediction lies nearer to that of nothing
+#: than this share of what the concept changes is a word that the model hardly knows: it answers it with anything.
+LOOKED_AT, APART = 3, 0.2
 #: Styles that an object is asked for in, and objects that a style is asked for with.
 COMPANIONS = 6
 #: Prompts that are predicted at once, each on so many noised blanks.
 AT_ONCE, SAMPLES = 8, 2
+#: Timesteps of which those samples take two.
+DRAWS = 16
 STEP = 7
 
 
@@ -105,11 +106,17 @@ def _sentences(family: Family, prompts: list[str]) -> torch.Tensor:
 
 
 def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accelerator) -> list[str]:
-    """Return the concepts' neighbours that the model knows; where it knows none, the nearest."""
+    """Return the neighbours that the model knows, and takes for something else; if there is none, the nearest.
+
+    Another name of a concept, under which the model predicts much the same, is no neighbour.
+    """
     near = neighbours(family, concepts, count=LOOKED_AT * NEIGHBOURS)
-    found = effects(family, [*concepts, *near], [NULL_CONCEPT] * (len(concepts) + len(near)), accelerator)
-    least = KNOWN * found[: len(concepts)].min()
-    known = [word for word, effect in zip(near, found[len(concepts) :], strict=True) if effect >= least]
+    plain = effects(family, [*concepts, *near], [NULL_CONCEPT] * (len(concepts) + len(near)), accelerator)
+    least = APART * plain[: len(concepts)].min()
+    apart = plain[len(concepts) :]
+    for concept in concepts:
+        apart = torch.minimum(apart, effects(family, near, [concept] * len(near), accelerator))
+    known = [word for word, effect in zip(near, apart, strict=True) if effect >= least]
     return (known or near)[:NEIGHBOURS]
 
 
@@ -132,7 +139,9 @@ def effects(family: Family, prompts: Sequence[str], others: Sequence[str], accel
     dtype = torch.float32 if accelerator.mixed_precision == "no" else None
     with teaching(family.denoiser, accelerator), accelerator.autocast():
         blank = family.encode(torch.zeros(SAMPLES, *family.image_shape))
-        noise, timesteps = draw_noise(family, blank, SAMPLES, slice(None), generator)
+        noise = torch.randn(blank.shape, generator=generator).to(blank)
+        # Where there is much noise and where there is half of it: early on it is decided what a picture shows.
+        timesteps = family.timesteps(DRAWS, generator).sort().values[[-1, DRAWS // 2]]
         noisy = family.noised(blank, noise, timesteps)[0].to(device)
 
         def predicted(asked: Sequence[str]) -> Tensor:

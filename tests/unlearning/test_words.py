@@ -11,6 +11,8 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.wordings import prompts_of
+from erasediff.examples import open_example
+from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
@@ -20,7 +22,7 @@ from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.network import student, teaching
 from erasediff.unlearning.targets import Relabelling
 from erasediff.unlearning.wording import reworded
-from erasediff.unlearning.words import GENERAL, NEIGHBOURS, Wordings, neighbours
+from erasediff.unlearning.words import COMPANIONS, GENERAL, NEIGHBOURS, Wordings, effects, kept_by_default, neighbours
 
 SMALL = {"outer_steps": 3, "forget_batch_size": 4, "retain_batch_size": 4}
 
@@ -264,3 +266,22 @@ def test_neighbours_are_the_nearest_and_not_the_concept_itself(pipeline):
     family = family_of(pipeline)
     found = neighbours(family, ["red star"], ["star", "a red star", "red circle", "blue square", "zebra"], 2)
     assert len(found) == 2 and not {"star", "a red star"} & set(found)
+
+
+@pytest.mark.unit
+def test_what_is_kept_and_what_goes_with_a_concept_are_words_that_the_model_knows():
+    family = family_of(open_example("shapes").pipeline)
+    kept = kept_by_default(family, ["star"], Accelerator())
+    assert set(OBJECTS) - {"star"} <= set(kept) and not {"raven", "rake", "rat"} & set(kept)
+    asked = Wordings(family, ["star"], Accelerator())
+    assert set(asked.companions[False]) <= {*STYLES, "glowing"} and len(asked.companions[False]) == COMPANIONS
+    prompts = asked("circle", 16)
+    assert sum(any(style in prompt for style in asked.companions[False]) for prompt in prompts) == 8
+    assert len(set(asked("star"))) == len(prompts_of("star")) + 4 * COMPANIONS
+
+
+@pytest.mark.unit
+def test_an_effect_is_nothing_for_the_same_prompt_and_grows_with_what_a_model_knows():
+    family = family_of(open_example("shapes").pipeline)
+    same, unknown, known = effects(family, ["star", "qwxz", "neon"], ["star", "", ""], Accelerator()).tolist()
+    assert same < 1e-5 and known > 5 * unknown > 0
