@@ -29,8 +29,12 @@ demo-text: .venv/.installed ## forget a star, from words to a registered text-to
 compare: .venv/.installed ## methods side by side, hours: COMPARISON=comparisons/methods.yaml
 	@$(BIN)/python -m flows.compare $(COMPARISON)
 
-up down status: .venv/.installed ## servers and a worker for scheduled jobs
+up down: .venv/.installed ## servers and a worker for scheduled jobs
 	@$(BIN)/python -m flows.servers $@
+
+# Servers that do not run are an answer: make would call it an error. In scripts ask flows.servers, which exits with 1.
+status: .venv/.installed ## how the servers are
+	@$(BIN)/python -m flows.servers $@ || test $$? -eq 1
 
 check: .venv/.dev ## lint, types, import rules, docs, fast tests
 	$(BIN)/ruff check .

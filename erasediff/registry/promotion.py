@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 
 from erasediff.artifacts import sha256_text
 from erasediff.checkout import user_name
@@ -15,6 +16,7 @@ from erasediff.registry.history import REFUSED, Move, append, history, settle
 from erasediff.registry.store import verify_stored
 from erasediff.registry.versions import Version, aliases, erasures_of, set_tag, version_exists, version_of
 
+T = TypeVar("T")
 #: Longest reason that the history keeps.
 REASON_LENGTH = 2000
 
@@ -101,6 +103,18 @@ def _ever_had_champion(name: str) -> bool:
     return "champion" in aliases(name) or any(move.alias == "champion" for move in history(name))
 
 
+class Step(Protocol):
+    """How a part of a promotion is done: it returns and raises what the part does."""
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T:
+        """Do the part of this name."""
+
+
+def at_once(name: str, work: Callable[[], T]) -> T:
+    """A step that nobody watches."""
+    return work()
+
+
 def promote(
     name: str,
     version: str | None = None,
@@ -109,6 +123,7 @@ def promote(
     by: str | None = None,
     brings_back: Sequence[str] = (),
     check: Callable[[Version, Standing], str | None] | None = None,
+    step: Step = at_once,
 ) -> str:
     """Make a version champion; the one before becomes ``previous_champion``.
 
@@ -118,6 +133,7 @@ def promote(
         brings_back: erasures of the champion that may be lost: every one that would be has to be named.
         check: called with the version and the standing champion before anything moves; it raises where the version is
             not to be promoted. What it returns is added to the reason.
+        step: does each step of it, and shows it where that is wanted.
 
     Returns: the new champion.
     Raises: GateFailed: it did not pass its gates, or its last recheck. WouldUnerase: it draws what the champion, or
@@ -126,16 +142,10 @@ def promote(
         forgotten. ParamsError: no reason. TrackingError.
     """
     why, by = reason(why), reason(by or user_name(), "by")
-    settle(name)
-    found, before = version_of(name, version or "challenger"), standing(name)
-    if found.version == before.alias:
-        raise ModelError(f"version {before.alias} of {name} is champion already")
-    if found.tags.get("gates_passed") != "true":
-        raise GateFailed(f"version {found.version} of {name} did not pass its gates: it cannot become champion")
-    if found.tags.get("recheck_passed") == "false":
-        raise GateFailed(f"version {found.version} of {name} failed its recheck: mend it, or recheck it first")
-    _refuse_unerasing(found, before, brings_back)
-    verify_stored(found)
+    found, before = step("find the version", lambda: _found(name, version or "challenger"))
+    step("check its gates", lambda: _require_passed(found, before))
+    step("check what it has forgotten", lambda: _refuse_unerasing(found, before, brings_back))
+    step("check its files", lambda: verify_stored(found))
     added = check(found, before) if check is not None else None
     why += f"; brings back {', '.join(brings_back)}" if brings_back else ""
     why += f"; {added}" if added else ""
@@ -146,8 +156,24 @@ def promote(
             was = before.alias or "none"
             raise ModelError(f"the champion of {name} changed from {was} to {now or 'none'}: look again")
 
-    append(_noted(found, "champion", before.version, by, why), name, require_unchanged)
+    move = _noted(found, "champion", before.version, by, why)
+    step("move the alias", lambda: append(move, name, require_unchanged))
     return found.version
+
+
+def _found(name: str, version: str) -> tuple[Version, Standing]:
+    settle(name)
+    return version_of(name, version), standing(name)
+
+
+def _require_passed(found: Version, before: Standing) -> None:
+    """Raises: GateFailed: it did not pass its gates, or its last recheck. ModelError: it is champion already."""
+    if found.version == before.alias:
+        raise ModelError(f"version {before.alias} of {found.name} is champion already")
+    if found.tags.get("gates_passed") != "true":
+        raise GateFailed(f"version {found.version} of {found.name} did not pass its gates: it cannot become champion")
+    if found.tags.get("recheck_passed") == "false":
+        raise GateFailed(f"version {found.version} of {found.name} failed its recheck: mend it, or recheck it first")
 
 
 def still_drawn(name: str, version: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The registered model, from code: concepts in, PNG pictures out. MLflow loads this file itself."""
 
 import base64
+from functools import wraps
 
 import mlflow
 import pandas as pd
@@ -11,7 +12,7 @@ class NoRequest(MlflowException):
     """Answered with 400 and one line: MLflow would put a copy of the rows before the message."""
 
     def __init__(self, reason):
-        self.reason = " ".join(str(reason).split())
+        self.reason = " ".join(str(reason).split())[:500]
         super().__init__(self.reason, error_code=1000)  # INVALID_PARAMETER_VALUE
 
     @property
@@ -21,6 +22,25 @@ class NoRequest(MlflowException):
     @message.setter
     def message(self, longer):
         pass
+
+
+def refusing_unknown_params(enforce):
+    """MLflow's check of a request's params, for this model's: one that MLflow would drop without a word is refused."""
+
+    @wraps(enforce)
+    def enforced(params, schema):
+        from erasediff.errors import EraseDiffError
+        from erasediff.registry.served_request import OPTIONS, require_known
+
+        if schema is None or {spec.name for spec in schema.params} != set(OPTIONS):
+            return enforce(params, schema)  # of another model in this process
+        try:
+            require_known(params)
+            return enforce(params, schema)
+        except (EraseDiffError, MlflowException) as error:
+            raise NoRequest(error) from None
+
+    return enforced
 
 
 class ErasedModel(mlflow.pyfunc.PythonModel):
@@ -56,4 +76,7 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
         return pd.DataFrame({"concept": asked.concepts, "png_base64": pngs})
 
 
+# There is no public place to do it. The version's requirements pin the MLflow that has this function.
+if not hasattr(mlflow.pyfunc._enforce_params_schema, "__wrapped__"):
+    mlflow.pyfunc._enforce_params_schema = refusing_unknown_params(mlflow.pyfunc._enforce_params_schema)
 mlflow.models.set_model(ErasedModel())

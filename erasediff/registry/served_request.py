@@ -9,7 +9,7 @@ from numbers import Real
 
 import pandas as pd
 
-from erasediff.errors import ParamsError, UnknownConcept
+from erasediff.errors import ParamsError, UnknownConcept, did_you_mean
 
 COLUMNS = ("concept", "seed")
 OPTIONS = ("num_inference_steps", "guidance_scale")
@@ -45,9 +45,8 @@ def read_request(
     Raises: ParamsError: it is no request, or asks for more than ``MAX_COST``. UnknownConcept.
     """
     table = _table(rows)
+    require_known(options)
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    if unknown := [name for name in given if name not in OPTIONS]:
-        raise ParamsError(f"unknown option {_shown(unknown[0])}: give {' or '.join(OPTIONS)}")
     steps = _number("num_inference_steps", given, 1, max_steps, whole=True)
     scale = _number("guidance_scale", given, 0, MAX_GUIDANCE)
     cost = len(table) * int(steps or default_steps)
@@ -61,6 +60,15 @@ def read_request(
     return Request(concepts, seeds or list(range(len(concepts))), None if steps is None else int(steps), scale)
 
 
+def require_known(options: object) -> None:
+    """Raises: ParamsError: these are no options, or one has another name than those of ``OPTIONS``."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ParamsError(f'params are {_shown(options)}: give them by name, such as {{"{OPTIONS[0]}": 50}}')
+    if unknown := [name for name in options or () if name not in OPTIONS]:
+        near = did_you_mean(str(unknown[0]), OPTIONS)
+        raise ParamsError(f"unknown param {_shown(unknown[0])}: give {' or '.join(OPTIONS)}{near}")
+
+
 def _table(rows: object) -> pd.DataFrame:
     if isinstance(rows, list) and not all(isinstance(row, Mapping) for row in rows):
         raise ParamsError(f"a row is no object: {_EXAMPLE}")
@@ -69,7 +77,7 @@ def _table(rows: object) -> pd.DataFrame:
     except (ValueError, TypeError, AttributeError) as error:
         raise ParamsError(f"these are no rows ({' '.join(str(error).split())[:100]}): {_EXAMPLE}") from None
     if unknown := [column for column in table.columns if column not in COLUMNS]:
-        raise ParamsError(f"unknown column {_shown(unknown[0])}: {_EXAMPLE}")
+        raise ParamsError(f"unknown column {_shown(unknown[0])}: {_EXAMPLE}{did_you_mean(str(unknown[0]), COLUMNS)}")
     if "concept" not in table or not table.columns.is_unique:
         raise ParamsError(f"there has to be one column 'concept': {_EXAMPLE}")
     if table.empty:
@@ -105,7 +113,8 @@ def _concept(value: object, place: int, known: Sequence[str]) -> str:
         raise ParamsError(f"row {place}: concept is {_shown(value)}: give its name as text")
     name = value if isinstance(value, str) else str(int(value))  # type: ignore[call-overload]
     if known and name not in known:
-        raise UnknownConcept(f"the model does not know {_shown(name)}; it knows: {', '.join(known)[:300]}")
+        near = did_you_mean(name, known)
+        raise UnknownConcept(f"the model does not know {_shown(name)}; it knows: {', '.join(known)[:300]}{near}")
     if not _is_text(name):
         raise ParamsError(f"row {place}: concept is {_shown(name)}, which is no valid text")
     return name

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from erasediff import checkout
@@ -16,8 +18,10 @@ from erasediff.tracking import server
 
 #: Tag of a version: :func:`files_digest`.
 FILES_TAG = "files_sha256"
-#: Of a stored model: the pipeline, the card, what MLflow notes where it fetches one, and what Python compiles.
-NOT_CODE = ("artifacts", "README.md", "registered_model_meta", "__pycache__")
+#: Of a stored model: the pipeline, the card, and what MLflow notes where it fetches one.
+NOT_CODE = ("artifacts", "README.md", "registered_model_meta")
+#: Folder of what Python compiles, beside any code that is run where it is stored.
+COMPILED = "__pycache__"
 
 
 def fetch_pipeline_folder(uri: str) -> Path:
@@ -48,12 +52,34 @@ def verify_stored(version: Version) -> None:
     Raises: IntegrityError: it was altered, or is gone. ModelError, TrackingError.
     """
     expected = registered_sha256(version)
-    quiet = server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
-    with quiet, tempfile.TemporaryDirectory(dir=_cache(), prefix=".") as temporary:
-        if FILES_TAG not in version.tags:
-            again = "register it again, dvc repro --force --single-item register"
-            raise ModelError(f"{_label(version)} has no hash of its code: {again}")
+    _require_code_hash(version)
+    with _quiet(), tempfile.TemporaryDirectory(dir=_cache(), prefix=".") as temporary:
         _downloaded(version, expected, None if _is_local() else temporary)
+
+
+def verified_copy(version: Version, to: Path) -> Path:
+    """A copy of the whole stored model, checked after it was copied: what runs of it is what was registered.
+
+    Compiled code is left out: no hash covers it, and Python would run it in the place of the source.
+
+    Args:
+        to: new folder.
+
+    Raises: IntegrityError: the stored model was altered, or is gone. ModelError, TrackingError.
+    """
+    import mlflow
+
+    expected = registered_sha256(version)
+    _require_code_hash(version)
+    to.mkdir(parents=True)
+    with _quiet(), registry_client(UPLOAD):
+        _require_stored(version)
+        copy = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(to)))
+    for compiled in list(copy.rglob(COMPILED)):
+        shutil.rmtree(compiled, ignore_errors=True)  # what is left nevertheless counts below
+    _require_registered(version, copy / "artifacts", expected)
+    _require_code(version, _digest({path.name: path for path in copy.iterdir() if path.name not in NOT_CODE}))
+    return copy
 
 
 def files_digest(uri: str) -> str:
@@ -65,15 +91,20 @@ def files_digest(uri: str) -> str:
     """
     import mlflow
 
-    hashes: dict[str, str] = {}
     with registry_client(UPLOAD), tempfile.TemporaryDirectory() as temporary:
-        for entry in mlflow.artifacts.list_artifacts(uri):
-            if entry.path in NOT_CODE:
-                continue
-            to = None if _is_local() else temporary
-            local = Path(mlflow.artifacts.download_artifacts(f"{uri}/{entry.path}", dst_path=to))
-            files = [p for p in local.rglob("*") if p.is_file()] if local.is_dir() else [local]
-            hashes |= {f"{entry.path}/{p.relative_to(local).as_posix()}": sha256_file(p) for p in sorted(files)}
+        to = None if _is_local() else temporary
+        code = [e.path for e in mlflow.artifacts.list_artifacts(uri) if e.path not in (*NOT_CODE, COMPILED)]
+        local = {name: Path(mlflow.artifacts.download_artifacts(f"{uri}/{name}", dst_path=to)) for name in code}
+        return _digest(local, without=COMPILED)
+
+
+def _digest(code: Mapping[str, Path], without: str = "") -> str:
+    """One digest of files and folders, by name, but folders called ``without`` and what is in them."""
+    hashes: dict[str, str] = {}
+    for name, path in code.items():
+        files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        inside = {p: p.relative_to(path) for p in files}
+        hashes |= {f"{name}/{at.as_posix()}": sha256_file(p) for p, at in inside.items() if without not in at.parts}
     return sha256_text(json.dumps(hashes, sort_keys=True))
 
 
@@ -108,17 +139,46 @@ def _downloaded(version: Version, expected: str, to: str | None) -> Path:
     """
     import mlflow
 
-    label = _label(version)
     # Not the whole model: into the root of a local one MLflow would write a file.
-    stored = f"{version.uri}/artifacts"
     with registry_client(UPLOAD):
-        if not mlflow.artifacts.list_artifacts(stored):  # the registry answers: it is no outage
-            raise IntegrityError(f"the files of {label} are gone from the store")
-        local = Path(mlflow.artifacts.download_artifacts(stored, dst_path=to))
-    folders = [p for p in local.iterdir() if p.is_dir()]
+        _require_stored(version)
+        local = Path(mlflow.artifacts.download_artifacts(f"{version.uri}/artifacts", dst_path=to))
+    pipeline = _require_registered(version, local, expected)
+    if FILES_TAG in version.tags:
+        _require_code(version, files_digest(version.uri))
+    return pipeline
+
+
+def _require_stored(version: Version) -> None:
+    """Raises: IntegrityError: the store has no pipeline of a version that the registry has."""
+    import mlflow
+
+    if not mlflow.artifacts.list_artifacts(f"{version.uri}/artifacts"):  # the registry answers: it is no outage
+        raise IntegrityError(f"the files of {_label(version)} are gone from the store")
+
+
+def _require_registered(version: Version, artifacts: Path, expected: str) -> Path:
+    """The pipeline's folder. Raises: IntegrityError: it is not what was registered."""
+    folders = [p for p in artifacts.iterdir() if p.is_dir()]
     if len(folders) != 1 or sha256_folder(folders[0]) != expected:
-        raise IntegrityError(f"{label} is not what was registered (SHA-256 differs): do not use it")
-    if FILES_TAG in version.tags and files_digest(version.uri) != version.tags[FILES_TAG]:
-        raise IntegrityError(f"the code files of {label} are not what was registered (SHA-256 differs): do not use it")
+        raise IntegrityError(f"{_label(version)} is not what was registered (SHA-256 differs): do not use it")
     verify_folder(folders[0])
     return folders[0]
+
+
+def _require_code_hash(version: Version) -> None:
+    """Raises: ModelError: a version of an earlier release, or of a register that was killed."""
+    if FILES_TAG not in version.tags:
+        again = "register it again, dvc repro --force --single-item register"
+        raise ModelError(f"{_label(version)} has no hash of its code: {again}")
+
+
+def _require_code(version: Version, found: str) -> None:
+    """Raises: IntegrityError: a digest of code is not that of the version."""
+    if found != version.tags[FILES_TAG]:
+        told = f"the code files of {_label(version)} are not what was registered (SHA-256 differs): do not use it"
+        raise IntegrityError(told)
+
+
+def _quiet() -> AbstractContextManager[None]:
+    return server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -21,11 +24,12 @@ from erasediff.registry.promotion import Standing, plain, promote, refuse, would
 from erasediff.registry.versions import Version, attached, erasures_of, evaluation_of_version
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.jobs.artifacts import markdown_table, show_picture
-from flows.jobs.states import cancelled, failures_as_states
+from flows.jobs.states import cancelled, failures_as_states, require_success
 from flows.tools import results
 from flows.tools.doors import require_drawing
 from stages import layout
 
+T = TypeVar("T")
 #: Seconds.
 DAY = 24 * 60 * 60
 
@@ -66,15 +70,30 @@ def promote_flow(
     """
 
     def check(asked: Version, before: Standing) -> str | None:
-        require_drawing(asked)
+        as_task("draw a picture", lambda: require_drawing(asked))
         return approval(asked, before, why, wait_seconds) if approve else None
 
     name = results.model_name(model_name)
     try:
-        promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check)
+        promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check, step=as_task)
     except PromotionRefused as error:  # somebody's decision, no failure
         return cancelled(error)
     return Completed(message=f"champion of {name} is version {promoted}")
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE)
+@failures_as_states
+def _step(name: str, work: Callable[[], object]) -> object:
+    found = work()
+    get_run_logger().info("%s: done", name)
+    return found
+
+
+def as_task(name: str, work: Callable[[], T]) -> T:
+    """Do a step of the promotion as a task of the run. Raises: what the step raises."""
+    state = _step(name, work, return_state=True)
+    require_success(state)
+    return cast("T", state.result())
 
 
 def approval(asked: Version, before: Standing, why: str, seconds: int) -> str:
@@ -86,8 +105,7 @@ def approval(asked: Version, before: Standing, why: str, seconds: int) -> str:
     question = f"Make {label} the champion, in place of {before.alias or 'none'}? Asked because: {why}"
     told = f"{question}\n\n{decided_about(asked, before)}\n\n{_measured(asked)}"
     whole = f"{told}\n\n{_numbers(asked)}\n\n{_report_of(asked)}"
-    artifact = create_markdown_artifact(key="approval", markdown=whole, description=f"To be decided: {label}")
-    _show_pictures(asked)
+    artifact = as_task("show what is decided", lambda: _shown(asked, whole))
     link = f"[All numbers of {label}]({PREFECT_UI_URL.value()}/artifacts/artifact/{artifact})"
     get_run_logger().info("waiting for a decision on %s", label)
     try:
@@ -97,7 +115,7 @@ def approval(asked: Version, before: Standing, why: str, seconds: int) -> str:
         raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
     by, because = plain(decision.by), plain(decision.why)
     if not decision.approve:
-        refuse(asked, before.version, by=by, why=because)
+        as_task("note the refusal", lambda: refuse(asked, before.version, by=by, why=because))
         raise PromotionRefused(f"{label} was refused by {by}: {because}; nothing was moved")
     return f"approved by {by}: {because}"
 
@@ -136,13 +154,16 @@ def _report_of(asked: Version) -> str:
     return f"The report is report.html of run {asked.run_id} in {page}."
 
 
-def _show_pictures(asked: Version) -> None:
-    """Show the grids of generated pictures, before and after, where their runs were logged."""
+def _shown(asked: Version, markdown: str) -> UUID:
+    """Show what is decided, and the grids of drawn pictures where their runs were logged; the text's artifact."""
+    label = f"version {asked.version} of {asked.name}"
+    artifact = create_markdown_artifact(key="approval", markdown=markdown, description=f"To be decided: {label}")
     for model in ("base", "erased"):
         run_id = asked.tags.get(f"run.evaluate-{model}")
         png = attached(run_id, layout.samples(model).name) if run_id else None
         if png is not None:
             show_picture(png, f"approval-{model}", f"Drawn by the {model} model")
+    return artifact
 
 
 def require_server() -> None:

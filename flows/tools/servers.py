@@ -142,8 +142,7 @@ def start(server: Server) -> subprocess.Popen[bytes]:
     if server.port is not None:
         port, variable = server.port
         stop(server.name)  # what a killed one left would hold its port; a killed worker's jobs go on
-        if not is_free(port):
-            raise ServerFailed(f"port {port} for {server.name} is taken by another program: free it, or set {variable}")
+        require_free(port, server.name, variable)
     log = log_of(server.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     since = datetime.now(UTC).isoformat()
@@ -167,15 +166,15 @@ def pinned(settings: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in settings.items() if k in (PREFECT_API, PREFECT_HOME, MLFLOW_TRACKING)}
 
 
-def is_free(port: int) -> bool:
-    """Return True if a port of the loopback can be listened on."""
+def require_free(port: int, name: str, setting: str) -> None:
+    """Raises: ServerFailed: a port of the loopback cannot be listened on; ``setting`` chooses another."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return False
-    return True
+            told = f"port {port} for {name} is taken by another program: free it, or set {setting}"
+            raise ServerFailed(told) from None
 
 
 def wait_for(started: Sequence[tuple[Server, subprocess.Popen[bytes]]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
 from prefect.exceptions import CancelledRun, FailedRun
 from prefect.flow_engine import run_flow
@@ -24,6 +25,7 @@ from prefect.testing.utilities import prefect_test_harness
 from erasediff import errors
 from erasediff.errors import ApprovalTimeout, CannotWrite, OutOfMemory, PromotionRefused
 from flows.jobs.erase import erase_flow
+from flows.jobs.promotion import promote_flow
 from flows.jobs.states import cancelled, failures_as_states, finished, require_success
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
@@ -114,6 +116,18 @@ def test_a_lock_that_cannot_be_read_is_told_at_once_and_to_the_server(prefect_se
     with get_client(sync_client=True) as client:  # which still runs
         run = client.read_flow_run(state.state_details.flow_run_id)
         assert run.state.name == "StageFailed" and "8" in run.tags
+
+
+@pytest.mark.pipeline
+def test_a_promotion_is_shown_step_by_step_and_its_failure_is_that_of_a_step(prefect_server, folder):
+    state = promote_flow("request 17", version="3", return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "ModelError")
+    assert state.message.startswith("the registry has no model 'erasediff-digits'")
+    with get_client(sync_client=True) as client:
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        (step,) = client.read_task_runs(flow_run_filter=only)
+    assert (step.name, step.state.name, step.state.message) == ("find the version", "ModelError", state.message)
+    assert "Traceback" not in log_of(state, "ModelError")
 
 
 @pytest.mark.unit

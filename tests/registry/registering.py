@@ -1,4 +1,4 @@
-"""Versions to try things with, and MLflow commands that listen."""
+"""Versions to try things with, and commands that listen."""
 
 import base64
 import io
@@ -79,15 +79,13 @@ def picture(text):
 
 @contextmanager
 def listening(*arguments, ready, folder):
-    """An MLflow command that listens, ended by the id of the group that it was started in."""
+    """A module's command that listens, ended by the id of the group that it was started in."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)  # a served model brings its own code
-    command = [sys.executable, "-m", "mlflow", *arguments, "-p", str(port)]
+    command = [sys.executable, "-m", *arguments, "--port", str(port)]
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
         until = time.monotonic() + 120
         while True:

@@ -23,6 +23,15 @@ REPOSITORY = Path(__file__).parents[2]
 FOLDER = Path("models/erased")
 NUMBERS = {"unlearning_accuracy": 0.0417, "unlearning_accuracy_sd": 0.01}
 GATE = {"value": 0.9731, "limit": 0.9, "direction": "min", "passed": True}
+STEPS = (
+    "find the version",
+    "check its gates",
+    "check what it has forgotten",
+    "check its files",
+    "draw a picture",
+    "show what is decided",
+    "move the alias",
+)
 DECIDE = """
 import sys
 from prefect.flow_runs import resume_flow_run
@@ -148,6 +157,8 @@ def test_approved_elsewhere_it_becomes_champion(asked, prefect_server):
     assert process.returncode == 0 and "champion of m is version 2" in said, said
     assert aliases("m") == {"challenger": "2", "champion": "2", "previous_champion": "1"}
     assert history("m")[-1].why == "request 17; brings back c; approved by ann: I looked at the pictures"
+    steps = api(prefect_server, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "ID_DESC"})
+    assert {(step["name"], step["state_name"]) for step in steps} == {(name, "Completed") for name in STEPS}
 
 
 def described_form(url, run_id):

@@ -204,7 +204,7 @@ def test_transformers_is_needed_where_the_pipeline_has_a_part_of_it(tmp_path):
 def test_a_server_holds_versions_and_its_password_is_shown_nowhere(store, tmp_path_factory, monkeypatch, capfd):
     folder = tmp_path_factory.mktemp("server")
     stores = ("--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts"))
-    with listening("server", *stores, "--workers", "1", ready="health", folder=folder) as port:
+    with listening("mlflow", "server", *stores, "--workers", "1", ready="health", folder=folder) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hush-hush@127.0.0.1:{port}")
         assert register() == "1"
         cached = fetch_pipeline_folder("models:/m/1")
