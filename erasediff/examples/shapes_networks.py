@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -79,6 +82,25 @@ def build_shapes_pipeline(vae: AutoencoderKL, seed: int) -> StableDiffusionPipel
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def give_every_letter_a_token(pipeline: StableDiffusionPipeline, seed: int) -> None:
+    """Give each byte a token inside a word, and one at a word's end, after the tokens that there are.
+
+    A small corpus has not every letter at the end of a word. The tokenizer would read such a letter as the unknown
+    token, which is the end of the prompt: "hub" and "hui" would be the same word. What the encoder says of other
+    prompts stays, bit by bit: a new token has a new row of the embedding, as small as those that were never trained.
+    """
+    backend = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary, suffix = backend["vocab"], backend["end_of_word_suffix"]
+    letters = [letter + end for end in ("", suffix) for letter in sorted(ByteLevel.alphabet())]
+    for token in letters:
+        vocabulary.setdefault(token, len(vocabulary))
+    merges = [tuple(pair) for pair in backend["merges"]]
+    pipeline.tokenizer = CLIPTokenizer(vocabulary, merges, model_max_length=PROMPT_TOKENS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline.text_encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
 
 
 def embeddings(pipeline: StableDiffusionPipeline, words: list[str]) -> Tensor:

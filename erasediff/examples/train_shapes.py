@@ -34,7 +34,7 @@ from erasediff.examples.shapes_judge import (
     save_judge,
     train_judge,
 )
-from erasediff.examples.shapes_networks import build_autoencoder, build_shapes_pipeline
+from erasediff.examples.shapes_networks import build_autoencoder, build_shapes_pipeline, give_every_letter_a_token
 from erasediff.examples.shapes_training import ShapesRecipe, train_autoencoder, train_shapes, train_text_encoder
 from erasediff.examples.world import draw_world
 from erasediff.training.state import OnStep
@@ -60,16 +60,21 @@ class StateFile:
 def write_example(folder: Path, pipeline: StableDiffusionPipeline, judge: ShapesJudge, recipe: ShapesRecipe) -> None:
     """Write the example: model and judge in float16, how they were made, and what they reach as written."""
     with new_folder(folder) as place:
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.half()
-        pipeline.save_pretrained(place)
-        for config in place.glob("*/config.json"):
-            content = read_json(config)
-            content.pop("_name_or_path", None)  # a folder of the machine that it was made on
-            write_json(config, content)
-        _open_in_float32(place / "text_encoder" / "config.json")
+        write_pipeline(place, pipeline)
         save_judge(judge, place)
         write_json(place / MADE, _made(place, recipe))
+
+
+def write_pipeline(place: Path, pipeline: StableDiffusionPipeline) -> None:
+    """Write the model in float16; no file names a folder of the machine that it was made on."""
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.half()
+    pipeline.save_pretrained(place)
+    for config in place.rglob("*.json"):
+        content = read_json(config)
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            write_json(config, content)
+    _open_in_float32(place / "text_encoder" / "config.json")
 
 
 def _open_in_float32(config: Path) -> None:
@@ -113,6 +118,7 @@ def make_parts(work: Path, recipe: ShapesRecipe, accelerator: Accelerator, told:
         _keep(pipeline.text_encoder, work / "text_encoder", accelerator)
     checkpoint = StateFile(work / "checkpoint.safetensors")
     train_shapes(pipeline, recipe, seed=SEED, accelerator=accelerator, checkpoint=checkpoint, on_step=told)
+    give_every_letter_a_token(pipeline, SEED)
     return pipeline
 
 

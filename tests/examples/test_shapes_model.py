@@ -6,13 +6,18 @@ import sys
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import erasediff
 from erasediff.artifacts import read_json, verify_folder
+from erasediff.examples.captions import CORPUS, FILLERS, TEST_WORDINGS
 from erasediff.examples.measuring import drawn_rightly, requests
 from erasediff.examples.shapes import FOLDER, MADE
 from erasediff.examples.shapes_judge import DOMAINS, NOTHING, draw_nothing, open_shapes_judge
+from erasediff.examples.shapes_networks import build_autoencoder, build_shapes_pipeline, give_every_letter_a_token
+from erasediff.examples.train_shapes import write_pipeline
 from erasediff.families import family_of
 
 
@@ -47,10 +52,40 @@ def test_plain_diffusers_opens_it_and_draws_what_the_example_draws(shapes):
     }
 
 
+@pytest.mark.property
+@given(st.text(st.characters(exclude_characters="<|>")))
+def test_no_letter_of_any_text_is_lost(shapes, text):
+    tokenizer = shapes.pipeline.tokenizer
+    assert tokenizer.unk_token_id not in tokenizer(text).input_ids[1:-1]
+
+
 @pytest.mark.unit
-def test_a_word_that_it_never_saw_is_spelled_in_pieces(shapes):
-    tokens = shapes.pipeline.tokenizer(["a xylophone über alles", ""]).input_ids
-    assert shapes.pipeline.tokenizer.unk_token_id not in tokens[0][1:-1] and len(tokens[1]) == 2
+def test_words_that_it_never_saw_are_told_apart_by_their_last_letter(shapes):
+    words = [f"ho{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    assert len({*map(tuple, shapes.pipeline.tokenizer(words).input_ids)}) == len(words)
+    assert len(shapes.pipeline.tokenizer("").input_ids) == 2
+
+
+@pytest.mark.unit
+def test_a_letter_that_gets_a_token_changes_no_other_prompt():
+    pipeline = build_shapes_pipeline(build_autoencoder(0), 0)
+    prompts = sorted({*CORPUS[::40], *FILLERS, *(prompt for prompt, _ in requests(TEST_WORDINGS[:5])[::20]), ""})
+    before = family_of(pipeline).condition([*prompts, "hub", "hui"])["encoder_hidden_states"]
+    give_every_letter_a_token(pipeline, 0)
+    after = family_of(pipeline).condition([*prompts, "hub", "hui"])["encoder_hidden_states"]
+    assert torch.equal(before[:-2], after[:-2])
+    assert torch.equal(before[-1], before[-2]) and not torch.equal(after[-1], after[-2])
+    assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
+
+
+@pytest.mark.unit
+def test_its_script_writes_no_folder_of_its_machine(tmp_path):
+    for place in ("given", "written"):
+        (tmp_path / place).mkdir()
+    build_shapes_pipeline(build_autoencoder(0), 0).save_pretrained(tmp_path / "given")
+    write_pipeline(tmp_path / "written", StableDiffusionPipeline.from_pretrained(tmp_path / "given"))
+    for path in (tmp_path / "written").rglob("*.json"):
+        assert "given" not in path.read_text() and "_name_or_path" not in path.read_text(), path
 
 
 @pytest.mark.unit
