@@ -21,11 +21,6 @@ from erasediff.unlearning.settings import DEFAULTS
 MODEL = "diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
 #: Beside the erased model: what was asked for and what ran.
 RECORD = "erasure.json"
-#: What to do where memory runs out.
-LESS_MEMORY = {
-    "erase": "lower the batches, such as --set forget_batch_size=16 --set retain_batch_size=16",
-    "draw": "lower --n",
-}
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
 
@@ -35,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     quiet_environment()
     command, work = given.pop("command"), given.pop("work")
-    told = {"interrupted": "nothing was written", "less_memory": LESS_MEMORY[command]}
+    told = {"interrupted": "nothing was written", "less_memory": "lower --n"}
     return exit_code(f"erasediff {command}", lambda: work(**given), **told)
 
 

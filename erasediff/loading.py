@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
 
 def require_model(model: str | Path) -> None:
     """Tell a model that cannot be there, before anything is imported. Raises: ModelError."""
+    if not isinstance(model, str | Path):
+        raise ModelError(f"{shown(model)} names no model: give a folder, or a name as a text")
     if str(model).startswith(REGISTRY) and not all(map(find_spec, NEEDED)):
         raise ModelError(
             f"{shown(str(model))} is of the registry, which the bare library cannot read: "
@@ -55,18 +58,25 @@ def require_model(model: str | Path) -> None:
             "(any pipeline class has that, and takes config=FOLDER where there is no network); "
             "give the folder that its save_pretrained(FOLDER) writes"
         )
+    like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
     raise ModelError(
         f"{shown(str(model))} is no folder: give a diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION "
-        "or hf://ORGANISATION/NAME@COMMIT"
+        f"or hf://ORGANISATION/NAME@COMMIT{f'; did you mean {HUB}{model}?' if like_hub else ''}"
     )
 
 
 def _from_hub(model: str) -> str:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
 
     repo, _, revision = model.removeprefix(HUB).partition("@")
     try:
         return snapshot_download(repo, revision=revision or None)
+    except GatedRepoError:
+        raise ModelError(
+            f"{shown(model)} is gated: accept its terms at https://huggingface.co/{repo}, then hf auth login, or set "
+            "HF_TOKEN"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{shown(model)} cannot be fetched ({shown(str(error), 200)}): check its name and commit, and the network"

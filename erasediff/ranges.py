@@ -70,6 +70,7 @@ RANGES: dict[str, Range] = {
     "lora_alpha": Range(gt=0, optional=True),
     "mask_fraction": Range(gt=0, le=1),
     "max_grad_norm": POSITIVE,
+    "n": COUNT,
     "norm_ratio": NOT_NEGATIVE,
     "outer_steps": COUNT,
     "passes": replace(COUNT, optional=True),

@@ -3,8 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
 import erasediff
 from erasediff.errors import ModelError, ParamsError
@@ -96,6 +97,31 @@ def test_a_single_file_is_told_with_the_way_to_make_a_folder_of_it(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"is a single file: .*from_single_file\(.*config=FOLDER.*save_pretrained"):
         erasediff.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.unit
+def test_a_gated_model_is_told_with_what_to_accept(monkeypatch):
+    def gated(repo, revision=None):
+        request = httpx2.Request("GET", "https://huggingface.co/org/name")
+        raise GatedRepoError("403 Client Error", response=httpx2.Response(403, request=request))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gated)
+    with pytest.raises(ModelError, match="hf://org/name is gated: accept its terms at https://huggingface.co/org/name"):
+        erasediff.load("hf://org/name")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "is no folder: .*did you mean hf://runwayml/stable-diffusion-v1-5\\?"),
+        ("here/and/there", "is no folder: .*or hf://ORGANISATION/NAME@COMMIT$"),
+        (None, "None names no model"),
+    ],
+)
+def test_what_names_no_model_is_told_with_what_was_meant(model, match):
+    with pytest.raises(ModelError, match=match):
+        erasediff.load(model)
 
 
 @pytest.mark.unit

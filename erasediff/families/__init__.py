@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -42,8 +43,11 @@ PARTS: dict[tuple[str | None, ...], str] = {
 def family_of(pipeline: DiffusionPipeline) -> Family:
     """The family interface over a pipeline, chosen by its class, else by its parts.
 
-    Raises: ModelError: no family for it, or its weights are not there.
+    Raises: ModelError: it is no pipeline, no family is for it, or its weights are not there.
     """
+    if not isinstance(pipeline, DiffusionPipeline):
+        what = shown(repr(pipeline), 60) if isinstance(pipeline, str | Path) else f"a {type(pipeline).__name__}"
+        raise ModelError(f"{what} is no diffusers pipeline: give what erasediff.load(MODEL) or from_pretrained returns")
     _require_weights(pipeline)
     for name in (*(each.__name__ for each in type(pipeline).__mro__), _made_of(pipeline)):
         if name in FAMILIES:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from erasediff.data.images import encode_png, to_pixels
 from erasediff.data.wordings import in_turns
-from erasediff.errors import DataError, ModelError
+from erasediff.errors import DataError, ModelError, ParamsError, shown
 from erasediff.families import family_of
 from erasediff.families.family import Family
+from erasediff.families.reading import require_read
 from erasediff.randomness import FORGET_SET_BLOCKS, image_seeds
+from erasediff.ranges import require_in_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,10 +40,18 @@ def draw(
         steps: of the sampler; the model's own by default.
         guidance_scale: 1 is no guidance; the model's own by default.
 
-    Raises: UnknownConcept, ModelError.
+    Raises: UnknownConcept, ModelError. ParamsError: numbers that cannot be, or a prompt that is not read to its end.
     """
+    try:
+        require_in_range({"n": n})
+    except ValueError as error:
+        raise ParamsError(str(error)) from None
+    if not isinstance(concept, str):
+        raise ParamsError(f"concept {shown(concept)} is no text: give one name")
+    family = family_of(pipeline)
+    require_read(pipeline, [concept])
     seeds = list(range(seed, seed + n))
-    return family_of(pipeline).sample([concept] * n, seeds, steps=steps, guidance_scale=guidance_scale)
+    return family.sample([concept] * n, seeds, steps=steps, guidance_scale=guidance_scale)
 
 
 def require_visible(images: Tensor, concept: str) -> None:

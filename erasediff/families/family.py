@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from erasediff.errors import ModelError, ParamsError, shown
 from erasediff.families.selections import CROSS_ATTENTION, Selection
+from erasediff.ranges import Range
 
 #: The prompt that stands for "no condition".
 NULL_CONCEPT = ""
@@ -217,12 +217,12 @@ def noise_schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
 
 def check_drawing(seeds: Sequence[int], steps: int, num_timesteps: int, guidance_scale: float) -> None:
     """Raises: ParamsError: what a drawing is asked for cannot be."""
-    if not 1 <= steps <= num_timesteps:
-        raise ParamsError(f"{steps} sampling steps: this model takes from 1 to {num_timesteps}")
-    if not math.isfinite(guidance_scale):
-        raise ParamsError(f"guidance_scale is {guidance_scale}: give a number, 1 for no guidance")
+    if not Range(ge=1, le=num_timesteps, whole=True).holds(steps):
+        raise ParamsError(f"{shown(steps)} sampling steps: this model takes from 1 to {num_timesteps}")
+    if not Range().holds(guidance_scale):
+        raise ParamsError(f"guidance_scale is {shown(guidance_scale)}: give a number, 1 for no guidance")
     for seed in seeds:
-        if not 0 <= seed < 2**64:
+        if not Range(ge=0, whole=True).holds(seed) or seed >= 2**64:
             raise ParamsError(f"seed {seed}: a picture's seed is from 0 to {2**64 - 1}")
 
 

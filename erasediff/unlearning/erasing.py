@@ -14,9 +14,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from erasediff.command import stated_failure
 from erasediff.data.concept_images import ConceptImages, Undrawn
 from erasediff.data.given import Pictures
-from erasediff.errors import ModelError, ParamsError, did_you_mean
+from erasediff.errors import EraseDiffError, ModelError, ParamsError, did_you_mean
 from erasediff.families import Family, family_of, require_no_adapter
 from erasediff.families.drawing import require_visible
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
@@ -45,6 +46,11 @@ STEPS = 20
 #: Blocks of the seeds that pictures to forget, and those to keep, are drawn with.
 FORGOTTEN_BLOCK, KEPT_BLOCK = 0, 1
 
+#: What to do where memory runs out.
+LESS_MEMORY = (
+    "lower forget_batch_size and retain_batch_size, or raise accumulate; or set gradient_checkpointing, or adapter lora"
+)
+
 Verb = TypeVar("Verb", bound=Callable[..., object])
 
 
@@ -58,7 +64,20 @@ def _listing_settings(function: Verb) -> Verb:
     return function
 
 
+@contextmanager
+def _less_memory() -> Iterator[None]:
+    """Raises: OutOfMemory: memory ran out, with what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        stated = stated_failure("erase", error, LESS_MEMORY)
+        if stated is None or isinstance(error, EraseDiffError):
+            raise
+        raise stated from error
+
+
 @_listing_settings
+@_less_memory()
 def erase(
     pipeline: DiffusionPipeline,
     concept: str | Sequence[str],
@@ -106,13 +125,13 @@ def erase(
 
     Raises: UnknownConcept; DataError: images that cannot be used; ParamsError: nothing to keep, a concept to forget and
         to keep, an unknown method or setting, or a setting that the method fixes or that changes nothing;
-        NonFiniteLoss; ModelError: the model cannot be asked for what the forget target needs.
+        NonFiniteLoss; ModelError: the model cannot be asked for what the forget target needs; OutOfMemory.
     """
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
-    require_no_adapter(pipeline)
     family = family_of(pipeline)
+    require_no_adapter(pipeline)
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
     accelerator = accelerator or Accelerator()
     asked = request(

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures, as_images
-from erasediff.errors import DataError, ParamsError
+from erasediff.errors import DataError, ParamsError, shown
 from erasediff.families import Family
+from erasediff.families.reading import require_read, require_told_apart, warn_of_cut
 from erasediff.unlearning.words import kept_by_default, takes_words
 
 
@@ -37,10 +38,12 @@ def request(
 ) -> Request:
     """Read what :func:`erasediff.erase` is given.
 
-    Raises: UnknownConcept; ParamsError: no concept, one that is also to be kept, nothing to keep;
-        DataError: pictures that cannot be used, or that are of other concepts.
+    Raises: UnknownConcept; ParamsError: no concept, nothing to keep, a concept that is also to be kept, that the model
+        cannot tell from what is to be kept, or that it does not read to its end; DataError: pictures that cannot be
+        used, or that are of other concepts.
     """
     targets = _names(concept, "concept", family)
+    require_read(family.pipeline, targets)
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
     shape = family.image_shape
@@ -62,6 +65,11 @@ def request(
         _require_apart(family, targets, kept, anchor)
         names += kept
     family.condition(names)  # an unknown concept fails here, before anything is drawn
+    require_read(family.pipeline, names)
+    asked = [*targets, *(forget_set.prompts if forget_set else ())]
+    keep = [*names[len(targets) :], *(retain_set.prompts if retain_set else ())]
+    require_told_apart(family.pipeline, asked, keep)
+    warn_of_cut(family.pipeline, [*asked, *keep])
     return Request(targets, kept, forget_set, retain_set)
 
 
@@ -72,7 +80,8 @@ def _names(given: object, what: str, family: Family) -> list[str]:
         raise ParamsError(f"{what} is empty: name at least one concept")
     for name in names:
         if not isinstance(name, str):
-            raise ParamsError(f"{what} {name!r} is no text: give {str(name)[:40]!r}")
+            wanted = shown(repr(str(name)), 40) if isinstance(name, int | float) else "a name, or a list of names"
+            raise ParamsError(f"{what} {shown(name)} is no text: give {wanted}")
         if family.conditional and not name.strip():
             raise ParamsError(f"{what} {name!r} is empty: name a concept")
     return list(dict.fromkeys(map(str, names)))

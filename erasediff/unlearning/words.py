@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
+from erasediff.families.reading import read_by
 from erasediff.unlearning.network import teaching
 from erasediff.unlearning.wording import reworded
 
@@ -77,7 +78,7 @@ def neighbours(
 ) -> list[str]:
     """Return the words that the model's own text encoder finds nearest to any of some concepts.
 
-    Words that name a concept, or that a concept names, are none.
+    Words that name a concept, that a concept names, or that the model cannot tell from one, are none.
 
     Args:
         candidates: by default the vocabulary's words of the concepts' kinds.
@@ -86,6 +87,8 @@ def neighbours(
         kinds = {kind_of(concept) for concept in concepts}
         candidates = [word for word, kind in vocabulary().items() if kind in kinds]
     apart = [w for w in candidates if not any(reworded(w, c, " ") or reworded(c, w, " ") for c in concepts)]
+    alike = {read_by(family.pipeline, concept) for concept in concepts} - {()}
+    apart = [word for word in apart if read_by(family.pipeline, word) not in alike]
     vectors = F.normalize(_sentences(family, [*concepts, *apart]), dim=1)
     near = (vectors[len(concepts) :] @ vectors[: len(concepts)].T).amax(1)
     return [apart[i] for i in near.topk(min(count, len(apart))).indices.tolist()]

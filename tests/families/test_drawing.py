@@ -4,9 +4,9 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff import erase
 from erasediff.data.images import decode, encode_png
-from erasediff.errors import DataError, ModelError
+from erasediff.errors import DataError, ModelError, ParamsError
 from erasediff.families import family_of
-from erasediff.families.drawing import draw_recognised, require_visible
+from erasediff.families.drawing import draw, draw_recognised, require_visible
 from erasediff.judges.cnn import train
 
 HOW = {"steps": 4, "guidance_scale": 5.0}
@@ -60,3 +60,21 @@ def test_blank_pictures_are_no_pictures_of_anything():
     mixed = torch.rand(3, 3, 4, 4)
     mixed[0] = 0.5
     require_visible(mixed, "a red circle")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"n": 0}, "n 0: give a whole number at least 1"),
+        ({"n": 1.5}, "n 1.5: give a whole number"),
+        ({"concept": ["a", "b"]}, "is no text: give one name"),
+        ({"steps": 1.5}, "1.5 sampling steps: this model takes from 1 to 1000"),
+        ({"steps": "5"}, "5 sampling steps"),
+        ({"guidance_scale": "7"}, "guidance_scale is 7: give a number"),
+        ({"seed": -1}, "seed -1: a picture's seed is from 0"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_one_line(pipeline, asked, match):
+    with pytest.raises(ParamsError, match=match):
+        draw(pipeline, **{"concept": "a", "n": 1, **asked})

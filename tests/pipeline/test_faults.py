@@ -42,7 +42,7 @@ def test_an_altered_model_is_refused(project):
 def test_out_of_memory_says_what_to_lower(project):
     project.set_params(erase__retain_batch_size=2_000_000)
     line = stated(project.run("stages.erase", code=1, most_memory=8 * 2**30), "OutOfMemory")
-    assert "erase ran out of memory" in line and "lower erase's batch size in params.yaml" in line
+    assert "erase ran out of memory" in line and "lower forget_batch_size and retain_batch_size" in line
 
 
 @pytest.mark.pipeline

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import DataError, EraseDiffError, ParamsError
+from erasediff.errors import DataError, EraseDiffError, ModelError, OutOfMemory, ParamsError
 from erasediff.families import family_of
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.erasing import erase
@@ -136,7 +137,7 @@ def test_a_misspelt_method_is_told_with_the_one_that_was_meant(pipeline):
         ("a", {"anchor": "a"}, "anchor 'a' is to be forgotten itself"),
         ("a", {"anchor": "z"}, "the model does not know 'z'"),
         ("a", {"preserve": "z"}, "the model does not know 'z'"),
-        ("a", {"generate": 0}, "generate 0: at least one"),
+        ("a", {"generate": 0}, "generate 0: give a whole number at least 1"),
         ("a", {"forget_target": "anchor"}, "anchor names the concept of forget_target anchor"),
     ],
 )
@@ -187,3 +188,31 @@ def test_other_pictures_of_a_forgotten_concept_may_be_kept(pipeline):
     images = torch.zeros(2, 1, 8, 8)
     kept = ConceptImages(torch.cat([images, images]), ["a", "a", "b", "b"])
     assert erase(pipeline, "a", forget=images, retain=kept, **SMALL).kept == ("a", "b")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("given", ["runwayml/stable-diffusion-v1-5", None, Path("models"), 3])
+def test_what_is_no_pipeline_is_told(given):
+    with pytest.raises(ModelError, match="no diffusers pipeline: give what erasediff.load"):
+        erase(given, "a")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_is_told_with_what_to_lower(pipeline, monkeypatch, error):
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(type(pipeline.unet), "forward", fail)
+    with pytest.raises(OutOfMemory, match="erase ran out of memory .*: lower forget_batch_size and retain_batch_size"):
+        erase(pipeline, "a", generate=2, progress=False)
+
+
+@pytest.mark.unit
+def test_an_error_of_another_kind_stays_what_it_is(pipeline, monkeypatch):
+    def fail(*arguments, **named):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(type(pipeline.unet), "forward", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        erase(pipeline, "a", generate=2, progress=False)
