@@ -75,16 +75,23 @@ class Relabelling:
         return answers
 
     def of_retained(self, index: Sequence[int], generator: torch.Generator) -> tuple[list[str], list[str]]:
-        """Return a prompt to forget for each retained image, and its answer: with the concept that the image shows."""
+        """Return a prompt to forget for each retained image, and its answer: with the concept that the image shows.
+
+        To be relabelled, every second prompt is the image's own, with the concept to forget in the place of its own: so
+        all else that is asked for is there.
+        """
         picked = torch.randint(len(self.forgotten), (len(index),), generator=generator).tolist()
-        asked = [self.forgotten[i] for i in picked]
-        answers = []
-        for (concept, prompt), i in zip(asked, index, strict=True):
-            shown = self.retain_set.concepts[i]
+        relabels = self.settings.forget_target == "relabel"
+        pairs = []
+        for place, (i, (concept, prompt)) in enumerate(zip(index, (self.forgotten[n] for n in picked), strict=True)):
+            shown, own = self.retain_set.concepts[i], self.retain_set.prompts[i]
             if not shown and (others := [other for other in self.retained if other not in ("", concept)]):
                 shown = others[int(torch.randint(len(others), (), generator=generator))]
-            answers.append((shown and reworded(prompt, concept, shown)) or self.retain_set.prompts[i])
-        return [prompt for _, prompt in asked], answers
+            if relabels and place % 2 and (like := shown and reworded(own, shown, concept)):
+                pairs.append((like, own))
+            else:
+                pairs.append((prompt, (shown and reworded(prompt, concept, shown)) or own))
+        return [asked for asked, _ in pairs], [answer for _, answer in pairs]
 
     def anchored(self, asked: Sequence[str]) -> list[str]:
         """Return prompts with the anchor in the place of their concept."""
@@ -116,6 +123,13 @@ class Relabelling:
         if kind == "relabel":
             for concept, prompt in self.forgotten:
                 found |= {reworded(prompt, concept, shown) or prompt for shown in self.retained if shown}
+            for concept in dict.fromkeys(concept for concept, _ in self.forgotten):
+                found |= {
+                    reworded(own, shown, concept) or own
+                    for shown in self.retained
+                    if shown
+                    for own in self.retained[shown]
+                }
         return sorted(found)
 
 

@@ -21,7 +21,7 @@ NEIGHBOURS, GENERAL = 12, 2
 #: than this share of what the concept changes is a word that the model hardly knows: it answers it with anything.
 LOOKED_AT, APART = 3, 0.2
 #: Styles that an object is asked for in, and objects that a style is asked for with.
-COMPANIONS = 6
+COMPANIONS = 8
 #: Prompts that are predicted at once, each on so many noised blanks.
 AT_ONCE, SAMPLES = 8, 2
 #: Timesteps of which those samples take two.
