@@ -85,12 +85,11 @@ class Relabelling:
         pairs = []
         for place, (i, (concept, prompt)) in enumerate(zip(index, (self.forgotten[n] for n in picked), strict=True)):
             shown, own = self.retain_set.concepts[i], self.retain_set.prompts[i]
+            like = reworded(own, shown, concept) if shown and place % 2 and relabels else None
             if not shown and (others := [other for other in self.retained if other not in ("", concept)]):
                 shown = others[int(torch.randint(len(others), (), generator=generator))]
-            if relabels and place % 2 and (like := shown and reworded(own, shown, concept)):
-                pairs.append((like, own))
-            else:
-                pairs.append((prompt, (shown and reworded(prompt, concept, shown)) or own))
+            answer = (shown and reworded(prompt, concept, shown)) or own
+            pairs.append((like, own) if like else (prompt, answer))
         return [asked for asked, _ in pairs], [answer for _, answer in pairs]
 
     def anchored(self, asked: Sequence[str]) -> list[str]:

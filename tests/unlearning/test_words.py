@@ -37,7 +37,7 @@ def sets():
     retain = ConceptImages(
         pictures(6, 1),
         ["circle", "circle", "square", "square", "", "square"],
-        ["a red circle", "a green circle", "a blue square", "blue", "a green blue", "a green square"],
+        ["a red circle", "a green circle", "a blue square", "blue", "a green circle, blue", "a green square"],
     )
     return {"forget": forget, "retain": retain}
 
