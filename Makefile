@@ -58,6 +58,7 @@ soak: .venv/.dev ## 20 runs with random kills, an hour or more
 
 bench: .venv/.dev ## one update beside the official way; a deployed run beside bare stages
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
+	PYTHONPATH=.:tests/families $(BIN)/python tests/benchmarks/memory.py
 	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
 
 docs: .venv/.dev ## the pages of docs/ with the reference, as .work/site/index.html

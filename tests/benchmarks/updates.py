@@ -68,14 +68,14 @@ def prepared(model: str, n: int):
     return family, ConceptImages(pictures[:n], ["a"] * n), ConceptImages(pictures[n:], ["b"] * n)
 
 
-def ours(model: str, updates: int, n: int, settings: dict, precision: str) -> list[float]:
-    """Seconds of each update."""
+def ours(sets: tuple, updates: int, n: int, settings: dict, precision: str) -> list[float]:
+    """Seconds of each update; ``sets`` is a family, and what to forget and to retain."""
     from accelerate import Accelerator
 
     from erasediff.unlearning import method_for
     from erasediff.unlearning.loop import run_loop
 
-    family, forget, retain = prepared(model, n)
+    family, forget, retain = sets
     seconds: list[float] = []
     sizes = {"forget_batch_size": n, "retain_batch_size": n, "outer_steps": updates}
     run_loop(
@@ -89,7 +89,7 @@ def ours(model: str, updates: int, n: int, settings: dict, precision: str) -> li
     return seconds
 
 
-def official(model: str, updates: int, n: int) -> list[float]:
+def official(sets: tuple, updates: int, n: int, pause: float = PAUSE) -> list[float]:
     """Seconds of each kept update."""
     import torch
     import torch.nn.functional as F
@@ -97,20 +97,21 @@ def official(model: str, updates: int, n: int) -> list[float]:
     from diffusers.training_utils import EMAModel
 
     device = PartialState().device
-    family, forget, retain = prepared(model, n)
+    family, forget, retain = sets
     network = family.denoiser.to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     average = EMAModel(network.parameters(), decay=0.99)
     draw = torch.Generator().manual_seed(0)
 
     def noised(data):
-        noise = torch.randn(data.images.shape, generator=draw).to(device)
+        clean = family.encode(data.images).to(device)
+        noise = torch.randn(clean.shape, generator=draw).to(device)
         timesteps = family.timesteps(n, draw).to(device)
-        return *family.noised(data.images.to(device), noise, timesteps), timesteps
+        return *family.noised(clean, noise, timesteps), timesteps
 
     def forget_loss():
         noisy, _, timesteps = noised(forget)
-        wrong = family.predict(network, noisy, timesteps, family.condition(["b"] * n))
+        wrong = family.predict(network, noisy, timesteps, family.condition(list(retain.concepts)))
         return F.mse_loss(family.predict(network, noisy, timesteps, family.condition(forget.concepts)), wrong)
 
     seconds = []
@@ -123,7 +124,7 @@ def official(model: str, updates: int, n: int) -> list[float]:
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             gc.collect()
-            time.sleep(PAUSE)
+            time.sleep(pause)
         with torch.no_grad():
             reached = forget_loss()
         network.load_state_dict(kept)
@@ -180,7 +181,8 @@ def main() -> None:
 
         how = OURS.get(arguments.variant)
         where = device() if how else PartialState().device
-        run = (ours if how else official)(arguments.model, arguments.updates, arguments.batch, *(how or ()))
+        sets = prepared(arguments.model, arguments.batch)
+        run = (ours if how else official)(sets, arguments.updates, arguments.batch, *(how or ()))
         found = {"seconds": statistics.mean(run[1:]), "bytes": peak_memory_bytes(where)}
         print(json.dumps(found))
         return
