@@ -13,14 +13,12 @@ import erasediff
 from erasediff.arguments import Parser, within
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
-from erasediff.loading import erased_before, load, require_model
+from erasediff.loading import ERASURE, erased_before, load, require_model
 from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, Settings, method_for
 from erasediff.unlearning.settings import DEFAULTS
 
 MODEL = "diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
-#: Beside the erased model: what was asked for and what ran.
-RECORD = "erasure.json"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
 
@@ -46,7 +44,7 @@ def erase(
     generate: int | None,
     settings: list[tuple[str, Any]],
 ) -> None:
-    """Erase concepts, and write the erased model as a diffusers folder with :data:`RECORD`.
+    """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.loading.ERASURE`.
 
     Args:
         steps: number of updates; the method's own by default.
@@ -75,11 +73,12 @@ def erase(
         "generate": generate,
     }
     before = erased_before(model)
-    result = erasediff.erase(load(model).to(device()), concepts, **what, **chosen)
-    record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": before}
+    result = erasediff.erase(load(model).to(device()), concepts, before=before, **what, **chosen)
+    earlier = [name for name in before if name not in result.forgotten]
+    record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": earlier}
     with new_folder(to) as folder:
         result.pipeline.save_pretrained(folder)
-        write_json(folder / RECORD, {**record, "seed": seed, **result.record.to_json()})
+        write_json(folder / ERASURE, {**record, "seed": seed, **result.record.to_json()})
     print(f"{result!r} in {output}")
 
 

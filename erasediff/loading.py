@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erasediff.errors import ModelError, shown
+from erasediff.artifacts import read_json, read_object
+from erasediff.errors import IntegrityError, ModelError, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 REGISTRY = "models:"
 #: Packages that reading it needs.
 NEEDED = ("mlflow", "pydantic")
+#: In a folder of the command ``erasediff erase``: what was asked for, and what ran.
+ERASURE = "erasure.json"
+#: In a base of the pipeline: what it had forgotten before it came there.
+ERASURES = "erasures.json"
 #: How a model of the hub is named: ``hf://ORGANISATION/NAME@COMMIT``.
 HUB = "hf://"
 
@@ -84,15 +89,34 @@ def _from_hub(model: str) -> str:
 
 
 def erased_before(model: str | None) -> list[str]:
-    """Concepts and starts of sample ids that a version of the registry has forgotten.
+    """Concepts and starts of sample ids that a model has forgotten before it came here, sorted.
+
+    A version of the registry says so, a folder by :data:`ERASURE` or :data:`ERASURES`; of one that does not, nothing is
+    known: ``[]``.
 
     Args:
-        model: as :func:`load` takes it. Of one from elsewhere, or trained anew (``None``), nothing is known: ``[]``.
+        model: as :func:`load` takes it; ``None``: it is trained anew.
 
-    Raises: ModelError: no such version. IntegrityError: it does not say. TrackingError: the registry cannot be reached.
+    Raises: ModelError: no such version, or the hub cannot be reached. IntegrityError: it does not say, or not in a way
+        that can be read. TrackingError: the registry cannot be reached.
     """
-    if model is None or not model.startswith(REGISTRY):
+    if model is None:
         return []
-    from erasediff.registry.versions import erasures_of, version_at
+    if model.startswith(REGISTRY):
+        from erasediff.registry.versions import erasures_of, version_at
 
-    return erasures_of(version_at(model)).all
+        return erasures_of(version_at(model)).all
+    folder = Path(_from_hub(model) if model.startswith(HUB) else model)
+    lists: dict[str, object] = {}
+    if (folder / ERASURE).exists():
+        record = read_object(folder / ERASURE)
+        lists |= {f"{ERASURE}: {key}": record.get(key) for key in ("concepts", "before")}
+    if (folder / ERASURES).exists():
+        lists[ERASURES] = read_json(folder / ERASURES)
+    return sorted({name for where, names in lists.items() for name in _texts(names, f"{folder}/{where}")})
+
+
+def _texts(names: object, where: str) -> list[str]:
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    raise IntegrityError(f"{where} does not list what was forgotten, it is {shown(names)}: take the folder anew")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from erasediff import loading
+
 DVC_LOCK = Path("dvc.lock")
 
 CURATED = Path("data/curated")
@@ -12,7 +14,7 @@ CURATED_REPORTS = Path("reports/validation")
 
 BASE = Path("models/base")
 #: What the base had forgotten before it came here: concepts, and starts of sample ids.
-ERASURES = BASE / "erasures.json"
+ERASURES = BASE / loading.ERASURES
 PRETRAIN_TRACE = Path("plots/pretrain.csv")
 
 CLASSIFIER = Path("models/classifier")

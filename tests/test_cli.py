@@ -14,6 +14,7 @@ from test_library import BARE
 
 import erasediff
 from erasediff.cli import main
+from erasediff.unlearning.erased import Erased
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--steps", "2", "--generate", "2", "--set", "forget_batch_size=2", "--set", "retain_batch_size=2"]
@@ -54,6 +55,25 @@ def test_it_erases_into_a_folder_that_is_loaded_and_says_what_ran(model, tmp_pat
     ).pipeline.unet.state_dict()
     weights = erasediff.load(output).unet.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in expected.items())
+
+
+@pytest.mark.unit
+def test_what_a_folder_has_forgotten_before_stays_forgotten_and_on_record(model, tmp_path, capsys, monkeypatch):
+    first, second, third = (str(tmp_path / name) for name in ("first", "second", "third"))
+    assert main(["erase", model, "a", "--output", first, *FEW]) == 0
+    seen = []
+    plain = Erased.__init__
+    monkeypatch.setattr(Erased, "__init__", lambda self, *a, **n: (seen.append(n["kept"]), plain(self, *a, **n))[1])
+    assert main(["erase", first, "b", "--output", second, *FEW]) == 0
+    record = json.loads((Path(second) / "erasure.json").read_text())
+    assert (record["concepts"], record["before"]) == (["b"], ["a"]) and seen == [("c",)]
+    code, last = told(capsys, ["erase", second, "c", "--output", third, "--preserve", "a", *FEW])
+    assert code == 2 and "'a' was forgotten before, and is to be kept: take it out" in last
+    code, last = told(capsys, ["erase", second, "c", "--output", third, *FEW])
+    assert code == 2 and "nothing to keep" in last
+    assert main(["erase", second, "a", "--output", third, *FEW]) == 0
+    record = json.loads((Path(third) / "erasure.json").read_text())
+    assert (record["concepts"], record["before"]) == (["a"], ["b"])
 
 
 @pytest.mark.unit

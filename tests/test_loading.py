@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
 import erasediff
-from erasediff.errors import ModelError, ParamsError
+from erasediff.artifacts import write_json
+from erasediff.errors import IntegrityError, ModelError, ParamsError
 from erasediff.families import family_of
 from erasediff.loading import erased_before
 from stages import sample
@@ -72,8 +73,34 @@ def test_params_name_a_model_as_load_takes_it(source, model):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("model", [None, "models/own", "hf://org/name@0123abc"])
-def test_nothing_is_known_of_what_a_model_from_elsewhere_has_forgotten(model):
+def test_nothing_is_known_of_what_a_model_from_elsewhere_has_forgotten(model, hub):
     assert erased_before(model) == []
+
+
+@pytest.mark.unit
+def test_a_folder_says_what_its_model_has_forgotten_wherever_it_comes_from(hub, tmp_path):
+    folder = tmp_path / "model"
+    write_json(folder / "erasure.json", {"concepts": ["b"], "before": ["a", "0123456789abcdef"]})
+    assert erased_before(str(folder)) == erased_before("hf://org/name") == ["0123456789abcdef", "a", "b"]
+    write_json(folder / "erasures.json", ["b", "c"])
+    assert erased_before(str(folder)) == ["0123456789abcdef", "a", "b", "c"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("erasure.json", {"concepts": "a", "before": []}),
+        ("erasure.json", {"concepts": ["a"]}),
+        ("erasure.json", ["a"]),
+        ("erasures.json", {"a": 1}),
+        ("erasures.json", [1]),
+    ],
+)
+def test_a_folder_that_does_not_say_it_rightly_is_refused(tmp_path, file, content):
+    write_json(tmp_path / file, content)
+    with pytest.raises(IntegrityError, match=file):
+        erased_before(str(tmp_path))
 
 
 @pytest.mark.unit

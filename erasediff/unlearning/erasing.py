@@ -87,6 +87,7 @@ def erase(
     retain: Mapping[str, Pictures] | ConceptImages | None = None,
     anchor: str | None = None,
     preserve: str | Sequence[str] | None = None,
+    before: Sequence[str] = (),
     seed: int = 0,
     generate: int | None = None,
     passes: int | None = None,
@@ -112,6 +113,7 @@ def erase(
         anchor: concept that ``concept`` should draw instead.
         preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
             any prompt the words nearest to ``concept`` by its own text encoder.
+        before: concepts that the model has forgotten already: to keep them would teach them anew.
         generate: images a concept, where they are drawn from the model; by default 64 of a class, and 16 of a word, two
             under each wording.
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
@@ -135,7 +137,14 @@ def erase(
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
     accelerator = accelerator or Accelerator()
     asked = request(
-        family, concept, preserve=preserve, anchor=anchor, forget=forget, retain=retain, accelerator=accelerator
+        family,
+        concept,
+        preserve=preserve,
+        before=before,
+        anchor=anchor,
+        forget=forget,
+        retain=retain,
+        accelerator=accelerator,
     )
     _require_askable(family, chosen)
     shown = progress and on_step is None and accelerator.is_main_process

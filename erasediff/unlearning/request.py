@@ -31,6 +31,7 @@ def request(
     concept: str | Sequence[str],
     *,
     preserve: str | Sequence[str] | None,
+    before: Sequence[str],
     anchor: str | None,
     forget: Pictures | Mapping[str, Pictures] | ConceptImages | None,
     retain: Mapping[str, Pictures] | ConceptImages | None,
@@ -39,8 +40,8 @@ def request(
     """Read what :func:`erasediff.erase` is given.
 
     Raises: UnknownConcept; ParamsError: no concept, nothing to keep, a concept that is also to be kept, that the model
-        cannot tell from what is to be kept, or that it does not read to its end; DataError: pictures that cannot be
-        used, or that are of other concepts.
+        cannot tell from what is to be kept, or that it does not read to its end, one to keep that was forgotten before;
+        DataError: pictures that cannot be used, or that are of other concepts.
     """
     targets = _names(concept, "concept", family)
     require_read(family.pipeline, targets)
@@ -53,13 +54,15 @@ def request(
         if preserve is not None:
             kept = _names(preserve, "preserve", family)
         elif takes_words(family):
-            kept = kept_by_default(family, targets, accelerator)
+            kept = _without(before, kept_by_default(family, targets, accelerator))
         else:
-            kept = [c for c in family.concepts or () if c not in targets]
+            kept = _without(before, [c for c in family.concepts or () if c not in targets])
     else:
         kept = list(dict.fromkeys(retain_set.concepts))
     if not kept:
         raise ParamsError("nothing to keep: give retain images by concept, or name concepts to preserve")
+    if again := [name for name in kept if name not in _without(before, kept)]:
+        raise ParamsError(f"{', '.join(map(repr, again))} was forgotten before, and is to be kept: take it out")
     names = [*targets, *([] if anchor is None else [anchor])]
     if not isinstance(retain, ConceptImages):  # which has prompts of its own, and may keep other pictures of a concept
         _require_apart(family, targets, kept, anchor)
@@ -71,6 +74,12 @@ def request(
     require_told_apart(family.pipeline, asked, keep)
     warn_of_cut(family.pipeline, [*asked, *keep])
     return Request(targets, kept, forget_set, retain_set)
+
+
+def _without(before: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names without what was forgotten before, in whatever capitals."""
+    gone = {name.casefold() for name in before}
+    return [name for name in names if name.casefold() not in gone]
 
 
 def _names(given: object, what: str, family: Family) -> list[str]:
