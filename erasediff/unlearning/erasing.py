@@ -31,7 +31,7 @@ from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.request import request
-from erasediff.unlearning.settings import DEFAULTS
+from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE
 from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def erase(
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
             aim at), ``trainable`` (which weights change), ``accumulate`` and ``gradient_checkpointing`` (less memory).
+            For a model that takes words, updates, batches, learning rate and trained weights go by its size where they
+            are not given: ``erasediff.unlearning.settings.BY_WORDS``.
 
     Raises: UnknownConcept; DataError: images that cannot be used; ParamsError: nothing to keep, a concept to forget and
         to keep, an unknown method or setting, or a setting that the method fixes or that changes nothing;
@@ -134,6 +136,7 @@ def erase(
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
     family = family_of(pipeline)
     require_no_adapter(pipeline)
+    chosen = _by_words(chosen, family, settings) if takes_words(family) else chosen
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
     accelerator = accelerator or Accelerator()
     asked = request(
@@ -248,6 +251,14 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
         return method_for(method, **settings)
     except ValueError as error:
         raise ParamsError(str(error)) from None
+
+
+def _by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Method:
+    """Return a method with the settings that suit a model which takes words, where the caller gave none."""
+    size = "large" if sum(p.numel() for p in family.denoiser.parameters()) >= LARGE else "small"
+    ignored = {*chosen.ignored(), *chosen.fixes, *settings}
+    more = {k: v for k, v in BY_WORDS[size, chosen.settings.adapter].items() if k not in ignored}
+    return _chosen(chosen.name, {**settings, **more}, {})
 
 
 def _drawn(

@@ -120,6 +120,34 @@ SHARED: dict[str, str] = {"forget_source": "retain", "forget_target": "relabel",
 
 DEFAULTS: dict[str, Value] = dict(vars(Settings()))
 
+#: What ``erase`` takes where nobody says, of a model that takes words, by the number of its denoiser's weights. A small
+#: one as docs/experiments.md found on the example; a large one as UnlearnCanvas (arXiv 2402.11846) runs EraseDiff on
+#: Stable Diffusion 1.5, and a LoRA as is usual there.
+LARGE = 100_000_000
+BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
+    ("small", "none"): {
+        "outer_steps": 160,
+        "forget_batch_size": 32,
+        "retain_batch_size": 32,
+        "learning_rate": 2e-3,
+    },
+    ("small", "lora"): {
+        "outer_steps": 160,
+        "forget_batch_size": 32,
+        "retain_batch_size": 32,
+        "learning_rate": 1e-2,
+        "trainable": "attn",
+    },
+    ("large", "none"): {
+        "outer_steps": 500,
+        "forget_batch_size": 4,
+        "retain_batch_size": 4,
+        "learning_rate": 5e-5,
+        "trainable": "xattn",
+    },
+    ("large", "lora"): {"outer_steps": 500, "forget_batch_size": 4, "retain_batch_size": 4, "learning_rate": 1e-4},
+}
+
 #: Settings that share a number among several rules, and the rules that read each.
 READ_BY_RULE: dict[str, tuple[Multiplier, ...]] = {
     "eta": ("paper", "cosine"),

@@ -20,6 +20,7 @@ from erasediff.unlearning.erasing import _drawn, erase
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.network import student, teaching
+from erasediff.unlearning.settings import BY_WORDS
 from erasediff.unlearning.targets import Relabelling
 from erasediff.unlearning.wording import reworded
 from erasediff.unlearning.words import COMPANIONS, GENERAL, NEIGHBOURS, Wordings, effects, kept_by_default, neighbours
@@ -288,3 +289,15 @@ def test_an_effect_is_nothing_for_the_same_prompt_and_grows_with_what_a_model_kn
     family = family_of(open_example("shapes").pipeline)
     same, unknown, known = effects(family, ["star", "qwxz", "neon"], ["star", "", ""], Accelerator()).tolist()
     assert same < 1e-5 and known > 5 * unknown > 0
+
+
+@pytest.mark.unit
+def test_a_model_that_takes_words_is_erased_as_suits_its_size_where_nobody_says(pipeline, monkeypatch):
+    small = erase(pipeline, "star", **sets(), **SMALL)
+    assert small.settings["learning_rate"] == BY_WORDS["small", "none"]["learning_rate"] and small.updates == 3
+    given = erase(pipeline, "star", **sets(), **SMALL, learning_rate=1e-4)
+    assert given.settings["learning_rate"] == 1e-4
+    monkeypatch.setattr("erasediff.unlearning.erasing.LARGE", 1)
+    large = erase(pipeline, "star", **sets(), **SMALL)
+    assert (large.settings["trainable"], large.settings["learning_rate"]) == ("xattn", 5e-5)
+    assert "learning_rate" not in erase(pipeline, "star", **sets(), method="uce").settings
