@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from erasediff.errors import TrackingError
 from erasediff.registry.versions import aliases, registry_client, valid_name, version_exists
-from erasediff.tracking.server import require_active
+from erasediff.tracking.server import KIND, require_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -164,7 +164,7 @@ def _note(client: MlflowClient, name: str, move: Move) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         try:
-            client.create_experiment(EXPERIMENT, tags={"mlflow.note.content": ABOUT})
+            client.create_experiment(EXPERIMENT, tags={"mlflow.note.content": ABOUT, **KIND})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was faster
                 raise

@@ -23,6 +23,9 @@ ABOUT = (
     "What came of them is in the model registry: Model training → Models."
 )
 
+#: Of an experiment: MLflow's pages open it as one of trainings, not of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 #: Answers that the next try would get too.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 
@@ -104,7 +107,8 @@ def _with_experiment(result: MlflowClient, artifacts: str | None) -> MlflowClien
 
     if result.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            result.create_experiment(EXPERIMENT, artifact_location=artifacts, tags={"mlflow.note.content": ABOUT})
+            about = {"mlflow.note.content": ABOUT, **KIND}
+            result.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=about)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another stage was faster
                 raise

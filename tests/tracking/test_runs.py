@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from erasediff import checkout, tracking
 from erasediff.artifacts import read_json
 from erasediff.errors import TrackingError
 from erasediff.tracking import calls, outbox, server
+from erasediff.tracking.remote import close_abandoned
 from erasediff.tracking.run import PARENT_VARIABLE
 
 
@@ -169,6 +171,17 @@ def test_killed_runs_are_told_from_living_ones(store):
 
 
 @pytest.mark.pipeline
+def test_runs_of_other_hosts_and_other_checkouts_are_left_alone(store):
+    client, here = server.client(), {"host": socket.gethostname(), "root": str(checkout.project_root())}
+    experiment = client.get_experiment_by_name(server.EXPERIMENT).experiment_id
+    gone = {"pid": "1", "process_start": "of a process that has ended"}
+    places = ({}, {"host": "elsewhere"}, {"root": "/elsewhere"})
+    runs = [client.create_run(experiment, tags=here | gone | place).info.run_id for place in places]
+    close_abandoned(client, experiment)
+    assert [client.get_run(run).info.status for run in runs] == ["KILLED", "RUNNING", "RUNNING"]
+
+
+@pytest.mark.pipeline
 def test_processes_create_the_store_at_once(store):
     started = [subprocess.Popen([sys.executable, "-c", STAGE, "0"], stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait(120) for process in started] == [0, 0, 0]
@@ -319,4 +332,5 @@ def test_a_run_tells_who_made_it_by_what_and_from_which_data(store):
     with tracking.parent_run("erase-flow") as parent:
         pass
     assert server.client().get_run(parent.run_id).data.tags["mlflow.source.name"] == "python -m flows.erase"
-    assert server.client().get_experiment(run.experiment_id).tags["mlflow.note.content"] == server.ABOUT
+    told = server.client().get_experiment(run.experiment_id).tags
+    assert told["mlflow.note.content"] == server.ABOUT and told.items() >= server.KIND.items()
