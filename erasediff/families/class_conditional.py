@@ -22,6 +22,7 @@ from erasediff.families.family import (
     initial_noise,
     noise_schedule,
 )
+from erasediff.families.weights import widened
 
 #: How these models are sampled where nobody says how.
 DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 25, 1.0
@@ -158,12 +159,11 @@ class ClassConditionalFamily(NoiseSchedule):
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
-        parts = [
-            self.pipeline(
-                prompts[i : i + batch_size], steps, guidance_scale, seeds[i : i + batch_size], output_type="pt"
-            ).images
-            for i in range(0, len(prompts), batch_size)
-        ]
+        parts = []
+        with widened(self.pipeline):
+            for i in range(0, len(prompts), batch_size):
+                asked, own = prompts[i : i + batch_size], seeds[i : i + batch_size]
+                parts.append(self.pipeline(asked, steps, guidance_scale, own, output_type="pt").images)
         return torch.cat(parts)
 
     def with_denoiser(self, denoiser: nn.Module) -> ClassConditionalFamily:

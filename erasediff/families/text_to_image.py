@@ -22,7 +22,7 @@ from erasediff.families.family import (
     noise_of,
 )
 from erasediff.families.selections import CROSS_ATTENTION, Selection
-from erasediff.families.weights import HALVES, cast, dtypes_of
+from erasediff.families.weights import widened
 
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
 ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
@@ -209,23 +209,6 @@ def null_where(prompts: Sequence[str], null: Tensor, other: Tensor) -> Tensor:
     """``null`` in the rows of the null prompt, ``other`` in all others."""
     is_null = torch.tensor([prompt == NULL_CONCEPT for prompt in prompts], device=other.device)
     return torch.where(is_null.view(-1, *[1] * (other.ndim - 1)), null, other)
-
-
-@contextmanager
-def widened(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Keep networks of half precision that are on a CPU in float32 for a block.
-
-    A CPU computes in float32 many times as fast. Half precision fits into it without a loss.
-    """
-    networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    narrow = {n: dtypes_of(n) for n in networks if n.dtype in HALVES.values() and n.device.type == "cpu"}
-    try:
-        for network in narrow:
-            network.float()
-        yield
-    finally:
-        for network, dtypes in narrow.items():
-            cast(network, dtypes)
 
 
 @contextmanager

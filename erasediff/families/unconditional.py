@@ -18,6 +18,7 @@ from erasediff.families.family import (
     initial_noise,
     noise_schedule,
 )
+from erasediff.families.weights import widened
 
 
 class UnconditionalFamily(NoiseSchedule):
@@ -59,11 +60,12 @@ class UnconditionalFamily(NoiseSchedule):
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(steps)
         parts = []
-        for i in range(0, len(seeds), batch_size):
-            images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
-            for t in scheduler.timesteps:
-                images = scheduler.step(unet(images, t).sample, t, images).prev_sample
-            parts.append(images.float().clamp(-1, 1).cpu())
+        with widened(self.pipeline):
+            for i in range(0, len(seeds), batch_size):
+                images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
+                for t in scheduler.timesteps:
+                    images = scheduler.step(unet(images, t).sample, t, images).prev_sample
+                parts.append(images.float().clamp(-1, 1).cpu())
         return torch.cat(parts)
 
     def with_denoiser(self, denoiser: nn.Module) -> UnconditionalFamily:

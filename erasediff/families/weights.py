@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -166,3 +168,20 @@ def cast(network: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.dtype != dtypes[name]:
             tensor.data = tensor.data.to(dtypes[name])
+
+
+@contextmanager
+def widened(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Keep networks of half precision that are on a CPU in float32 for a block.
+
+    A CPU computes in float32 many times as fast. Half precision fits into it without a loss.
+    """
+    networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    narrow = {n: dtypes_of(n) for n in networks if n.dtype in HALVES.values() and n.device.type == "cpu"}
+    try:
+        for network in narrow:
+            network.float()
+        yield
+    finally:
+        for network, dtypes in narrow.items():
+            cast(network, dtypes)

@@ -81,3 +81,16 @@ def test_what_needs_a_concept_is_refused(trained):
     pipeline, pictures = trained
     with pytest.raises(ModelError, match="forget_target relabel asks the model for a concept"):
         erase(pipeline, "", forget=pictures[:1], retain={"": pictures[1:]})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["unconditional", "class-conditional"])
+def test_a_cpu_draws_half_precision_of_pixels_in_float32(kind, dtype, pipeline):
+    model = new_pipeline() if kind == "unconditional" else pipeline
+    drawn = {"prompts": ["a", "b"], "seeds": [1, 2], "steps": 3}
+    model.unet.to(dtype)
+    half = family_of(model).sample(**drawn)
+    assert {p.dtype for p in model.unet.parameters()} == {dtype} and half.dtype == torch.float32
+    model.unet.to(torch.float32)
+    assert torch.equal(half, family_of(model).sample(**drawn))
