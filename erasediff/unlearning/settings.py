@@ -137,6 +137,7 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "retain_batch_size": 32,
         "learning_rate": 1e-2,
         "trainable": "attn",
+        "rank": 4,
     },
     ("large", "none"): {
         "outer_steps": 500,
