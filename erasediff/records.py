@@ -50,19 +50,44 @@ def typed(record: type[Record], content: object, where: object, **given: object)
     return record(**content, **given)
 
 
+#: What a gate, and a whole verdict, can come to. Only the first is a pass.
+PASSED, FAILED, UNDECIDED = "passed", "FAILED", "cannot be told"
+#: The same, as the tags ``gates_passed`` and ``recheck_passed`` of a version have it.
+AS_TAG = {PASSED: "true", FAILED: "false", UNDECIDED: "undecided"}
+
+
 @dataclass(frozen=True)
 class Gate:
-    """A number that was held against a limit: ``direction`` says whether the limit is its ``min`` or its ``max``."""
+    """A number that was held against a limit: ``direction`` says whether the limit is its ``min`` or its ``max``.
+
+    Attributes:
+        passed: the whole interval keeps the limit.
+        low, high: the interval; ``None`` where none is known.
+        pictures: that the number stands on; ``None`` where that was not noted.
+        undecided: neither passed nor failed: the interval holds the limit, or there are too few pictures at all.
+        needed: pictures that would tell, if the number stayed what it is; ``None``: no number of them would.
+    """
 
     value: float
     limit: float
     direction: Literal["min", "max"]
     passed: bool
+    low: float | None = None
+    high: float | None = None
+    pictures: int | None = None
+    undecided: bool = False
+    needed: int | None = None
 
     @property
     def text(self) -> str:
-        """The one wording of a gate: ``0.9633 ≥ 0.9 passed``."""
-        return f"{self.value:.4f} {self.bound} {self.outcome}"
+        """The one wording of a gate: ``0.9633 (0.9355 to 0.9793) ≥ 0.9 passed``."""
+        return f"{self.measured} {self.bound} {self.outcome}"
+
+    @property
+    def measured(self) -> str:
+        """``0.9633 (0.9355 to 0.9793)``."""
+        interval = "" if self.low is None or self.high is None else f" ({self.low:.4f} to {self.high:.4f})"
+        return f"{self.value:.4f}{interval}"
 
     @property
     def bound(self) -> str:
@@ -71,13 +96,39 @@ class Gate:
 
     @property
     def outcome(self) -> str:
-        """``passed`` or ``FAILED``."""
-        return "passed" if self.passed else "FAILED"
+        """``passed``, ``FAILED``, or ``cannot be told with 80 pictures: 139 would do``."""
+        if not self.undecided:
+            return PASSED if self.passed else FAILED
+        few = "" if self.pictures is None else f" with {self.pictures:,} pictures"
+        enough = f"{self.needed:,} would do" if self.needed else "it is at the limit"
+        return f"{UNDECIDED}{few}: {enough}"
+
+
+def outcome_of(gates: Iterable[Gate]) -> str:
+    """What some gates come to together: one that failed decides, then one that cannot be told."""
+    found = [
+        FAILED if not (gate.passed or gate.undecided) else UNDECIDED if gate.undecided else PASSED for gate in gates
+    ]
+    return next((worst for worst in (FAILED, UNDECIDED) if worst in found), PASSED)
 
 
 def failed_gates(gates: Mapping[str, Gate]) -> str:
-    """The gates that did not pass, in words; empty where all did."""
+    """The gates that did not pass, in words, those that cannot be told too; empty where all did."""
     return "; ".join(f"{name} {gate.text}" for name, gate in gates.items() if not gate.passed)
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Whether the evaluation saw through a planted model.
+
+    Attributes:
+        expected: what it has to say of it, in words.
+        found: what it said.
+    """
+
+    expected: str
+    found: str
+    held: bool
 
 
 def _gates(content: object, where: object) -> dict[str, Gate]:
@@ -91,23 +142,29 @@ class Measured:
 
     Attributes:
         model_sha256: of the folder of the model.
-        protocol: how it was measured: seed, draws, pictures of each concept, steps, guidance.
+        protocol: how it was measured: seed, draws, pictures of each concept, steps, guidance, judge.
+        counts: pictures that each number stands on.
+        instead: how many of the pictures drawn for each concept to forget the judge reads as what.
+        planted: numbers and counts of planted models, by name.
     """
 
     numbers: dict[str, float]
     model_sha256: str
     protocol: dict[str, Value]
+    counts: dict[str, int] = field(default_factory=dict)
+    instead: dict[str, dict[str, int]] = field(default_factory=dict)
+    planted: dict[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """The numbers, then what they are of."""
-        return {**self.numbers, "model_sha256": self.model_sha256, "protocol": dict(self.protocol)}
+        return {**self.numbers, **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "numbers"}}
 
     @classmethod
     def read(cls, path: Path) -> Measured:
         """Raises: IntegrityError: the file is missing, or does not say what was measured, or how."""
         content = _object(read_json(path), path)
-        own = {f.name: content.pop(f.name, None) for f in fields(cls) if f.name != "numbers"}
-        if missing := [name for name, value in own.items() if value is None]:
+        own = {f.name: content.pop(f.name) for f in fields(cls) if f.name in content and f.name != "numbers"}
+        if missing := [name for name in ("model_sha256", "protocol") if own.get(name) is None]:
             raise _missing(missing[0], path)
         return cls(numbers=content, **own)
 
@@ -122,7 +179,12 @@ class Evaluation:
             ``classifier``.
         models: SHA-256 of the folders that were measured, by ``base`` and ``erased``. Empty in an evaluation that was
             made before they were noted.
-        protocol: how both were measured: seed, draws, pictures of each concept, steps, guidance. Empty likewise.
+        protocol: how both were measured: seed, draws, pictures of each concept, steps, guidance, judge. Empty likewise.
+        passed: every gate passed, and the evaluation saw through every planted model.
+        counts: pictures that each number stands on.
+        pairing: correlation of both models' numbers, over the same prompts and seeds.
+        instead: how many of the erased model's pictures for each forgotten concept the judge reads as what.
+        self_checks: of planted models, by name; empty where none was asked for.
     """
 
     base: dict[str, float]
@@ -133,6 +195,33 @@ class Evaluation:
     judge: Json
     models: dict[str, str] = field(default_factory=dict)
     protocol: dict[str, Value] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    pairing: dict[str, float] = field(default_factory=dict)
+    instead: dict[str, dict[str, int]] = field(default_factory=dict)
+    self_checks: dict[str, SelfCheck] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """``passed``, ``FAILED`` or ``cannot be told``, which is no pass either."""
+        if self.passed:
+            return PASSED
+        found = outcome_of(self.gates.values())
+        return UNDECIDED if found == UNDECIDED or (found == PASSED and self.unproven) else FAILED
+
+    @property
+    def missed(self) -> str:
+        """Why it is no pass, in words; empty where it is one."""
+        return "; ".join(filter(None, (failed_gates(self.gates), self.unproven)))
+
+    @property
+    def unproven(self) -> str:
+        """The planted models that the evaluation did not see through, in words; empty where it saw through all."""
+        missed = [
+            f"self-check: {name} should be {c.expected}, and is {c.found}"
+            for name, c in self.self_checks.items()
+            if not c.held
+        ]
+        return "; ".join(missed)
 
     def to_json(self) -> Json:
         """As the file has it."""
@@ -147,7 +236,9 @@ class Evaluation:
             if key not in found:
                 raise _missing(key, where)
         gates, judge = _gates(found.pop("gates"), where), found.pop("classifier")
-        return typed(cls, found, where, gates=gates, judge=judge)
+        checks = _object(found.pop("self_checks", {}), f"{where}, self_checks:")
+        checks = {name: typed(SelfCheck, check, f"{where}, self-check {name}") for name, check in checks.items()}
+        return typed(cls, found, where, gates=gates, judge=judge, self_checks=checks)
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
@@ -320,6 +411,11 @@ class Recheck:
     numbers: dict[str, float]
     before: dict[str, float]
     gates: dict[str, Gate]
+
+    @property
+    def outcome(self) -> str:
+        """``passed``, ``FAILED`` or ``cannot be told``."""
+        return outcome_of(self.gates.values())
 
     def to_json(self) -> Json:
         """As the file has it."""

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 
 def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
-    """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, ``plots/samples_WHICH.png``."""
+    """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, readings, sample pictures."""
     import time
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
-    from erasediff.data.inputs import evaluation_inputs
+    from erasediff.data.inputs import evaluation_inputs, training_pictures
     from erasediff.evaluation.measure import Protocol, measure_pipeline
+    from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
     from erasediff.judges import open_judge
-    from erasediff.records import ForgetSummary, Measured
+    from erasediff.records import ForgetSummary
     from stages import layout
 
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
@@ -30,21 +31,24 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with progress_bar(f"evaluate {which}") as on_progress:
-        numbers, shown, protocol = measure_pipeline(
+        found = measure_pipeline(
             pipeline,
             judge,
             test,
-            Protocol(seed=seed, **evaluate.model_dump()),
+            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks"})),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
+            training=training_pictures(layout.TABLE),
+            self_checks=evaluate.self_checks and which == "base",
             on_progress=on_progress,
         )
     grid = layout.samples(which)
-    write_bytes(grid, grid_png(shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
-    timed = {**numbers, "seconds": time.perf_counter() - started}
-    write_json(layout.metrics(which), Measured(timed, model_sha256, protocol).to_json())
-    run.log_metrics(numbers)
+    write_bytes(grid, grid_png(found.shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
+    write_readings(layout.readings(which), found.numbers)
+    timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
+    write_json(layout.metrics(which), found.noted(timed, model_sha256).to_json())
+    run.log_metrics(found.numbers.flat)
     run.log_artifact(grid)
 
 

@@ -68,6 +68,11 @@ def metrics(which: str) -> Path:
     return Path(f"metrics/{which}.json")
 
 
+def readings(which: str) -> Path:
+    """Readings of single pictures and resamples, in which the ``base`` and the ``erased`` model are paired."""
+    return Path(f"metrics/{which}_readings.safetensors")
+
+
 def samples(which: str) -> Path:
     """Pictures drawn by the ``base`` or the ``erased`` model."""
     return Path(f"plots/samples_{which}.png")

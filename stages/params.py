@@ -201,13 +201,17 @@ class Evaluate(Section):
     inference_steps: SamplingSteps | None
     guidance_scale: GuidanceScale | None
     batch_size: int
+    self_checks: bool
 
 
 class Verdict(Section):
     min_unlearning_accuracy: Annotated[float, Field(ge=0, le=1)]
     min_base_accuracy: Annotated[float, Field(ge=0, le=1)]
     max_retain_accuracy_drop: Annotated[float, Field(ge=0, le=1)]
+    max_concept_drop: Annotated[float, Field(ge=0, le=1)]
     max_distance_ratio: Annotated[float, Field(gt=0)]
+    max_forget_degenerate: Annotated[float, Field(ge=0, le=1)]
+    max_retain_degenerate_rise: Annotated[float, Field(ge=0, le=1)]
 
 
 class Register(Section):

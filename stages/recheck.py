@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: str) -> None:
     """params.yaml, a version, classifier, data → ``metrics/recheck.json``, ``plots/samples_recheck.png``, tags."""
     from erasediff.artifacts import write_bytes, write_json
-    from erasediff.data.inputs import evaluation_inputs
+    from erasediff.data.inputs import evaluation_inputs, training_pictures
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.judges import open_judge
     from erasediff.loading import load
-    from erasediff.metrics.table import metric_of
-    from erasediff.records import Recheck
+    from erasediff.records import AS_TAG, Recheck
     from erasediff.registry.versions import erasures_of, evaluation_of_version, set_tag, version_at
     from stages import layout
 
@@ -36,31 +35,37 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     judge = open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     with progress_bar("recheck") as on_progress:
-        numbers, shown, _ = measure_pipeline(
+        found = measure_pipeline(
             load(version.uri),
             judge,
             test,
-            Protocol(seed=seed, **evaluate.model_dump()),
+            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks"})),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
+            training=training_pictures(layout.TABLE),
             on_progress=on_progress,
         )
-    found = gates(recorded.base, numbers, verdict.model_dump(), same_protocol=comparable)
-    passed = all(gate.passed for gate in found.values())
-    result = Recheck(version.name, version.version, passed, comparable, numbers, recorded.erased, found)
+    numbers, counts = found.numbers.flat, found.numbers.counts
+    pairing = recorded.pairing if comparable else {}
+    limits = verdict.model_dump()
+    judged = gates(recorded.base, numbers, limits, same_protocol=comparable, counts=counts, pairing=pairing)
+    passed = all(gate.passed for gate in judged.values())
+    result = Recheck(version.name, version.version, passed, comparable, numbers, recorded.erased, judged)
     write_json(layout.RECHECK, result.to_json())
     marked = [*erasures.concepts, *erasures.earlier]
-    write_bytes(layout.RECHECK_SAMPLES, grid_png(shown, judge.concepts, f"version {version.version}", marked=marked))
+    write_bytes(
+        layout.RECHECK_SAMPLES, grid_png(found.shown, judge.concepts, f"version {version.version}", marked=marked)
+    )
     run.log_metrics({**numbers, "passed": float(passed)})
     for path in (layout.RECHECK, layout.RECHECK_SAMPLES):
         run.log_artifact(path)
-    tags = {"recheck_at": datetime.now(UTC).isoformat(timespec="seconds"), "recheck_passed": str(passed).lower()}
-    single = {name for name in numbers if (metric := metric_of(name)) is not None and metric.per_concept}
-    tags |= {f"recheck.{name}": f"{value:.4f}" for name, value in numbers.items() if name not in single}
+    tags = {"recheck_at": datetime.now(UTC).isoformat(timespec="seconds"), "recheck_passed": AS_TAG[result.outcome]}
+    # Not those of single concepts, whose names no tag may have.
+    tags |= {f"recheck.{name}": f"{value:.4f}" for name, value in numbers.items() if "." not in name}
     for key, value in tags.items():
         set_tag(version.name, version.version, key, value)
-    said = f"version {version.version} of {version.name}: gates {'passed' if passed else 'FAILED'}"
+    said = f"version {version.version} of {version.name}: gates {result.outcome}"
     others = "; classifier, pictures or protocol are others now: the distance is not judged"
     print(said + ("" if comparable else others))
 

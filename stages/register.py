@@ -68,7 +68,7 @@ def main(run: StageRun, register: Register) -> None:
     attach_report(register.model_name, version, layout.VERSION_REPORT)
     made = Registered(register.model_name, version, facts["lineage_digest"], evaluation.passed)
     run.result |= asdict(made)
-    print(f"registered {made.model_name} version {version}; gates {'passed' if evaluation.passed else 'FAILED'}")
+    print(f"registered {made.model_name} version {version}; gates {evaluation.outcome}")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ def main(run: StageRun, verdict: Verdict) -> None:
     """params.yaml, ``metrics/``, ``plots/`` → ``metrics/evaluation.json``, ``headline.json``, report, one picture."""
     from erasediff.artifacts import read_json, write_bytes, write_json
     from erasediff.evaluation.charts import charts_of
-    from erasediff.evaluation.gates import evaluation_of, headline
+    from erasediff.evaluation.gates import evaluation_of, headline, read_readings
     from erasediff.evaluation.pictures import side_by_side
     from erasediff.evaluation.report import report_html
     from erasediff.records import EffectiveSettings, ForgetSummary, Measured
     from stages import layout
 
     base, erased = Measured.read(layout.metrics("base")), Measured.read(layout.metrics("erased"))
-    evaluation = evaluation_of(base, erased, read_json(layout.CLASSIFIER_METRICS), verdict.model_dump())
+    readings = read_readings(layout.readings("base")), read_readings(layout.readings("erased"))
+    judge = read_json(layout.CLASSIFIER_METRICS)
+    evaluation = evaluation_of(base, erased, judge, verdict.model_dump(), readings)
     write_json(layout.EVALUATION, evaluation.to_json())
     write_json(layout.HEADLINE, headline(evaluation))
     pictures = {f"drawn by the {which} model": layout.samples(which).read_bytes() for which in ("base", "erased")}
@@ -34,7 +36,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
     for path in (layout.EVALUATION, layout.BEFORE_AFTER, layout.REPORT):
         run.log_artifact(path)
-    print(f"gates {'passed' if evaluation.passed else 'FAILED'}; report: {layout.REPORT}")
+    print(f"gates {evaluation.outcome}; report: {layout.REPORT}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from erasediff.metrics.intervals import ratio
 from erasediff.metrics.table import (
     BASE_ACCURACY,
     DISTANCE,
@@ -13,7 +14,6 @@ from erasediff.metrics.table import (
     RETAIN_ACCURACY,
     UNLEARNING_ACCURACY,
     GatedMetric,
-    ratio,
 )
 from erasediff.records import Evaluation, Json
 

@@ -51,6 +51,13 @@ def evaluation_inputs(table: Path, held_out: Path) -> tuple[pd.DataFrame, dict[s
     return read_table(held_out) if held_out.exists() else words, prompts_by_concept(words)
 
 
+def training_pictures(table: Path) -> pd.DataFrame | None:
+    """Pictures that a model may have copied, of a curated table: all but the split ``test``; ``None``: it has none."""
+    everything = read_table(table)
+    rest = everything[everything["split"] != "test"].reset_index(drop=True)
+    return rest if has_pictures(rest) else None
+
+
 def load_images(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> ConceptImages:
     """A table's pictures as tensors of a model's shape, with their concepts, and their prompts where it has some."""
     from erasediff.data.concept_images import ConceptImages

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from erasediff.errors import IntegrityError, ParamsError
-from erasediff.metrics.table import GATES, RETAIN_ACCURACY, Numbers, metric_of
+from erasediff.evaluation.self_checks import self_checks
+from erasediff.metrics.intervals import Estimate, correlation, difference, outcome, pictures_needed
+from erasediff.metrics.table import (
+    BASE_ACCURACY,
+    GATES,
+    RETAIN_ACCURACY,
+    GatedMetric,
+    Numbers,
+    beside,
+    metric_of,
+)
 from erasediff.records import Evaluation, Gate, Json, Measured
-
-#: Shares are means in float32: exactly 90 % may read 0.8999999985.
-ROUNDING = 1e-6
 
 
 def gates(
-    base: Numbers, erased: Numbers, limits: Mapping[str, float], *, same_protocol: bool = True
+    base: Numbers,
+    erased: Numbers,
+    limits: Mapping[str, float],
+    *,
+    same_protocol: bool = True,
+    counts: Mapping[str, int] | None = None,
+    pairing: Mapping[str, float] | None = None,
 ) -> dict[str, Gate]:
     """The gates by name; one whose numbers are not there is left out, as forgetting where no concept was forgotten.
 
@@ -22,49 +36,123 @@ def gates(
         limits: the section ``verdict`` of params.yaml.
         same_protocol: both models were measured under one judge, on the same pictures and draws. If not, the gates
             that need it are left out.
+        counts: pictures that each number stands on.
+        pairing: correlation of both models' numbers, where they had the same prompts and seeds.
 
     Raises: ParamsError: there is no limit for a gate.
     """
     found = {}
     for name, gated in GATES.items():
-        value = gated.value(base, erased) if same_protocol or not gated.same_protocol else None
-        if value is not None:
+        metric = gated.metric.name
+        comparable = same_protocol or not gated.same_protocol
+        it = gated.estimate(base, erased, (pairing or {}).get(metric, 0.0)) if comparable else None
+        if it is not None:
             if gated.rule.limit not in limits:
                 raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
-            found[name] = _gate(value, limits[gated.rule.limit], gated.direction)
+            found[name] = _gate(gated, it, limits[gated.rule.limit], _pictures(gated, counts or {}))
     return found
 
 
-def _gate(value: float, limit: float, direction: Literal["min", "max"]) -> Gate:
-    passed = value >= limit - ROUNDING if direction == "min" else value <= limit + ROUNDING
-    return Gate(value, limit, direction, bool(passed))
+def _pictures(gated: GatedMetric, counts: Mapping[str, int]) -> int | None:
+    """Pictures that the value of a gate stands on; of one that is derived from several numbers, those of the least."""
+    of = gated.rule.of or (gated.metric.name,)
+    return min((n for name, n in counts.items() if name.partition(".")[0] in of), default=None)
 
 
-def evaluation_of(base: Measured, erased: Measured, judge: Json, limits: Mapping[str, float]) -> Evaluation:
+def _gate(gated: GatedMetric, it: Estimate, limit: float, pictures: int | None) -> Gate:
+    told = outcome(it, limit, gated.direction)
+    too_few = pictures is not None and pictures < gated.metric.least
+    needed = None
+    if pictures is not None and (too_few or told == "cannot be told"):
+        share = gated.own_share or gated.metric is BASE_ACCURACY
+        least = gated.metric.least if too_few else 0
+        more = pictures_needed(it, limit, pictures, share=share)
+        needed = None if more is None and not too_few else max(least, more or 0)
+    undecided = too_few or told == "cannot be told"
+    low, high = (None, None) if it.is_exact else (it.low, it.high)
+    passed = told == "passed" and not undecided
+    return Gate(it.value, limit, gated.direction, passed, low, high, pictures, undecided, needed)
+
+
+def evaluation_of(
+    base: Measured,
+    erased: Measured,
+    judge: Json,
+    limits: Mapping[str, float],
+    readings: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] = ({}, {}),
+) -> Evaluation:
     """Both models side by side, what changed, and the gates: the content of ``metrics/evaluation.json``.
 
     Args:
         judge: what recognised the concepts, with its accuracy.
         limits: the section ``verdict`` of params.yaml.
+        readings: of the base and of the erased model, by metric: pairs of the same prompts and seeds.
 
-    Raises: IntegrityError: the two were measured in different ways.
+    Raises: IntegrityError: the two were measured in different ways, or by another judge than the one given.
     """
-    if base.protocol != erased.protocol:
-        differing = sorted(n for n in base.protocol | erased.protocol if base.protocol.get(n) != erased.protocol.get(n))
-        raise IntegrityError(f"base and erased were measured with different {', '.join(differing)}: run dvc repro")
+    _require_same_way(base, erased, judge)
     before, after = base.numbers, erased.numbers
-    found = gates(before, after, limits)
-    changed = [name for name in before if name in after and (m := metric_of(name)) and not m.per_concept]
+    pairing = pairing_of(*readings)
+    found = gates(before, after, limits, counts=erased.counts, pairing=pairing)
+    checks = self_checks(base.planted, limits, gates)
     return Evaluation(
         base=before,
         erased=after,
-        delta={name: after[name] - before[name] for name in changed},
+        delta=_delta(before, after, pairing),
         gates=found,
-        passed=all(gate.passed for gate in found.values()),
+        passed=all(gate.passed for gate in found.values()) and all(check.held for check in checks.values()),
         judge=judge,
         models={"base": base.model_sha256, "erased": erased.model_sha256},
         protocol=dict(base.protocol),
+        counts=erased.counts,
+        pairing=pairing,
+        instead=erased.instead,
+        self_checks=checks,
     )
+
+
+def _require_same_way(base: Measured, erased: Measured, judge: Json) -> None:
+    if base.protocol != erased.protocol:
+        differing = sorted(n for n in base.protocol | erased.protocol if base.protocol.get(n) != erased.protocol.get(n))
+        raise IntegrityError(f"base and erased were measured with different {', '.join(differing)}: run dvc repro")
+    asked, facts = base.protocol.get("judge"), judge.get("fingerprint")
+    if asked and facts and asked != facts:
+        raise IntegrityError(f"the models were measured by the judge {asked}, the facts are of {facts}: run dvc repro")
+
+
+def read_readings(path: Path) -> dict[str, Any]:
+    """Readings by metric, as arrays; none where the file is not there: nothing is paired then.
+
+    Raises: IntegrityError: it is no such file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path) if path.exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(
+            f"{path} cannot be read ({str(error)[:100]}): run the stage that writes it again"
+        ) from None
+
+
+def pairing_of(base: Mapping[str, Sequence[float]], erased: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Correlation of both models' readings by metric, where they stand side by side."""
+    both = [name for name in base if name in erased and len(base[name]) == len(erased[name])]
+    return {name: correlation(base[name], erased[name]) for name in both}
+
+
+def _delta(base: Numbers, erased: Numbers, pairing: Mapping[str, float]) -> dict[str, float]:
+    """How much more each number of the erased model is, with the ends of the interval where these are known."""
+    found = {}
+    for name in base:
+        metric = metric_of(name)
+        if name in erased and metric and not metric.per_concept:
+            it = difference(Estimate.of(erased, name), Estimate.of(base, name), pairing.get(name, 0.0))
+            found[name] = it.value
+            if beside(name, "low") in base and beside(name, "low") in erased:
+                found |= {beside(name, "low"): it.low, beside(name, "high"): it.high}
+    return found
 
 
 def headline(evaluation: Evaluation) -> dict[str, float | bool]:
@@ -99,4 +187,11 @@ def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> 
         erased=evaluation.erased.get(gated.metric.name),
         forgotten=forgotten,
     )
-    return f"{text}: {gate.outcome}"
+    return f"{text}{_between(gate)}: {gate.outcome}"
+
+
+def _between(gate: Gate) -> str:
+    """The interval of what was held against the limit, where that is known."""
+    if gate.low is None or gate.high is None:
+        return ""
+    return f"; the interval is {gate.low:.4f} to {gate.high:.4f}"

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from erasediff.data.images import decode
+from erasediff.data.images import as_shape, decode
 from erasediff.data.wordings import in_turns
 from erasediff.device import device
-from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
+from erasediff.errors import DataError, ModelError, UnknownConcept
+from erasediff.evaluation import planted
+from erasediff.evaluation.numbers import Numbers, numbers_of
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.table import METRICS, metric_of
+from erasediff.metrics.pictures import Yardstick
 from erasediff.randomness import image_seeds
-from erasediff.records import Value
+from erasediff.records import Measured, Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 #: Pictures of each concept that are kept to be shown.
 SHOWN = 8
+#: Longest side in pixels at which pictures are looked at for copies and noise.
+LOOKED_AT = 32
+#: Training pictures that drawn ones are compared with, at most: every second, third, … of more.
+COPIED_FROM = 5000
 
 
 @dataclass(frozen=True)
@@ -54,52 +59,125 @@ class Protocol:
         return {name: value for name, value in asdict(self).items() if name != "batch_size"}
 
 
-def measure(
-    family: Family,
-    judge: Judge,
-    held_out: Tensor,
-    protocol: Protocol,
-    *,
-    forgotten: Sequence[str],
-    earlier: Sequence[str] = (),
-    prompts: Mapping[str, Sequence[str]] | None = None,
-    on_progress: Callable[[int], None],
-) -> tuple[dict[str, float], Tensor]:
-    """Flat numbers, and some pictures of each concept, ``(concepts, SHOWN, C, H, W)`` in [-1, 1].
+@dataclass(frozen=True)
+class Plan:
+    """What a model is asked for, and what its pictures are held against.
 
-    Numbers are means over draws, with the standard deviation under ``_sd`` for all but those of single concepts.
-
-    Args:
+    Attributes:
         held_out: real test pictures of the retained concepts, float32 ``(N, C, H, W)`` in [-1, 1].
         forgotten: concepts to forget; may be empty, then only utility is measured.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
         prompts: what the model is asked for a concept, in turns; its name where there are none.
-        on_progress: called with the number of images drawn since the last call.
-
-    Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
+        training: pictures that the model may have copied, likewise; ``None``: nothing is said of copies.
+        self_checks: planted models are measured too, made of this one.
     """
-    names = [c for c in judge.concepts for _ in range(protocol.samples_per_concept)]
-    wordings = {c: (prompts or {}).get(c) or [c] for c in judge.concepts}
-    asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, protocol.samples_per_concept)]
-    reference = judge.read(held_out)[1]
-    rows: list[dict[str, float]] = []
-    shown = torch.empty(0)
-    for draw in range(protocol.draws):
-        images = _drawn(family, asked, image_seeds(protocol.seed, draw, len(names)), protocol, on_progress)
+
+    held_out: Tensor
+    forgotten: Sequence[str]
+    earlier: Sequence[str] = ()
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    training: Tensor | None = None
+    self_checks: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a model.
+
+    Attributes:
+        shown: some pictures of each concept, ``(concepts, SHOWN, C, H, W)`` in [-1, 1].
+        instead: how many of the pictures drawn for each concept to forget the judge reads as what.
+        protocol: how it was measured.
+        planted: numbers of planted models, by name; empty where these were not asked for.
+    """
+
+    numbers: Numbers
+    shown: Tensor
+    instead: dict[str, dict[str, int]]
+    protocol: dict[str, Value]
+    planted: dict[str, Numbers] = field(default_factory=dict)
+
+    def noted(self, numbers: dict[str, float], model_sha256: str) -> Measured:
+        """The record of it, with these numbers."""
+        planted = {name: {"numbers": found.flat, "counts": found.counts} for name, found in self.planted.items()}
+        return Measured(numbers, model_sha256, self.protocol, self.numbers.counts, self.instead, planted)
+
+
+class Reader:
+    """Reads pictures as a judge does, and marks what is wrong with them whatever a judge sees."""
+
+    def __init__(self, judge: Judge, plan: Plan):
+        self.judge, self.plan = judge, plan
+        self.reference = judge.read(plan.held_out)[1]
+        real = plan.held_out if plan.training is None else plan.training
+        self.yardstick = Yardstick.of(_small(real), None if plan.training is None else _small(plan.training))
+
+    def read(self, images: Tensor, names: Sequence[str]) -> Draw:
+        """Pictures ``(N, C, H, W)`` in [-1, 1] that were drawn for these concepts. Raises: ModelError: no numbers."""
         if not images.isfinite().all():
             raise ModelError(
                 "the model draws pictures that are no finite numbers: lower the learning rate of its stage"
             )
-        if draw == 0:
-            by_concept = images.view(len(judge.concepts), protocol.samples_per_concept, *images.shape[1:])
-            shown = by_concept[:, :SHOWN]
-        probabilities, features = judge.read(images)
-        rows.append(score(Draw(probabilities, features, names, judge.concepts, forgotten, reference, earlier)))
-    return over_draws(rows), shown
+        probabilities, features = self.judge.read(images)
+        known, plan = self.judge.concepts, self.plan
+        marks = self.yardstick.marks(as_shape(_small(images), self.yardstick.image_shape))
+        return Draw(probabilities, features, names, known, plan.forgotten, self.reference, plan.earlier, marks)
+
+
+def _small(images: Tensor) -> Tensor:
+    channels, height, width = images.shape[1:]
+    return as_shape(images, (channels, min(height, LOOKED_AT), min(width, LOOKED_AT)))
+
+
+def measure(
+    family: Family, judge: Judge, plan: Plan, protocol: Protocol, *, on_progress: Callable[[int], None]
+) -> Measurement:
+    """Measure a model.
+
+    Args:
+        on_progress: called with the number of images drawn since the last call.
+
+    Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
+    """
+    each, reader = protocol.samples_per_concept, Reader(judge, plan)
+    names = [c for c in judge.concepts for _ in range(each)]
+    wordings = {c: plan.prompts.get(c) or [c] for c in judge.concepts}
+    asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, each)]
+    first, draws = torch.empty(0), []
+    for number in range(protocol.draws):
+        images = _drawn(family, asked, image_seeds(protocol.seed, number, len(names)), protocol, on_progress)
+        draws.append(reader.read(images, names))
+        first = images if number == 0 else first
+    found = {}
+    if plan.self_checks:
+        few = [i for i in range(len(names)) if i % each < planted.PICTURES]
+        seeds = image_seeds(protocol.seed, 0, len(names))
+        random = planted.with_random_weights(family, protocol.seed)
+        of_random = _drawn(random, [asked[i] for i in few], [seeds[i] for i in few], protocol, on_progress)
+        drawn = planted.pictures(first[few], of_random, [names[i] for i in few], plan.forgotten, protocol.seed)
+        found = {
+            name: numbers_of([reader.read(images, [names[i] for i in few])], protocol.seed, planted.RESAMPLES)
+            for name, images in drawn.items()
+        }
+    shown = first.view(len(judge.concepts), each, *first.shape[1:])[:, :SHOWN]
+    counts = {"drawn_pictures": len(names) * protocol.draws, "held_out_pictures": len(plan.held_out)}
+    counts |= {} if plan.training is None else {"training_pictures": len(plan.training)}
+    how = {**protocol.noted(), **counts, "judge": judge.fingerprint}
+    return Measurement(numbers_of(draws, protocol.seed), shown, _instead(draws), how, found)
+
+
+def _instead(draws: Sequence[Draw]) -> dict[str, dict[str, int]]:
+    """How many pictures drawn for each forgotten concept the judge reads as what, the most frequent first."""
+    found: dict[str, Counter[str]] = {c: Counter() for c in draws[0].known if c in draws[0].forgotten}
+    for draw in draws:
+        for concept, read in zip(draw.asked, draw.read_as.tolist(), strict=True):
+            if concept in found:
+                found[concept][draw.known[read]] += 1
+    return {concept: dict(counts.most_common()) for concept, counts in found.items()}
 
 
 def _drawn(
-    family: Family, prompts: list[str], seeds: list[int], protocol: Protocol, on_progress: Callable[[int], None]
+    family: Family, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, on_progress: Callable[[int], None]
 ) -> Tensor:
     """A picture a prompt and seed, ``(N, C, H, W)`` in [-1, 1]."""
     parts = []
@@ -118,37 +196,6 @@ def _drawn(
     return torch.cat(parts)
 
 
-def score(draw: Draw) -> dict[str, float]:
-    """Every metric of the table that is defined for a draw, by name."""
-    found: dict[str, float] = {}
-    for metric in METRICS.values():
-        if metric.function:
-            found |= metric.of(draw)
-    return found
-
-
-def over_draws(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number, and its standard deviation under ``_sd`` for all but those of single concepts.
-
-    Of one draw no spread is known. Raises: ValueError: a number is there in some draws only. IntegrityError: one is not
-    finite.
-    """
-    if differing := {name for row in rows for name in set(row) ^ set(rows[0])}:
-        raise ValueError(
-            f"{', '.join(sorted(differing))}: measured in some draws only; a metric is undefined in all or none"
-        )
-    result: dict[str, float] = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        if not all(map(math.isfinite, values)):
-            raise IntegrityError(f"{name} is no finite number: the classifier cannot judge this model; train it anew")
-        result[name] = statistics.fmean(values)
-        metric = metric_of(name)
-        if metric is not None and not metric.per_concept and len(rows) > 1:
-            result[f"{name}_sd"] = statistics.stdev(values)
-    return result
-
-
 def measure_pipeline(
     pipeline: DiffusionPipeline,
     judge: Judge,
@@ -158,14 +205,18 @@ def measure_pipeline(
     forgotten: Sequence[str],
     earlier: Sequence[str],
     prompts: Mapping[str, Sequence[str]] | None = None,
+    training: pd.DataFrame | None = None,
+    self_checks: bool = False,
     on_progress: Callable[[int, int], None],
-) -> tuple[dict[str, float], Tensor, dict[str, Value]]:
-    """:func:`measure` of a pipeline, where there is an accelerator on that; and how it was measured, for the record.
+) -> Measurement:
+    """:func:`measure` of a pipeline, where there is an accelerator on that.
 
     Args:
         test: held-out pictures, a table with ``image`` and ``concept``.
         earlier: what the base had forgotten already; what the judge does not know is not looked at.
         prompts: what the model is asked for a concept, in turns; its name where there are none.
+        training: pictures that the model may have copied, a table with ``image``.
+        self_checks: planted models are measured too.
         on_progress: called with the number of pictures drawn, and that of all.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
@@ -179,14 +230,18 @@ def measure_pipeline(
         raise DataError(
             f"{len(held_out)} held-out picture(s) of retained concepts: a distance needs 2, give more pictures"
         )
-    drawn, total = 0, len(judge.concepts) * protocol.samples_per_concept * protocol.draws
+    copied = None
+    if training is not None:
+        every = -(-len(training) // COPIED_FROM)
+        copied = decode(training["image"].tolist()[::every], judge.image_shape)
+    concepts, drawn = len(judge.concepts), 0
+    total = concepts * protocol.samples_per_concept * protocol.draws
+    total += concepts * min(planted.PICTURES, protocol.samples_per_concept) if self_checks else 0
 
     def count(n: int) -> None:
         nonlocal drawn
         drawn += n
         on_progress(drawn, total)
 
-    numbers, shown = measure(
-        family, judge, held_out, protocol, forgotten=forgotten, earlier=known, prompts=prompts, on_progress=count
-    )
-    return numbers, shown, {**protocol.noted(), "drawn_pictures": total, "held_out_pictures": len(held_out)}
+    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks)
+    return measure(family, judge, plan, protocol, on_progress=count)

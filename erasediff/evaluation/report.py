@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from erasediff.errors import IntegrityError
 from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.table import HEAD, concept_rows, table_rows
-from erasediff.metrics.table import DISTANCE, GATES, RECOGNISED, compared
+from erasediff.metrics.intervals import CONFIDENCE
+from erasediff.metrics.table import DISTANCE, GATES, INSTEAD, RECOGNISED, compared
 from erasediff.pages import Section, Table, Verdict, filled, page
-from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Evaluation, ForgetSummary, Value
+from erasediff.records import (
+    FAILED,
+    JUDGE_BY_BASE,
+    PASSED,
+    UNDECIDED,
+    EffectiveSettings,
+    Evaluation,
+    ForgetSummary,
+    Value,
+)
 from erasediff.unlearning.settings import deviations_from_paper
 
 #: What no gate measures, for report and model card.
@@ -43,34 +54,91 @@ def report_html(
         charts: of the erasing, likewise.
     """
     forgotten = sets.erasures.what
-    failed = [name for name, gate in evaluation.gates.items() if not gate.passed]
-    text = (
-        f"Gates FAILED: do not use this model as if {forgotten} were gone."
-        if failed
-        else f"Gates passed: by the limits below {forgotten} is forgotten, and the rest is kept."
-    )
-    remedies = dict.fromkeys(GATES[name].rule.remedy for name in failed if name in GATES and GATES[name].rule.remedy)
     marked = {*sets.erasures.concepts, *sets.erasures.earlier}
     return page(
         f"Erasure report: {forgotten}",
         [
-            *([Section("What to try", items=list(remedies))] if remedies else []),
+            *([Section("What to try", items=remedies)] if (remedies := _remedies(evaluation)) else []),
             _identity(evaluation, sets, {"version": NO_VERSION}),
+            *_drawn_instead(evaluation),
             Section("The same seeds before and after", SAME_SEEDS, pictures=pictures),
-            Section("What was measured", _spread(evaluation), Table(_overall(evaluation), HEAD, numbers=True)),
+            Section("What was measured", _intervals(evaluation), Table(_overall(evaluation), HEAD, numbers=True)),
             Section(
                 "Concept by concept",
                 "Share of the pictures drawn for a concept that are recognised as it. It should fall to nearly 0 where "
                 "the concept was to be forgotten, and stay as it is elsewhere.",
                 Table(concept_rows(evaluation, marked), ("concept", "base", "erased"), numbers=True),
             ),
+            *_self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
             Section("How the erasing went", pictures=charts),
             Section("How it was measured", table=Table(list(how_measured(evaluation, erase).items()))),
             Section("What this does not show", items=LIMITS),
         ],
-        Verdict(evaluation.passed, text, sentences(evaluation, forgotten)),
+        _verdict(evaluation, forgotten),
     )
+
+
+def _verdict(evaluation: Evaluation, forgotten: str) -> Verdict:
+    """In plain words, with the third outcome: it cannot be told."""
+    text = {
+        PASSED: f"Gates passed: by the limits below {forgotten} is forgotten, and the rest is kept.",
+        FAILED: f"Gates FAILED: do not use this model as if {forgotten} were gone.",
+        UNDECIDED: f"It cannot be told whether {forgotten} is forgotten and the rest is kept: that is no pass.",
+    }[evaluation.outcome]
+    because = sentences(evaluation, forgotten)
+    because += [f"The evaluation did not prove itself: {evaluation.unproven}"] if evaluation.unproven else []
+    return Verdict(None if evaluation.outcome == UNDECIDED else evaluation.passed, text, because)
+
+
+def _remedies(evaluation: Evaluation) -> list[str]:
+    """What to try, of the gates whose number misses its limit; and how many pictures to draw."""
+    found: dict[str, None] = {}
+    for name, gate in evaluation.gates.items():
+        misses = gate.value < gate.limit if gate.direction == "min" else gate.value > gate.limit
+        if name in GATES and not gate.passed and misses:
+            found[GATES[name].rule.remedy] = None
+    if (more := more_pictures(evaluation)) is not None:
+        found[f"Too few pictures: set evaluate.samples_per_concept to {more:,} or more, and run again."] = None
+    if evaluation.unproven:
+        found["The limits of verdict, the judge or the counts let a planted model pass: look at the self-checks."] = (
+            None
+        )
+    return list(found)
+
+
+def more_pictures(evaluation: Evaluation) -> int | None:
+    """Pictures of each concept and draw that would tell what cannot be told; ``None``: all is told, or none would."""
+    each = evaluation.protocol.get("samples_per_concept")
+    wanted = [gate.needed / gate.pictures for gate in evaluation.gates.values() if gate.needed and gate.pictures]
+    return math.ceil(each * max(wanted)) if wanted and isinstance(each, int) else None
+
+
+def _drawn_instead(evaluation: Evaluation) -> list[Section]:
+    """What the judge sees in the pictures drawn for forgotten concepts, and what is wrong with them."""
+    rows = []
+    for concept, seen in evaluation.instead.items():
+        everything = sum(seen.values())
+        likely = [f"{name} {count / everything:.0%}" for name, count in list(seen.items())[:5]]
+        rows.append((f"{concept}: read as", ", ".join(likely)))
+    for metric in INSTEAD:
+        if metric.name in evaluation.erased:
+            rows.append((metric.words, metric.cell(evaluation.erased, metric.name)))
+    text = (
+        "What the erased model draws for what was to be forgotten. The judge has to name some concept, also of noise: "
+        "the lower rows do not ask it."
+    )
+    return [Section("What is drawn instead", text, Table(rows))] if rows else []
+
+
+def _self_checks(evaluation: Evaluation) -> list[Section]:
+    """Whether the evaluation saw through planted models."""
+    if not evaluation.self_checks:
+        return []
+    rows = [(name, c.expected, c.found, "yes" if c.held else "FAILED") for name, c in evaluation.self_checks.items()]
+    text = "Models that were planted to be caught, judged by the same judge, numbers and limits, on fewer pictures."
+    table = Table(rows, ("planted model", "has to be", "was", "caught"))
+    return [Section("Would a bad model be caught?", text, table)]
 
 
 SAME_SEEDS = (
@@ -117,14 +185,20 @@ def _overall(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     return table_rows(evaluation, each_concept=False, words=True)
 
 
-def _spread(evaluation: Evaluation) -> str:
+def _intervals(evaluation: Evaluation) -> str:
     draws = evaluation.protocol.get("draws")
     spread = (
-        f"Means over {draws} draws of noise; ± is the standard deviation over the draws. "
+        f"Means over {draws} draws of noise. ± is a standard deviation over the draws. "
         if isinstance(draws, int) and draws > 1
-        else "One draw of noise: how much the numbers vary from draw to draw was not measured. "
+        else "One draw of noise. "
     )
-    return spread + "↑: higher is better for the erased model; ↓: lower is better."
+    told = (
+        f"In brackets: {CONFIDENCE:.0%} intervals. A gate passes where the whole interval keeps its limit, and fails "
+        "where the whole of it misses it: each is wrong once in 40 times. "
+        if any(name.endswith("_low") for name in evaluation.erased)
+        else ""
+    )
+    return told + spread + "↑: higher is better for the erased model; ↓: lower is better."
 
 
 def _meanings(evaluation: Evaluation) -> list[Sequence[str]]:

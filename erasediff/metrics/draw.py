@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,8 @@ class Draw:
         forgotten: concepts that the erased model was asked to forget.
         reference: features of held-out pictures of the retained concepts, ``(M, D)``.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
+        marks: what is wrong with a picture whatever the judge sees, bool ``(N,)``, by the names of
+            :data:`erasediff.metrics.pictures.MARKS`.
     """
 
     probabilities: Tensor
@@ -31,6 +33,7 @@ class Draw:
     forgotten: Collection[str]
     reference: Tensor
     earlier: Collection[str] = ()
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -39,9 +42,14 @@ class Draw:
         return torch.tensor([index[c] for c in self.asked])
 
     @cached_property
+    def read_as(self) -> Tensor:
+        """Index among the known concepts of what the judge sees in each picture, ``(N,)``."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
     def recognised(self) -> Tensor:
-        """1 where the judge sees what a picture was drawn for, else 0; float32 ``(N,)``."""
-        return (self.probabilities.argmax(1) == self.labels).float()
+        """True where the judge sees what a picture was drawn for, bool ``(N,)``."""
+        return self.read_as == self.labels
 
     @cached_property
     def targets(self) -> Tensor:
@@ -62,3 +70,18 @@ class Draw:
         """Columns of ``probabilities`` that belong to these concepts."""
         index = {c: i for i, c in enumerate(self.known)}
         return torch.tensor([index[c] for c in concepts])
+
+    def resampled(self, generator: torch.Generator) -> Draw:
+        """As many pictures of each concept, and held-out ones, drawn out of these with replacement."""
+        chosen = torch.arange(len(self.asked))
+        for label in self.labels.unique():
+            own = (self.labels == label).nonzero()[:, 0]
+            chosen[own] = own[torch.randint(len(own), own.shape, generator=generator)]
+        held_out = torch.randint(len(self.reference), (len(self.reference),), generator=generator)
+        return replace(
+            self,
+            probabilities=self.probabilities[chosen],
+            features=self.features[chosen],
+            reference=self.reference[held_out],
+            marks={name: mark[chosen] for name, mark in self.marks.items()},
+        )

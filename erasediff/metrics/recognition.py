@@ -1,53 +1,56 @@
-"""Metrics of what the judge recognises: one function each, a draw in, a number out; ``None`` where undefined."""
+"""What the judge recognises: a draw in, a value a picture out, whose mean is the metric; ``None``: undefined."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
+from torch import Tensor
 
 from erasediff.metrics.draw import Draw
 
 
-def recognised(draw: Draw) -> float:
-    """Share of pictures recognised as what they were drawn for, of all concepts that the base was to draw."""
-    return draw.recognised[~draw.gone].mean().item()
+def recognised(draw: Draw) -> Tensor:
+    """Whether a picture is recognised as what it was drawn for, of all concepts that the base was to draw."""
+    return draw.recognised[~draw.gone]
 
 
-def unlearning_accuracy(draw: Draw) -> float | None:
-    """Share of the pictures drawn for forgotten concepts in which the judge sees none of these."""
-    if not draw.targets.any():
-        return None
-    seen = torch.isin(draw.probabilities[draw.targets].argmax(1), draw.columns(draw.forgotten))
-    return 1 - seen.float().mean().item()
+def unlearning_accuracy(draw: Draw) -> Tensor | None:
+    """Whether the judge sees none of the forgotten concepts, of the pictures drawn for these."""
+    return _none_seen(draw, draw.targets, draw.forgotten)
 
 
-def forget_class_probability(draw: Draw) -> float | None:
-    """Mean probability that the judge gives the forgotten concepts, over the pictures drawn for them."""
-    if not draw.targets.any():
-        return None
-    return draw.probabilities[draw.targets][:, draw.columns(draw.forgotten)].sum(1).mean().item()
-
-
-def forget_class_entropy_nats(draw: Draw) -> float | None:
-    """Mean entropy of the judge's probabilities, over the pictures drawn for forgotten concepts."""
-    if not draw.targets.any():
-        return None
-    return torch.special.entr(draw.probabilities[draw.targets]).sum(1).mean().item()
-
-
-def earlier_unlearning_accuracy(draw: Draw) -> float | None:
+def earlier_unlearning_accuracy(draw: Draw) -> Tensor | None:
     """As :func:`unlearning_accuracy`, of the concepts that the base had forgotten before."""
-    if not draw.gone.any():
-        return None
-    seen = torch.isin(draw.probabilities[draw.gone].argmax(1), draw.columns(draw.earlier))
-    return 1 - seen.float().mean().item()
+    return _none_seen(draw, draw.gone, draw.earlier)
 
 
-def in_domain_retain_accuracy(draw: Draw) -> float:
-    """Share of the pictures drawn for retained concepts that are recognised as such."""
-    return draw.recognised[draw.retained].mean().item()
+def _none_seen(draw: Draw, rows: Tensor, concepts: Collection[str]) -> Tensor | None:
+    return ~torch.isin(draw.read_as[rows], draw.columns(concepts)) if rows.any() else None
 
 
-def accuracy(draw: Draw) -> dict[str, float]:
-    """Share of pictures recognised, by concept."""
+def forget_class_probability(draw: Draw) -> Tensor | None:
+    """Probability that the judge gives the forgotten concepts together, of the pictures drawn for them."""
+    rows = draw.targets
+    return draw.probabilities[rows][:, draw.columns(draw.forgotten)].double().sum(1) if rows.any() else None
+
+
+def forget_class_entropy_nats(draw: Draw) -> Tensor | None:
+    """Entropy of the judge's probabilities, of the pictures drawn for forgotten concepts."""
+    return torch.special.entr(draw.probabilities[draw.targets].double()).sum(1) if draw.targets.any() else None
+
+
+def in_domain_retain_accuracy(draw: Draw) -> Tensor:
+    """Whether a picture drawn for a retained concept is recognised as such."""
+    return draw.recognised[draw.retained]
+
+
+def kept(draw: Draw) -> dict[str, Tensor]:
+    """As :func:`accuracy`, of the retained concepts alone."""
+    return {c: readings for c, readings in accuracy(draw).items() if c not in {*draw.forgotten, *draw.earlier}}
+
+
+def accuracy(draw: Draw) -> dict[str, Tensor]:
+    """Whether a picture is recognised, by concept."""
     found = {concept: draw.labels == number for number, concept in enumerate(draw.known)}
-    return {concept: draw.recognised[rows].mean().item() for concept, rows in found.items() if rows.any()}
+    return {concept: draw.recognised[rows] for concept, rows in found.items() if rows.any()}

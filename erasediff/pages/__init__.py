@@ -46,9 +46,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first thing on a page: a line, green or red, and the reasons."""
+    """The first thing on a page: a line, green, red or yellow, and the reasons.
 
-    passed: bool
+    Attributes:
+        passed: ``None``: it cannot be told.
+    """
+
+    passed: bool | None
     text: str
     because: Sequence[str] = ()
 

@@ -41,8 +41,9 @@ def model_card(
         uri: of the version, ``models:/NAME/VERSION``.
         example: a concept that it still draws.
     """
-    verdict = "passed" if evaluation.passed else "FAILED: do not use this version as if the concept were gone"
-    gates = [(name, f"{gate.value:.4f}", gate.bound, gate.outcome) for name, gate in evaluation.gates.items()]
+    warning = "" if evaluation.passed else ": do not use this version as if the concept were gone"
+    verdict = f"{evaluation.outcome}{warning}"
+    gates = [(name, gate.measured, gate.bound, gate.outcome) for name, gate in evaluation.gates.items()]
     differs = deviations_from_paper(erase) or ["none in the settings of the erasing"]
     what = _cell(erasures.what)
     ran = {"method": erase.method, "updates": str(erase.updates), "images through the network": f"{erase.passes:,}"}
@@ -71,7 +72,7 @@ image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 
 {_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 
-± is the standard deviation over the draws: the same pictures drawn from other noise.
+In brackets: 95 % intervals. A gate passes where the whole interval keeps its limit. ±: standard deviation over draws.
 
 ## How it was made
 {_pairs(ran)}

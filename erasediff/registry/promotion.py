@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from erasediff.artifacts import sha256_text
 from erasediff.checkout import user_name
 from erasediff.errors import GateFailed, ModelError, ParamsError, WouldUnerase
+from erasediff.records import UNDECIDED
 from erasediff.registry.history import REFUSED, Move, append, history, settle
 from erasediff.registry.store import verify_stored
 from erasediff.registry.versions import Version, aliases, erasures_of, set_tag, version_exists, version_of
@@ -74,7 +75,7 @@ def promote_initial(name: str, version: str) -> dict[str, str]:
     """
     found = version_of(name, version)
     if found.tags.get("gates_passed") != "true":
-        raise GateFailed(f"version {version} of {name} did not pass its gates: no alias is set")
+        raise GateFailed(f"version {version} of {name} {_not_passed(found)}: no alias is set")
     settle(name)
     for alias in ("challenger", "champion"):
         before = aliases(name).get(alias, "")
@@ -85,6 +86,17 @@ def promote_initial(name: str, version: str) -> dict[str, str]:
         except _Overtaken:
             continue
     return aliases(name)
+
+
+def _not_passed(found: Version) -> str:
+    """Why a version cannot be promoted, in words."""
+    if found.tags.get("gates_passed") != "undecided":
+        return "did not pass its gates"
+    gates = [
+        f"{k.removeprefix('gate.')} {v}" for k, v in found.tags.items() if k.startswith("gate.") and UNDECIDED in v
+    ]
+    why = "; ".join([*gates, *filter(None, [found.tags.get("not_proven")])])
+    return f"is not known to pass its gates ({why}), draw more pictures (evaluate.samples_per_concept)"
 
 
 class _Overtaken(Exception):
@@ -171,7 +183,7 @@ def _require_passed(found: Version, before: Standing) -> None:
     if found.version == before.alias:
         raise ModelError(f"version {before.alias} of {found.name} is champion already")
     if found.tags.get("gates_passed") != "true":
-        raise GateFailed(f"version {found.version} of {found.name} did not pass its gates: it cannot become champion")
+        raise GateFailed(f"version {found.version} of {found.name} {_not_passed(found)}: it cannot become champion")
     if found.tags.get("recheck_passed") == "false":
         raise GateFailed(f"version {found.version} of {found.name} failed its recheck: mend it, or recheck it first")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from erasediff import checkout
 from erasediff.artifacts import read_json
-from erasediff.records import Erasures, Evaluation
+from erasediff.records import AS_TAG, Erasures, Evaluation
 from erasediff.registry.card import body_of
 from erasediff.registry.store import FILES_TAG, files_digest
 from erasediff.registry.versions import (
@@ -58,7 +58,8 @@ DESCRIPTION = (
 def version_tags(evaluation: Evaluation, erasures: Erasures, facts: Mapping[str, str]) -> dict[str, str]:
     """Tags of a version: what this run forgot, what is forgotten by now, each gate, lineage and hashes."""
     own = erasures.to_tags()
-    passed = {"gates_passed": str(evaluation.passed).lower()}
+    passed = {"gates_passed": AS_TAG[evaluation.outcome]}
+    passed |= {"not_proven": evaluation.unproven} if evaluation.unproven else {}
     return own | passed | {f"gate.{name}": gate.text for name, gate in evaluation.gates.items()} | dict(facts)
 
 

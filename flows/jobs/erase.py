@@ -12,7 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from erasediff import tracking
 from erasediff.errors import GateFailed
-from erasediff.records import Evaluation, Registered, failed_gates
+from erasediff.records import FAILED, Evaluation, Registered
 from erasediff.registry.promotion import promote_initial, still_drawn
 from erasediff.registry.versions import version_exists
 from flows.jobs import outcome
@@ -90,14 +90,14 @@ def stages_to_aliases(keep: Callable[[Registered], str] | None = None) -> dict[s
         evaluation = Evaluation.read(layout.EVALUATION)
         outcome.tell_mlflow(evaluation, made, parent, params)
         outcome.tell_prefect(evaluation, made, parent, here=keep is None)
-        missed = failed_gates(evaluation.gates)
-        held = {} if missed else promote_initial(made.model_name, made.version)
+        held = promote_initial(made.model_name, made.version) if evaluation.passed else {}
         where = f"{layout.REPORT.name} of MLflow run {parent.run_id}"
         if not is_deployed():
             where = str(layout.VERSION_REPORT if keep is None else results.keep_report(made))
             show("\n" + results.summary(where))
-        if missed:
-            raise GateFailed(f"gates failed: {missed}; the report is {where}")
+        if not evaluation.passed:
+            said = "gates failed" if evaluation.outcome == FAILED else "whether the gates pass cannot be told"
+            raise GateFailed(f"{said}: {evaluation.missed}; the report is {where}")
         return held
 
 

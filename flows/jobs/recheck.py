@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, State
 
 from erasediff.errors import GateFailed, IntegrityError
-from erasediff.records import Gate, Recheck, failed_gates
+from erasediff.records import FAILED, Gate, Recheck, failed_gates
 from erasediff.registry.promotion import withdraw as take_away
 from erasediff.registry.store import verify_stored
 from erasediff.registry.versions import Version, set_tag, version_of
@@ -53,8 +53,9 @@ def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> State
             start_door("recheck", champion.uri, say=_log)
             found = Recheck.read(layout.RECHECK)
         if not found.passed:
-            failure = f"failed its recheck: {failed_gates(found.gates)}"
-            raise GateFailed(_alert(champion, failure, withdraw, _gates_table(found.gates)))
+            failed = found.outcome == FAILED
+            failure = f"{'failed' if failed else 'is not known to pass'} its recheck: {failed_gates(found.gates)}"
+            raise GateFailed(_alert(champion, failure, withdraw and failed, _gates_table(found.gates)))
     return Completed(message=f"version {champion.version} of {champion.name} is sound: every gate passed again")
 
 
@@ -75,7 +76,7 @@ def _require_sound_files(champion: Version, withdraw: bool) -> None:
 
 def _gates_table(gates: dict[str, Gate]) -> str:
     """Show gates in Markdown."""
-    rows = [(name, f"{gate.value:.4f}", gate.bound, gate.outcome) for name, gate in gates.items()]
+    rows = [(name, gate.measured, gate.bound, gate.outcome) for name, gate in gates.items()]
     return markdown_table(("gate", "value", "limit", ""), rows)
 
 

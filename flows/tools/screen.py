@@ -117,6 +117,7 @@ def show(text: str) -> None:
     result = Text(text)
     result.highlight_regex(r"(?m)\bpassed$", "green")
     result.highlight_regex(r"(?m)\bFAILED$", "bold red")
+    result.highlight_regex(r"(?m)\bcannot be told\b.*$", "bold yellow")
     Console(highlight=False, soft_wrap=True, markup=False, file=sys.stdout).print(result)
 
 

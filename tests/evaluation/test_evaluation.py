@@ -9,7 +9,7 @@ from PIL import Image
 
 from erasediff.errors import IntegrityError, ParamsError
 from erasediff.evaluation.gates import evaluation_of, gates, headline, sentences
-from erasediff.evaluation.measure import over_draws, score
+from erasediff.evaluation.numbers import over_draws, score
 from erasediff.evaluation.pictures import grid_png, side_by_side, tiled_png
 from erasediff.evaluation.report import LIMITS as NOT_SHOWN
 from erasediff.evaluation.report import NO_VERSION, how_measured, report_html, with_version
@@ -22,6 +22,8 @@ LIMITS = {
     "min_base_accuracy": 0.5,
     "max_retain_accuracy_drop": 0.02,
     "max_distance_ratio": 1.25,
+    "max_forget_degenerate": 0.5,
+    "max_retain_degenerate_rise": 0.05,
 }
 BASE = {"unlearning_accuracy": 0.03, "in_domain_retain_accuracy": 0.97, "fd_classifier": 1.0}
 ERASED = {"unlearning_accuracy": 0.95, "in_domain_retain_accuracy": 0.96, "fd_classifier": 1.1}
@@ -104,6 +106,11 @@ def test_the_evaluation_names_what_was_measured_and_what_changed():
         "limit": 1.25,
         "direction": "max",
         "passed": True,
+        "low": None,
+        "high": None,
+        "pictures": None,
+        "undecided": False,
+        "needed": None,
     }
     json.dumps(content, allow_nan=False)
 
@@ -227,7 +234,7 @@ def test_the_report_of_a_version_names_it_and_differs_in_nothing_else():
 
 @pytest.mark.unit
 def test_the_spread_is_explained_and_none_is_claimed_of_one_draw():
-    assert "Means over 3 draws of noise; ± is the standard deviation" in report(evaluated())
+    assert "Means over 3 draws of noise. ± is a standard deviation" in report(evaluated())
     assert "One draw of noise" in report(evaluated(draws=1)) and "±" not in report(evaluated(draws=1))
 
 

@@ -6,7 +6,8 @@ import torch
 
 from erasediff.data.images import encode_png
 from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
-from erasediff.evaluation.measure import Protocol, measure, measure_pipeline, over_draws
+from erasediff.evaluation.measure import Plan, Protocol, measure, measure_pipeline
+from erasediff.evaluation.numbers import over_draws
 from erasediff.randomness import image_seeds
 
 TONES = {"a": -1.0, "b": 0.0, "c": 1.0}
@@ -44,11 +45,10 @@ class Eye:
         return torch.eye(3)[nearest], features * float("nan") if self.blind else features
 
 
-def measured(family, judge=None, protocol=PROTOCOL, **options):
+def measured(family, judge=None, protocol=PROTOCOL, **plan):
     held_out = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return measure(
-        family, judge or Eye(), held_out, protocol, **{"forgotten": ["a"], "on_progress": lambda n: None} | options
-    )
+    what = Plan(**{"held_out": held_out, "forgotten": ["a"]} | plan)
+    return measure(family, judge or Eye(), what, protocol, on_progress=lambda n: None)
 
 
 @pytest.mark.unit
@@ -65,18 +65,19 @@ def test_two_models_get_the_same_seeds_and_every_draw_others():
 
 @pytest.mark.unit
 def test_numbers_are_means_over_the_draws_and_pictures_are_of_the_first():
-    numbers, shown = measured(Painter(a=1.0))
+    found = measured(Painter(a=1.0))
+    numbers, shown = found.numbers.flat, found.shown
     assert numbers["unlearning_accuracy"] == numbers["in_domain_retain_accuracy"] == 1.0
     assert numbers["unlearning_accuracy_sd"] == 0.0 and numbers["fd_classifier_sd"] > 0
     assert numbers["accuracy.a"] == 0.0 and shown.shape == (3, 4, 1, 8, 8)
     first = measured(Painter(a=1.0), protocol=Protocol(4, 1, 2, 1.5, 5, 7))
-    assert torch.equal(first[1], shown) and first[0]["fd_classifier"] != numbers["fd_classifier"]
+    assert torch.equal(first.shown, shown) and first.numbers.flat["fd_classifier"] != numbers["fd_classifier"]
 
 
 @pytest.mark.unit
 def test_each_wording_of_a_concept_is_asked_in_its_turn_and_counts_as_the_concept():
     family = Painter(a=1.0)
-    numbers, _ = measured(family, prompts={"a": ["a one", "a two"], "b": ["b"]})
+    numbers = measured(family, prompts={"a": ["a one", "a two"], "b": ["b"]}).numbers.flat
     assert [prompt for prompt, *_ in family.asked[:4]] == ["a one", "a two", "a one", "a two"]
     assert numbers["unlearning_accuracy"] == 1.0
 
@@ -116,14 +117,14 @@ def measured_pipeline(pipeline, judge, test, **options):
 def test_distances_are_to_pictures_of_retained_concepts_alone(pipeline):
     for forgotten, earlier, tones in ((["a"], [], [0, 0, 1, 1, 1]), (["a"], ["b"], [1, 1, 1]), (["a"], ["x"], None)):
         judge, told = Eye(), []
-        _, _, protocol = measured_pipeline(
+        protocol = measured_pipeline(
             pipeline,
             judge,
             table(a=4, b=2, c=3),
             forgotten=forgotten,
             earlier=earlier,
             on_progress=lambda *n, told=told: told.append(n),
-        )
+        ).protocol
         held_out = judge.shown[0].mean((1, 2, 3)).round().tolist()
         assert held_out == (tones or [0, 0, 1, 1, 1]) and told == [(4, 6), (6, 6)]
         assert protocol == {
@@ -134,6 +135,7 @@ def test_distances_are_to_pictures_of_retained_concepts_alone(pipeline):
             "seed": 7,
             "drawn_pictures": 6,
             "held_out_pictures": len(held_out),
+            "judge": "eye",
         }
 
 

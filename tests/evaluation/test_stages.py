@@ -17,6 +17,7 @@ from stages.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 QUICK = {"samples_per_concept": 3, "draws": 2, "inference_steps": 1, "guidance_scale": 1.0, "batch_size": 4}
+QUICK |= {"self_checks": False}
 
 
 class Run:
@@ -64,9 +65,9 @@ def checkout(tmp_path, monkeypatch, pipeline):
     return tmp_path
 
 
-def evaluated(which):
+def evaluated(which, **changes):
     run = Run()
-    evaluate.main(run, 5, PARAMS.evaluate.model_copy(update=QUICK), which)
+    evaluate.main(run, 5, PARAMS.evaluate.model_copy(update=QUICK | changes), which)
     return run, read_json(layout.metrics(which))
 
 
@@ -89,13 +90,18 @@ def test_one_model_measured_as_base_and_as_erased_gives_the_same_numbers(checkou
     below_title = [picture.crop((0, 34, *picture.size)).tobytes() for picture in pictures]
     assert below_title[0] == below_title[1]
     (_, evaluation) = judged()
-    assert set(evaluation.delta.values()) - {evaluation.delta["seconds"]} == {0.0}
+    changed = {n: v for n, v in evaluation.delta.items() if n != "seconds" and not n.endswith(("_low", "_high"))}
+    assert set(changed.values()) == {0.0} and len(changed) > 5
+    assert all(evaluation.delta[f"{n}_low"] <= 0 <= evaluation.delta[f"{n}_high"] for n in changed)
+    assert evaluation.pairing["fd_classifier"] == pytest.approx(1.0)  # resampled alike
+    assert evaluation.outcome == "cannot be told"  # six pictures tell nothing, however lenient the limits
 
 
 @pytest.mark.unit
 def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
-    _, base = evaluated("base")
-    write_json(layout.metrics("erased"), {**base, "unlearning_accuracy": 0.75, "model_sha256": "e"})
+    _, base = evaluated("base", samples_per_concept=50)
+    changed = {"unlearning_accuracy": 0.75, "unlearning_accuracy_low": 0.72, "unlearning_accuracy_high": 0.78}
+    write_json(layout.metrics("erased"), {**base, **changed, "model_sha256": "e"})
     write_json(layout.metrics("base"), {**base, "unlearning_accuracy": 0.25})
     Image.new("RGB", (30, 20)).save(layout.samples("erased"))
     run, evaluation = judged(min_unlearning_accuracy=0.7)
@@ -111,6 +117,14 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     page = layout.REPORT.read_text()
     assert "Gates FAILED: do not use this model as if a were gone." in page and "4 pictures of a" in page
     assert "forgotten before" in page and base["model_sha256"] in page
+    run, untold = judged(min_unlearning_accuracy=0.74)
+    gate = untold.gates["unlearning_accuracy"]
+    assert untold.outcome == "cannot be told" and not untold.passed and run.metrics["passed"] == 0.0
+    assert gate.undecided and gate.pictures == 100 and gate.needed > 1000
+    page = layout.REPORT.read_text()
+    assert "It cannot be told whether a is forgotten and the rest is kept: that is no pass." in page
+    assert f"cannot be told with 100 pictures: {gate.needed:,} would do" in page
+    assert "set evaluate.samples_per_concept to" in page
     both, before = Image.open(layout.BEFORE_AFTER), Image.open(layout.samples("base")).convert("RGB")
     assert both.width == before.width + 24 + 30
     assert both.crop((0, 0, *before.size)).tobytes() == before.tobytes()  # before comes first

@@ -26,13 +26,17 @@ TINY = {
     "classifier.steps": 60,
     "classifier.min_accuracy": 0.0,
     "erase.outer_steps": 4,
-    "evaluate.samples_per_concept": 4,
+    "evaluate.samples_per_concept": 15,
     "evaluate.draws": 2,
+    "evaluate.self_checks": False,  # these limits let anything pass
     "evaluate.inference_steps": 2,
     "verdict.min_unlearning_accuracy": 0.0,
     "verdict.min_base_accuracy": 0.0,
     "verdict.max_retain_accuracy_drop": 1.0,
+    "verdict.max_concept_drop": 1.0,
     "verdict.max_distance_ratio": 1e9,
+    "verdict.max_forget_degenerate": 1.0,
+    "verdict.max_retain_degenerate_rise": 1.0,
 }
 
 

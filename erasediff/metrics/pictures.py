@@ -1,0 +1,118 @@
+"""What is wrong with a picture whatever a judge sees in it: blank, noise, a near-copy of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erasediff.metrics.draw import Draw
+
+#: Standard deviation of its pixels, which are in [-1, 1], below which a picture is blank.
+BLANK = 0.05
+#: Of the smoothness that 99 % of real pictures have: a picture below this share of it is noise.
+ROUGH = 0.6
+#: Of the median distance from a real picture to the nearest other one: two pictures nearer than this are copies.
+NEAR = 0.25
+#: Real pictures that these are learned from, at most.
+LEARNED_FROM = 2000
+#: What a picture can be, by the names of its marks in a draw.
+MARKS = ("blank", "noise", "copied", "repeated")
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What real pictures are like, by which drawn ones are marked.
+
+    Attributes:
+        smooth: smoothness below which a picture is noise.
+        near: distance below which one picture is a copy of another.
+        training: pictures that a model may have copied, ``(M, D)``, flat; none: nothing is said of copies.
+        image_shape: ``(channels, height, width)`` at which pictures are looked at.
+    """
+
+    smooth: float
+    near: float
+    training: Tensor | None
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, real: Tensor, training: Tensor | None) -> Yardstick:
+        """Learned from real pictures ``(N, C, H, W)`` in [-1, 1], ``N >= 2``."""
+        some = real[:: -(-len(real) // LEARNED_FROM)]
+        flat = some.flatten(1)
+        near = float(nearest(flat, flat, selves=True).median()) * NEAR
+        smooth = float(smoothness(some).double().quantile(0.01)) * ROUGH
+        channels, height, width = real.shape[1:]
+        return cls(smooth, near, None if training is None else training.flatten(1), (channels, height, width))
+
+    def marks(self, images: Tensor) -> dict[str, Tensor]:
+        """What each picture ``(N, C, H, W)`` of a draw is, bool ``(N,)``, by name; a blank one is nothing else."""
+        blank, flat = images.flatten(1).std(1) < BLANK, images.flatten(1)
+        found = {"blank": blank, "noise": ~blank & (smoothness(images) < self.smooth)}
+        if self.training is not None:
+            found["copied"] = ~blank & (nearest(flat, self.training) < self.near)
+        found["repeated"] = ~blank & (nearest(flat, flat, selves=True) < self.near)
+        return found
+
+
+def smoothness(images: Tensor) -> Tensor:
+    """Correlation of neighbouring pixels, ``(N,)``: about 0 of white noise, and 0 of a blank picture."""
+    centred = images.double() - images.double().mean((2, 3), keepdim=True)
+    beside = (centred[..., 1:] * centred[..., :-1]).mean((1, 2, 3))
+    below = (centred[..., 1:, :] * centred[..., :-1, :]).mean((1, 2, 3))
+    return (beside + below) / 2 / centred.square().mean((1, 2, 3)).clamp(min=1e-12)
+
+
+def nearest(flat: Tensor, others: Tensor, *, selves: bool = False, chunk: int = 512) -> Tensor:
+    """Euclidean distance to the nearest of the others, ``(N,)``.
+
+    Args:
+        flat: ``(N, D)``; others: ``(M, D)``.
+        selves: both are the same pictures; none is compared with itself.
+    """
+    found = []
+    for start in range(0, len(flat), chunk):
+        distances = torch.cdist(flat[start : start + chunk], others)
+        if selves:
+            rows = torch.arange(len(distances))
+            distances[rows, rows + start] = torch.inf
+        found.append(distances.min(1).values)
+    return torch.cat(found)
+
+
+def forget_blank(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a forgotten concept is blank."""
+    return _marked(draw, draw.targets, ["blank"])
+
+
+def forget_noise(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a forgotten concept is noise."""
+    return _marked(draw, draw.targets, ["noise"])
+
+
+def forget_copied(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a forgotten concept is a near-copy of a training picture."""
+    return _marked(draw, draw.targets, ["copied"])
+
+
+def forget_repeated(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a forgotten concept is a near-copy of another drawn one."""
+    return _marked(draw, draw.targets, ["repeated"])
+
+
+def forget_degenerate(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a forgotten concept is any of these."""
+    return _marked(draw, draw.targets, MARKS)
+
+
+def retain_degenerate(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a retained concept is any of these."""
+    return _marked(draw, draw.retained, MARKS)
+
+
+def _marked(draw: Draw, rows: Tensor, marks: Collection[str]) -> Tensor | None:
+    known = [draw.marks[mark][rows] for mark in marks if mark in draw.marks]
+    return torch.stack(known).any(0) if known and rows.any() else None

@@ -1,0 +1,149 @@
+"""Intervals, against other implementations; and the error of the decisions made from them, by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, pearsonr
+
+from erasediff.metrics import intervals
+from erasediff.metrics.intervals import Estimate, difference, of_distance, outcome, pictures_needed, times, wilson
+
+#: Simulated evaluations, each of a model whose truth is known.
+TIMES = 10_000
+#: Each end of an interval is wrong in 2.5 % of cases; a binomial has steps, and a simulation some chance of its own.
+MOST = 0.025 + 0.008
+
+
+def share(successes, n):
+    return Estimate(successes / n, *wilson(successes, n))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (292, 300), (300, 300), (1, 1)])
+def test_the_interval_of_a_share_is_that_of_scipy(successes, n):
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),  # R. G. Newcombe, Statistics in Medicine 17 (1998) 873, table II, method 10
+    [((56, 70), (48, 80), (0.0524, 0.3339)), ((9, 10), (3, 10), (0.1705, 0.8090)), ((10, 10), (0, 10), (0.6075, 1.0))],
+)
+def test_the_interval_of_a_difference_is_the_published_one(a, b, expected):
+    found = difference(share(*a), share(*b))
+    assert (found.low, found.high) == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.reference
+def test_the_correlation_of_pairs_is_that_of_scipy_and_nothing_where_one_does_not_vary():
+    random = np.random.default_rng(0)
+    a = random.random(50) < 0.5
+    b = a ^ (random.random(50) < 0.2)
+    assert intervals.correlation(a, b) == pytest.approx(pearsonr(a, b).statistic)
+    assert intervals.correlation(a, np.ones(50)) == intervals.correlation([], []) == 0.0
+
+
+@pytest.mark.property
+@given(st.integers(1, 400), st.floats(0, 1), st.floats(0.01, 0.99))
+def test_an_interval_holds_its_number_and_tells_one_thing(n, p, limit):
+    found = share(round(p * n), n)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    told = outcome(found, limit, "min")
+    opposite = Estimate(1 - found.value, 1 - found.high, 1 - found.low)
+    assert told == outcome(opposite, 1 - limit, "max")
+    assert (told == "passed") <= (found.value >= limit - 1e-6) and (told == "failed") <= (found.value < limit)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("value", [0.9 + 0.1, 0.95, 0.91, 0.85, 0.0])
+def test_the_number_of_pictures_that_would_do_does_and_a_tenth_less_does_not(value):
+    needed = pictures_needed(share(value * 20, 20), 0.9, 20, share=True)
+    assert outcome(Estimate(value, *wilson(value * needed, needed)), 0.9, "min") != "cannot be told"
+    fewer = math.floor(0.9 * needed) - 1
+    assert fewer < 1 or outcome(Estimate(value, *wilson(value * fewer, fewer)), 0.9, "min") == "cannot be told"
+
+
+@pytest.mark.unit
+def test_a_number_at_its_limit_needs_more_pictures_than_there_are():
+    assert pictures_needed(Estimate(0.9, 0.8, 0.95), 0.9, 20, share=True) is None
+    assert abs(pictures_needed(Estimate(0.02, 0.01, 0.04), 0.03, 100) - 401) <= 1  # half as wide: four times as many
+    assert (
+        abs(pictures_needed(Estimate(0.04, 0.02, 0.05), 0.03, 100) - 401) <= 1
+    )  # the end that looks at the limit counts
+
+
+@pytest.mark.unit
+def test_a_ratio_to_nothing_is_finite_and_one_of_equals():
+    nothing = Estimate(0.0, 0.0, 0.0)
+    assert times(nothing, nothing) == Estimate(1.0, 1.0, 1.0)
+    assert 1e8 < times(Estimate(1.0, 0.5, 2.0), nothing).low < math.inf
+    whole = of_distance(2.0, [1.0, 3.0, 2.0])
+    assert whole[0] * whole[1] == pytest.approx(4.0) and whole[0] < 2.0 < whole[1]
+
+
+def decided(found, limit, direction):
+    told = [outcome(it, limit, direction) for it in found]
+    return {name: told.count(name) / len(told) for name in ("passed", "failed")}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("limit", "n"), [(0.9, 80), (0.9, 300), (0.5, 35), (0.9, 3000)])
+def test_a_model_at_the_limit_passes_or_fails_wrongly_once_in_forty_evaluations(limit, n):
+    random = np.random.default_rng(1)
+    found = decided((share(int(k), n) for k in random.binomial(n, limit, TIMES)), limit, "min")
+    assert found["passed"] <= MOST and found["failed"] <= MOST, found
+
+
+@pytest.mark.unit
+def test_a_point_would_have_passed_every_second_model_at_the_limit():
+    """The decision that these intervals replace."""
+    random = np.random.default_rng(1)
+    assert (random.binomial(300, 0.9, TIMES) >= 270).mean() > 0.5
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("base", "drop", "shared"), [(0.97, 0.03, 0.9), (0.97, 0.03, 0.0), (0.6, 0.05, 0.7)])
+def test_a_drop_at_the_limit_passes_or_fails_wrongly_once_in_forty_evaluations(base, drop, shared):
+    """``shared``: of the seeds, how many decide for both models alike whether a picture is recognised."""
+    n, random = 900, np.random.default_rng(2)
+    found = []
+    for _ in range(TIMES // 20):
+        u = random.random((20, n))
+        v = np.where(random.random((20, n)) < shared, u, random.random((20, n)))
+        before, after = u < base, v < base - drop
+        for x, y in zip(before, after, strict=True):
+            found.append(difference(share(x.sum(), n), share(y.sum(), n), intervals.correlation(x, y)))
+    told = decided(found, drop, "max")
+    assert told["passed"] <= MOST and told["failed"] <= MOST, told
+
+
+def spreads(random, mean, n, resamples):
+    """Fréchet distances of ``n`` numbers of N(mean, 1) to N(0, 1), in closed form: measured, and resampled."""
+    x = random.normal(mean, 1, n)
+    again = x[random.integers(n, size=(resamples, n))]
+    return x.mean() ** 2 + (x.std() - 1) ** 2, again.mean(1) ** 2 + (again.std(1) - 1) ** 2
+
+
+@pytest.mark.unit
+def test_a_distance_ratio_at_the_limit_passes_or_fails_wrongly_once_in_forty_evaluations():
+    random, n, limit, found = np.random.default_rng(3), 200, 1.25, []
+    for _ in range(TIMES):
+        base, erased = spreads(random, 0.6, n, 40), spreads(random, 0.6 * math.sqrt(limit), n, 40)
+        both = [Estimate(value, *of_distance(value, replicates)) for value, replicates in (erased, base)]
+        found.append(times(*both))
+    told = decided(found, limit, "max")
+    assert told["passed"] <= MOST and told["failed"] <= MOST, told
+
+
+@pytest.mark.unit
+def test_pairs_tell_sooner():
+    random, n = np.random.default_rng(4), 2700
+    u = random.random(n)
+    before, after = u < 0.97, u < 0.96
+    paired = difference(share(before.sum(), n), share(after.sum(), n), intervals.correlation(before, after))
+    alone = difference(share(before.sum(), n), share(after.sum(), n))
+    assert paired.high - paired.low < 0.6 * (alone.high - alone.low)
