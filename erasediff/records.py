@@ -146,6 +146,7 @@ class Measured:
         counts: pictures that each number stands on.
         instead: how many of the pictures drawn for each concept to forget the judge reads as what.
         planted: numbers and counts of planted models, by name.
+        attacks: what each attack found, by its name and its variants.
     """
 
     numbers: dict[str, float]
@@ -154,6 +155,7 @@ class Measured:
     counts: dict[str, int] = field(default_factory=dict)
     instead: dict[str, dict[str, int]] = field(default_factory=dict)
     planted: dict[str, Json] = field(default_factory=dict)
+    attacks: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """The numbers, then what they are of."""
@@ -185,6 +187,7 @@ class Evaluation:
         pairing: correlation of both models' numbers, over the same prompts and seeds.
         instead: how many of the erased model's pictures for each forgotten concept the judge reads as what.
         self_checks: of planted models, by name; empty where none was asked for.
+        attacks: what each found, by ``base`` and ``erased``, its name and its variants; likewise.
     """
 
     base: dict[str, float]
@@ -199,6 +202,7 @@ class Evaluation:
     pairing: dict[str, float] = field(default_factory=dict)
     instead: dict[str, dict[str, int]] = field(default_factory=dict)
     self_checks: dict[str, SelfCheck] = field(default_factory=dict)
+    attacks: dict[str, Json] = field(default_factory=dict)
 
     @property
     def outcome(self) -> str:

@@ -16,12 +16,13 @@ def main(run: StageRun) -> None:
 
     from erasediff.artifacts import read_json, write_bytes
     from erasediff.comparison.page import page, pareto_png
-    from erasediff.comparison.table import Cell, summary
+    from erasediff.comparison.table import Cell, require_one_judge, summary
     from stages import layout
 
     found = read_json(layout.COMPARISON_CELLS)
     run.log_params(found["how"])
     cells = [Cell.from_json(cell) for cell in found["cells"]]
+    require_one_judge(cells)
     table = summary(cells)
     text = page(found["title"], found["how"], cells, found["chosen"], found["gold"])
     write_bytes(layout.COMPARISON_PAGE, text.encode())

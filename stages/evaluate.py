@@ -18,7 +18,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import evaluation_inputs, training_pictures
-    from erasediff.evaluation.measure import Protocol, measure_pipeline
+    from erasediff.evaluation.measure import Protocol, attack_pipeline, measure_pipeline
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
@@ -29,25 +29,30 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
     pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
+    training = training_pictures(layout.TABLE)
+    protocol = Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks", "attacks"}))
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with progress_bar(f"evaluate {which}") as on_progress:
         found = measure_pipeline(
             pipeline,
             judge,
             test,
-            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks"})),
+            protocol,
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
-            training=training_pictures(layout.TABLE),
+            training=training,
             self_checks=evaluate.self_checks and which == "base",
             on_progress=on_progress,
+        )
+        attacks = attack_pipeline(
+            pipeline, judge, protocol, evaluate.attacks, erasures.concepts, prompts, training, test
         )
     grid = layout.samples(which)
     write_bytes(grid, grid_png(found.shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
     write_readings(layout.readings(which), found.numbers)
     timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
-    write_json(layout.metrics(which), found.noted(timed, model_sha256).to_json())
+    write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks).to_json())
     run.log_metrics(found.numbers.flat)
     run.log_artifact(grid)
 

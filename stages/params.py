@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from erasediff.artifacts import write_bytes
 from erasediff.data.wordings import Kind
 from erasediff.errors import ParamsError, did_you_mean, shown
+from erasediff.evaluation.attacks import ATTACKS
 from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, method_for
 from stages.yaml_files import keeping_comments, read_yaml
@@ -38,8 +39,10 @@ Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 Precision = Literal["no", "bf16"]
 if TYPE_CHECKING:
     Method: TypeAlias = str
+    Attack: TypeAlias = str
 else:
     Method = Literal[tuple(METHODS)]  # one list: that of the methods
+    Attack = Literal[tuple(ATTACKS)]
 
 
 def _printable(text: str) -> str:
@@ -202,6 +205,7 @@ class Evaluate(Section):
     guidance_scale: GuidanceScale | None
     batch_size: int
     self_checks: bool
+    attacks: list[Attack]
 
 
 class Verdict(Section):

@@ -39,7 +39,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             load(version.uri),
             judge,
             test,
-            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks"})),
+            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks", "attacks"})),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
@@ -77,14 +77,20 @@ def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Eva
     from stages import layout
 
     verify_folder(layout.CLASSIFIER)
-    protocol = {"seed": seed, "evaluate": evaluate.model_dump()}
+    protocol = {"seed": seed, **_of_protocol(evaluate.model_dump())}
     stage = evidence(version, "dvc.lock").get("stages", {}).get("evaluate@base", {})
-    made = stage.get("params", {}).get("params.yaml")
+    lock = stage.get("params", {}).get("params.yaml", {})
+    made = {"seed": lock.get("seed"), **_of_protocol(lock.get("evaluate", {}))}
     return (made, recorded.judge["sha256"], version.tags.get("dataset_sha256")) == (
         protocol,
         sha256_file(layout.CLASSIFIER / "model.safetensors"),
         read_json(layout.summary(layout.CURATED))["sha256"],
     )
+
+
+def _of_protocol(section: dict[str, object]) -> dict[str, object]:
+    """What changes how a model is measured, and not only what else is looked at."""
+    return {name: value for name, value in section.items() if name not in ("self_checks", "attacks")}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

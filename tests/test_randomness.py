@@ -2,15 +2,17 @@ import pytest
 
 from erasediff.errors import OutOfSeeds
 from erasediff.randomness import (
+    ATTACK_BLOCKS,
     BLOCKS_A_SEED,
     ERASE_BLOCKS,
     EVALUATION_BLOCKS,
     FORGET_SET_BLOCKS,
+    JUDGE_BLOCKS,
     SEEDS_A_BLOCK,
     image_seeds,
 )
 
-USES = (EVALUATION_BLOCKS, FORGET_SET_BLOCKS, ERASE_BLOCKS)
+USES = (EVALUATION_BLOCKS, FORGET_SET_BLOCKS, ERASE_BLOCKS, JUDGE_BLOCKS, ATTACK_BLOCKS)
 
 
 @pytest.mark.unit

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from erasediff.errors import IntegrityError
 from erasediff.metrics.intervals import ratio
 from erasediff.metrics.table import (
     BASE_ACCURACY,
@@ -87,6 +88,18 @@ def best(found: Mapping[str, Sequence[Cell]]) -> str:
         for choice, cells in found.items()
     }
     return max(scores, key=lambda choice: scores[choice])
+
+
+def require_one_judge(cells: Iterable[Cell]) -> None:
+    """Raises: IntegrityError: cells of one seed were measured by different judges, so their numbers do not compare."""
+    judges: dict[int, dict[str, str]] = {}
+    for cell in cells:
+        if cell.evaluation is not None and (judge := cell.evaluation.protocol.get("judge")):
+            judges.setdefault(cell.seed, {})[str(judge)] = cell.variant
+    for seed, found in judges.items():
+        if len(found) > 1:
+            variants = ", ".join(found.values())
+            raise IntegrityError(f"cells of seed {seed} were measured by different judges ({variants}): run them anew")
 
 
 def summary(cells: Iterable[Cell]) -> dict[str, dict[str, float]]:

@@ -11,11 +11,15 @@ from erasediff.evaluation.self_checks import self_checks
 from erasediff.metrics.intervals import Estimate, correlation, difference, outcome, pictures_needed
 from erasediff.metrics.table import (
     BASE_ACCURACY,
+    FORGET_DEGENERATE,
     GATES,
     RETAIN_ACCURACY,
+    RETAIN_DEGENERATE,
+    WORST_DROP,
     GatedMetric,
     Numbers,
     beside,
+    gate_of,
     metric_of,
 )
 from erasediff.records import Evaluation, Gate, Json, Measured
@@ -108,6 +112,7 @@ def evaluation_of(
         pairing=pairing,
         instead=erased.instead,
         self_checks=checks,
+        attacks={"base": base.attacks, "erased": erased.attacks},
     )
 
 
@@ -156,9 +161,13 @@ def _delta(base: Numbers, erased: Numbers, pairing: Mapping[str, float]) -> dict
 
 
 def headline(evaluation: Evaluation) -> dict[str, float | bool]:
-    """The few numbers that ``dvc exp show`` has columns of: what the gates judged, and whether all passed."""
+    """The few numbers that ``dvc exp show`` has columns of: what the gates judged, and whether all passed.
+
+    Of the gates that hardly any model misses, those that this one did not pass.
+    """
+    rare = {gated.name for gated in map(gate_of, (WORST_DROP, FORGET_DEGENERATE, RETAIN_DEGENERATE)) if gated}
     return {
-        **{name: gate.value for name, gate in evaluation.gates.items()},
+        **{name: gate.value for name, gate in evaluation.gates.items() if name not in rare or not gate.passed},
         RETAIN_ACCURACY.name: evaluation.erased[RETAIN_ACCURACY.name],
         "passed": evaluation.passed,
     }

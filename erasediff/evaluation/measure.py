@@ -15,6 +15,8 @@ from erasediff.data.wordings import in_turns
 from erasediff.device import device
 from erasediff.errors import DataError, ModelError, UnknownConcept
 from erasediff.evaluation import planted
+from erasediff.evaluation.attacks import attacked, to_json
+from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.numbers import Numbers, numbers_of
 from erasediff.families import family_of
 from erasediff.families.family import Family
@@ -22,7 +24,7 @@ from erasediff.judges import Judge
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.pictures import Yardstick
 from erasediff.randomness import image_seeds
-from erasediff.records import Measured, Value
+from erasediff.records import Json, Measured, Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Pictures of each concept that are kept to be shown.
 SHOWN = 8
-#: Longest side in pixels at which pictures are looked at for copies and noise.
+#: Longest side in pixels at which copies are looked for.
 LOOKED_AT = 32
 #: Training pictures that drawn ones are compared with, at most: every second, third, … of more.
 COPIED_FROM = 5000
@@ -97,10 +99,10 @@ class Measurement:
     protocol: dict[str, Value]
     planted: dict[str, Numbers] = field(default_factory=dict)
 
-    def noted(self, numbers: dict[str, float], model_sha256: str) -> Measured:
+    def noted(self, numbers: dict[str, float], model_sha256: str, attacks: Json | None = None) -> Measured:
         """The record of it, with these numbers."""
         planted = {name: {"numbers": found.flat, "counts": found.counts} for name, found in self.planted.items()}
-        return Measured(numbers, model_sha256, self.protocol, self.numbers.counts, self.instead, planted)
+        return Measured(numbers, model_sha256, self.protocol, self.numbers.counts, self.instead, planted, attacks or {})
 
 
 class Reader:
@@ -120,7 +122,7 @@ class Reader:
             )
         probabilities, features = self.judge.read(images)
         known, plan = self.judge.concepts, self.plan
-        marks = self.yardstick.marks(as_shape(_small(images), self.yardstick.image_shape))
+        marks = self.yardstick.marks(images, as_shape(images, self.yardstick.image_shape))
         return Draw(probabilities, features, names, known, plan.forgotten, self.reference, plan.earlier, marks)
 
 
@@ -245,3 +247,43 @@ def measure_pipeline(
 
     plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks)
     return measure(family, judge, plan, protocol, on_progress=count)
+
+
+def attack_pipeline(
+    pipeline: DiffusionPipeline,
+    judge: Judge,
+    protocol: Protocol,
+    names: Sequence[str],
+    forgotten: Sequence[str],
+    prompts: Mapping[str, Sequence[str]],
+    training: pd.DataFrame | None,
+    test: pd.DataFrame,
+) -> Json:
+    """What each attack found on a pipeline, by its name and its variants; nothing where no concept was forgotten.
+
+    Args:
+        names: of :data:`erasediff.evaluation.attacks.ATTACKS`.
+        training: pictures that the model may have been trained on; ``None``: there are none at hand.
+        test: pictures that it was not.
+    """
+    if not forgotten or not names:
+        return {}
+    family = family_of(pipeline.to(device()))
+
+    def pictures(table: pd.DataFrame) -> tuple[Tensor, list[str]] | None:
+        rows = table[table["concept"].isin(forgotten)]
+        return (decode(rows["image"].tolist(), family.image_shape), rows["concept"].tolist()) if len(rows) else None
+
+    target = Target(
+        family,
+        judge.to(device()),
+        forgotten,
+        protocol.inference_steps,
+        protocol.guidance_scale,
+        protocol.seed,
+        protocol.batch_size,
+        prompts,
+        members=None if training is None else pictures(training),
+        others=None if training is None else pictures(test),
+    )
+    return to_json(attacked(target, names))

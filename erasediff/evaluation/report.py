@@ -69,6 +69,7 @@ def report_html(
                 "the concept was to be forgotten, and stay as it is elsewhere.",
                 Table(concept_rows(evaluation, marked), ("concept", "base", "erased"), numbers=True),
             ),
+            *_attacks(evaluation),
             *_self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
             Section("How the erasing went", pictures=charts),
@@ -129,6 +130,26 @@ def _drawn_instead(evaluation: Evaluation) -> list[Section]:
         "the lower rows do not ask it."
     )
     return [Section("What is drawn instead", text, Table(rows))] if rows else []
+
+
+def _attacks(evaluation: Evaluation) -> list[Section]:
+    """What was tried to bring the concept back, on both models."""
+    before, after = (evaluation.attacks.get(which, {}) for which in ("base", "erased"))
+    rows = [
+        (f"{attack}: {variant}", *(_attack_cell(found.get(attack, {}).get(variant)) for found in (before, after)))
+        for attack, variants in after.items()
+        for variant in variants
+    ]
+    text = (
+        "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses "
+        "tell pictures that were trained on from others (0.5: not at all). No gate looks at these."
+    )
+    table = Table(rows, ("attack", "base", "erased"), numbers=True)
+    return [Section("Does it come back?", text, table)] if rows else []
+
+
+def _attack_cell(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _self_checks(evaluation: Evaluation) -> list[Section]:

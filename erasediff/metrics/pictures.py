@@ -30,7 +30,7 @@ class Yardstick:
         smooth: smoothness below which a picture is noise.
         near: distance below which one picture is a copy of another.
         training: pictures that a model may have copied, ``(M, D)``, flat; none: nothing is said of copies.
-        image_shape: ``(channels, height, width)`` at which pictures are looked at.
+        image_shape: ``(channels, height, width)`` at which copies are looked for.
     """
 
     smooth: float
@@ -48,9 +48,14 @@ class Yardstick:
         channels, height, width = real.shape[1:]
         return cls(smooth, near, None if training is None else training.flatten(1), (channels, height, width))
 
-    def marks(self, images: Tensor) -> dict[str, Tensor]:
-        """What each picture ``(N, C, H, W)`` of a draw is, bool ``(N,)``, by name; a blank one is nothing else."""
-        blank, flat = images.flatten(1).std(1) < BLANK, images.flatten(1)
+    def marks(self, images: Tensor, small: Tensor) -> dict[str, Tensor]:
+        """What each picture of a draw is, bool ``(N,)``, by name; a blank one is nothing else.
+
+        Args:
+            images: ``(N, C, H, W)`` in [-1, 1], as they were drawn: a smaller one would smooth noise away.
+            small: the same of :attr:`image_shape`, for copies.
+        """
+        blank, flat = images.flatten(1).std(1) < BLANK, small.flatten(1)
         found = {"blank": blank, "noise": ~blank & (smoothness(images) < self.smooth)}
         if self.training is not None:
             found["copied"] = ~blank & (nearest(flat, self.training) < self.near)
@@ -60,6 +65,10 @@ class Yardstick:
 
 def smoothness(images: Tensor) -> Tensor:
     """Correlation of neighbouring pixels, ``(N,)``: about 0 of white noise, and 0 of a blank picture."""
+    return torch.cat([_smoothness(some) for some in images.split(64)])  # doubles of all would be large
+
+
+def _smoothness(images: Tensor) -> Tensor:
     centred = images.double() - images.double().mean((2, 3), keepdim=True)
     beside = (centred[..., 1:] * centred[..., :-1]).mean((1, 2, 3))
     below = (centred[..., 1:, :] * centred[..., :-1, :]).mean((1, 2, 3))

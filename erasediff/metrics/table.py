@@ -316,6 +316,7 @@ WORST_DROP = Metric(
         "One retained concept was hit: look at the table of concepts, and lower erase.learning_rate or erase.eta.",
         of=("kept",),
     ),
+    title="loss of the retained concept that lost most",
 )
 #: The parts of :data:`FORGET_DEGENERATE`.
 INSTEAD = tuple(

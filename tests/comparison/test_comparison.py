@@ -11,11 +11,12 @@ from erasediff.comparison.table import (
     against_gold,
     best,
     dominated_by,
+    require_one_judge,
     summary,
     table_rows,
     weakest_side,
 )
-from erasediff.errors import ParamsError
+from erasediff.errors import IntegrityError, ParamsError
 from erasediff.records import Evaluation
 from flows.tools.comparisons import read_comparison
 
@@ -54,6 +55,18 @@ CELLS = [
 )
 def test_the_weakest_side(numbers, expected):
     assert weakest_side(evaluation(**numbers)) == pytest.approx(expected)
+
+
+@pytest.mark.unit
+def test_cells_of_one_seed_that_different_judges_measured_are_not_compared():
+    def judged(variant, seed, judge):
+        found = cell(variant, seed=seed)
+        found.evaluation.protocol["judge"] = judge
+        return found
+
+    require_one_judge([judged("a", 0, "x"), judged("b", 0, "x"), judged("a", 1, "y"), cell("old"), CELLS[-1]])
+    with pytest.raises(IntegrityError, match="cells of seed 1 were measured by different judges .a, b.: run them anew"):
+        require_one_judge([judged("a", 1, "x"), judged("b", 1, "y")])
 
 
 @pytest.mark.unit

@@ -17,7 +17,7 @@ from stages.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 QUICK = {"samples_per_concept": 3, "draws": 2, "inference_steps": 1, "guidance_scale": 1.0, "batch_size": 4}
-QUICK |= {"self_checks": False}
+QUICK |= {"self_checks": False, "attacks": []}
 
 
 class Run:

@@ -32,17 +32,25 @@ RAN = EffectiveSettings("erasediff", {"eta": 1.0, "multiplier": "paper", "forget
 JUDGE = {"accuracy": 0.998, "test_samples": 450, "sha256": 64 * "a", "fingerprint": f"cnn {64 * 'a'}; luma; torch 2.13"}
 
 
-def evaluated(unlearning_accuracy):
+INSTEAD = {CONCEPTS[0]: {"b": 200, "c": 70, CONCEPTS[0]: 30}}
+ATTACKS = {"settings": {"2 steps": {"value": 0.18, "low": 0.1, "high": 0.29, "pictures": 60}}}
+
+
+def evaluated(unlearning_accuracy, low=None):
     numbers = {f"accuracy.{c}": 0.97 for c in CONCEPTS}
     shared = {"recognised": 0.96, "in_domain_retain_accuracy": 0.95, "fd_classifier": 0.5} | numbers
     spread = {f"{name}_sd": 0.01 for name in ("recognised", "in_domain_retain_accuracy", "unlearning_accuracy")}
     protocol = {"seed": 0, "samples_per_concept": 100, "draws": 3, "inference_steps": None, "guidance_scale": None}
     base = Measured({"unlearning_accuracy": 0.05, **shared, **spread}, 64 * "b", protocol)
-    erased = Measured({"unlearning_accuracy": unlearning_accuracy, **shared, **spread}, 64 * "c", protocol)
+    ends = {} if low is None else {"unlearning_accuracy_low": low, "unlearning_accuracy_high": 0.95}
+    numbers = {"unlearning_accuracy": unlearning_accuracy, **shared, **spread, **ends}
+    erased = Measured(
+        numbers, 64 * "c", protocol, {"unlearning_accuracy": 300}, INSTEAD, attacks=ATTACKS if ends else {}
+    )
     return evaluation_of(base, erased, JUDGE, LIMITS)
 
 
-def report(folder, unlearning_accuracy):
+def report(folder, unlearning_accuracy, low=None):
     trace = folder / "erase.csv"
     lines = [f"{i},{0.01 + 0.02 / i},{0.02 + 0.1 / i},{1 - 0.5 / i},{0.5 / i}" for i in range(1, 141)]
     trace.write_text("step,retain_loss,forget_loss,multiplier,gradient_cosine\n" + "\n".join(lines) + "\n")
@@ -52,7 +60,7 @@ def report(folder, unlearning_accuracy):
         )
         for which, tone in (("base", 0.3), ("erased", -0.3))
     }
-    evaluation = evaluated(unlearning_accuracy)
+    evaluation = evaluated(unlearning_accuracy, low)
     html = report_html(evaluation, SETS, RAN, pictures, charts_of(trace, RAN))
     facts = {
         "version": "erasediff-digits, version 3",
@@ -99,6 +107,7 @@ def validation(folder):
 PAGES = {
     "passed": lambda folder: report(folder, 0.95),
     "failed": lambda folder: report(folder, 0.1),
+    "untold": lambda folder: report(folder, 0.91, 0.88),
     "comparison": comparison,
     "validation": validation,
 }

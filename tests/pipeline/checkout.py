@@ -28,6 +28,7 @@ TINY = {
     "erase.outer_steps": 4,
     "evaluate.samples_per_concept": 15,
     "evaluate.draws": 2,
+    "evaluate.attacks": ["settings"],
     "evaluate.self_checks": False,  # these limits let anything pass
     "evaluate.inference_steps": 2,
     "verdict.min_unlearning_accuracy": 0.0,

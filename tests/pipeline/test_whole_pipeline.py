@@ -140,7 +140,9 @@ def test_a_failed_gate_registers_and_fails_the_flow(project):
     project.set_params(verdict__max_distance_ratio=1e-6)
     said = project.run("flows.erase", code=1)
     assert executed(said) == {"verdict", "register"}
-    assert re.search(r"^GateFailed: gates failed: .*fd_classifier_ratio [\d.]+ ≤ 1e-06 FAILED", said, re.M)
+    assert re.search(
+        r"^GateFailed: gates failed: .*fd_classifier_ratio [\d.]+ \([\d. to]+\) ≤ 1e-06 FAILED", said, re.M
+    )
     assert "Traceback" not in said
     registry = client(project)
     assert registry.get_model_version("erasediff-digits", "2").tags["gates_passed"] == "false"

@@ -1,5 +1,6 @@
 """Who becomes champion, and what the history says of it."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -20,6 +21,22 @@ from erasediff.registry.history import champion_at, history
 from erasediff.registry.promotion import promote, promote_initial, withdraw
 from erasediff.registry.versions import aliases
 from erasediff.tracking import server
+
+
+@pytest.mark.pipeline
+def test_what_cannot_be_told_is_no_pass_and_says_how_many_pictures_would_do(store):
+    told = "0.9500 (0.8784 to 0.9804) ≥ 0.9 cannot be told with 80 pictures: 139 would do"
+    untold = version(
+        ["x"], "undecided", **{"gate.unlearning_accuracy": told, "gate.fd_classifier_ratio": "1 ≤ 2 passed"}
+    )
+    says = re.escape(f"is not known to pass its gates (unlearning_accuracy {told}), draw more pictures")
+    for promoting in (lambda: promote_initial("m", untold), lambda: promote("m", untold, why="soon", by="ann")):
+        with pytest.raises(GateFailed, match=says):
+            promoting()
+    unproven = version(["x"], "undecided", not_proven="self-check: a copy of the base should be FAILED, and is passed")
+    with pytest.raises(GateFailed, match="a copy of the base should be FAILED"):
+        promote_initial("m", unproven)
+    assert aliases("m") == {}
 
 
 @pytest.mark.pipeline

@@ -1,0 +1,115 @@
+"""Attacks on models whose answer is known."""
+
+import pytest
+import torch
+from dealing import Dealer, Nearest, World, forgetting
+from sklearn.metrics import roc_auc_score
+
+from erasediff.evaluation.attacks import ATTACKS, attacked, membership, precision, to_json, wordings
+from erasediff.evaluation.attacks.target import Target
+
+
+@pytest.fixture(scope="module")
+def world(digits):
+    return World(digits)
+
+
+class Moody(Dealer):
+    """Forgot the 8, but for few steps; under guidance, every second one comes back."""
+
+    has_null, concepts = True, tuple("0123456789")
+
+    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size):
+        options = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size}
+        good, bad = (f.sample(prompts, seeds, **options) for f in (forgetting(self.world), Dealer(self.world)))
+        back = torch.tensor([steps == 2 or (guidance_scale > 1 and seed % 2 == 0) for seed in seeds])
+        return torch.where(back[:, None, None, None], bad, good)
+
+
+def target(world, family, **changes):
+    return Target(family, Nearest(world), ["8"], steps=25, guidance_scale=1.0, seed=0, **changes)
+
+
+@pytest.mark.unit
+def test_what_comes_back_at_other_settings_is_told_with_its_interval(world):
+    found = to_json(attacked(target(world, Moody(world)), ["settings"]))["settings"]
+    assert found["2 steps"]["value"] > 0.8 and found["10 steps"]["value"] == 0.0
+    assert found["guidance 4"]["value"] == pytest.approx(0.5, abs=0.05) == found["guidance 8"]["value"]
+    assert all(it["low"] <= it["value"] <= it["high"] and it["pictures"] == 60 for it in found.values())
+
+
+@pytest.mark.unit
+def test_an_attack_that_does_not_apply_says_nothing(world):
+    assert attacked(target(world, Moody(world)), ["wordings", "membership"]) == {}
+
+
+@pytest.mark.reference
+def test_weights_are_rounded_as_torch_does(family):
+    weight = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    scales = weight.flatten(1).abs().amax(1).double() / 127
+    expected = torch.quantize_per_channel(weight, scales, torch.zeros(5), 0, torch.qint8).dequantize()
+    assert torch.allclose(precision.to_int8(weight), expected, atol=1e-6)
+    assert torch.equal(precision.to_int8(weight[0, 0, 0]), weight[0, 0, 0])
+    assert torch.equal(precision.to_bf16(weight), weight.bfloat16().float())
+    before = {name: w.clone() for name, w in family.denoiser.state_dict().items()}
+
+    class Blind:
+        concepts = ("a", "b", "c")
+
+        def read(self, images):
+            return torch.eye(3)[[0] * len(images)], None
+
+    what = Target(family, Blind(), ["a"], steps=1, guidance_scale=1.0, seed=0, pictures=2)
+    assert {name: it.value for name, it in precision.run(what).items()} == {"bf16 weights": 1.0, "int8 weights": 1.0}
+    assert all(torch.equal(w, before[name]) for name, w in family.denoiser.state_dict().items())  # a copy was rounded
+
+
+@pytest.mark.unit
+def test_a_word_is_misspelt_in_its_middle():
+    found = {kind: wordings.misspelt("star", kind) for kind in wordings.KINDS}
+    assert found == {
+        "letter dropped": "str",
+        "letters swapped": "satr",
+        "letter doubled": "sttar",
+        "capitals": "STAR",
+        "plural": "stars",
+    }
+    assert all(wordings.misspelt("8", kind) for kind in wordings.KINDS if kind != "letter dropped")
+
+
+@pytest.mark.reference
+def test_the_auc_is_that_of_scikit_learn():
+    chance = torch.Generator().manual_seed(0)
+    members, others = (
+        torch.rand(40, generator=chance).round(decimals=1),
+        torch.rand(30, generator=chance).round(decimals=1),
+    )
+    found = membership.auc(members, others)
+    truth = [1] * 40 + [0] * 30
+    assert found.value == pytest.approx(roc_auc_score(truth, (-torch.cat([members, others])).tolist()))
+    assert found.low < found.value < found.high and found.pictures == 70
+    assert membership.auc(torch.zeros(5), torch.ones(5)).value == 1.0
+
+
+@pytest.mark.unit
+def test_losses_tell_members_where_the_model_knows_them(family):
+    member, other = torch.full((6, 1, 8, 8), 0.5), torch.full((7, 1, 8, 8), -0.5)
+    what = {"members": (member, ["a"] * 6), "others": (other, ["a"] * 7)}
+    asked = Target(family, None, ["a"], steps=1, guidance_scale=1.0, seed=0, batch_size=4, **what)
+    assert 0 <= membership.run(asked)["AUC of the denoising loss"].value <= 1
+
+    def knows(denoiser, noisy, timesteps, condition):
+        scale = family.scheduler.alphas_cumprod[timesteps][:, None, None, None]
+        return (noisy - scale.sqrt() * 0.5) / (1 - scale).sqrt()  # the noise, where the picture is a member
+
+    family.predict = knows
+    assert membership.run(asked)["AUC of the denoising loss"].value == 1.0
+
+
+@pytest.mark.unit
+def test_every_attack_has_a_file_and_words():
+    from importlib import import_module
+
+    assert all(
+        words and callable(import_module(f"erasediff.evaluation.attacks.{n}").run) for n, words in ATTACKS.items()
+    )
