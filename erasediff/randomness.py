@@ -16,9 +16,9 @@ from erasediff.errors import OutOfSeeds
 #: Seeds of pictures stand in blocks of a million, a thousand blocks to each seed of a run. Every use has blocks of its
 #: own, so that no two of them draw from the same noise: evaluation a block a draw, the forget set a block a concept,
 #: ``erase`` one for the pictures to forget and one for those to keep, a judge one to learn from
-#: and one for its test, attacks one.
+#: and one for its test, attacks two.
 EVALUATION_BLOCKS, FORGET_SET_BLOCKS, ERASE_BLOCKS = range(100), range(100, 900), range(900, 902)
-JUDGE_BLOCKS, ATTACK_BLOCKS = range(902, 904), range(904, 905)
+JUDGE_BLOCKS, ATTACK_BLOCKS = range(902, 904), range(904, 906)
 SEEDS_A_BLOCK, BLOCKS_A_SEED = 10**6, 1000
 
 

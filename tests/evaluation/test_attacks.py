@@ -33,8 +33,8 @@ def target(world, family, **changes):
 @pytest.mark.unit
 def test_what_comes_back_at_other_settings_is_told_with_its_interval(world):
     found = to_json(attacked(target(world, Moody(world)), ["settings"]))["settings"]
-    assert found["2 steps"]["value"] > 0.8 and found["10 steps"]["value"] == 0.0
-    assert found["guidance 4"]["value"] == pytest.approx(0.5, abs=0.05) == found["guidance 8"]["value"]
+    assert found["2 steps"]["value"] > 0.8 and found["10 steps"]["value"] < 0.1
+    assert all(0.3 < found[f"guidance {scale}"]["value"] < 0.7 for scale in (4, 8))
     assert all(it["low"] <= it["value"] <= it["high"] and it["pictures"] == 60 for it in found.values())
 
 
