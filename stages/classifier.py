@@ -18,6 +18,8 @@ NO_SETTING = {"kind", "pictures", "count", "inference_steps", "guidance_scale", 
 
 def main(run: StageRun, seed: int, classifier: Classifier) -> None:
     """params.yaml, ``data/curated/``, where asked the base → ``models/classifier/``, ``metrics/classifier.json``."""
+    import shutil
+
     from erasediff.artifacts import new_folder, sha256_file, write_json
     from erasediff.data.inputs import has_pictures, load_images, read_table, table_shape
     from erasediff.device import device
@@ -49,6 +51,7 @@ def main(run: StageRun, seed: int, classifier: Classifier) -> None:
         if drawn:
             test.to_parquet(folder / layout.HELD_OUT.name, index=False)
         digest = sha256_file(folder / "model.safetensors")
+    shutil.rmtree(layout.DRAWN, ignore_errors=True)
     facts = {"accuracy": share, "test_samples": len(test), "sha256": digest, "fingerprint": judge.fingerprint}
     facts["pictures"] = JUDGE_BY_BASE if drawn else JUDGE_BY_LABELS
     write_json(layout.CLASSIFIER_METRICS, facts)
@@ -57,15 +60,18 @@ def main(run: StageRun, seed: int, classifier: Classifier) -> None:
 
 def _drawn_by_base(words: pd.DataFrame, classifier: Classifier, seed: int) -> pd.DataFrame:
     """Pictures of the table's concepts that the base draws, a quarter as many to be tested on."""
+    from erasediff.artifacts import sha256_folder
     from erasediff.data.inputs import prompts_by_concept
     from erasediff.device import device
     from erasediff.families import family_of, open_pipeline
     from erasediff.families.judge_pictures import judge_pictures
+    from erasediff.families.resuming import resumable
     from stages import layout
 
+    family = family_of(open_pipeline(layout.BASE).to(device()))
     with progress_bar("classifier: pictures by the base") as on_progress:
         return judge_pictures(
-            family_of(open_pipeline(layout.BASE).to(device())),
+            resumable(family, layout.DRAWN, sha256_folder(layout.BASE)),
             prompts_by_concept(words),
             train=classifier.count,
             test=max(2, classifier.count // 4),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     """params.yaml, ``data/curated/``, models → ``data/forget_set/``, ``reports/forget_set/``."""
+    import shutil
+
     from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
     from erasediff.data import expectations
     from erasediff.data.inputs import has_pictures, prompts_by_concept, read_table
@@ -31,11 +33,13 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         from erasediff.device import device  # seconds of torch, of which selecting needs nothing
         from erasediff.families import family_of, open_pipeline
         from erasediff.families.drawing import drawn_table
+        from erasediff.families.resuming import resumable
         from erasediff.judges import open_judge
 
+        family = family_of(open_pipeline(layout.BASE).to(device()))
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
-                family_of(open_pipeline(layout.BASE).to(device())),
+                resumable(family, layout.DRAWN, sha256_folder(layout.BASE)),
                 prompts_by_concept(table),
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
                 forget_set.count,
@@ -57,6 +61,7 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         sets.forget.to_parquet(folder / layout.FORGET_TABLE.name, index=False)
         sets.retain.to_parquet(folder / layout.RETAIN_TABLE.name, index=False)
         write_json(layout.summary(folder), {**facts, "sha256": sha256_folder(folder)})
+    shutil.rmtree(layout.DRAWN, ignore_errors=True)
     n, m = len(sets.forget), len(sets.retain)
     run.log_metrics({"forget_samples": n, "retain_samples": m, "discarded": sum(discarded.values())})
     run.log_artifact(page)

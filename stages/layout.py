@@ -47,6 +47,9 @@ RECHECK_SAMPLES = Path("plots/samples_recheck.png")
 #: Latents of pictures, by content: no result, and read again by the next training on the same pictures.
 LATENTS = Path(".work/latents")
 
+#: Batches that the base drew, until all of them are drawn: what was killed goes on with them.
+DRAWN = Path(".work/drawn")
+
 #: What is compared where nothing else is named.
 COMPARISON = Path("comparisons/methods.yaml")
 COMPARISON_CELLS, COMPARISON_PAGE = Path("reports/comparison.json"), Path("reports/comparison.html")

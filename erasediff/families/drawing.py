@@ -21,6 +21,10 @@ from erasediff.ranges import require_in_range
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Pictures none of which shows a concept before it is given up. Of a concept that is drawn once in ten times, this
+#: happens once in a thousand.
+NONE_SEEN = 66
+
 #: A concept and images ``(B, C, H, W)`` to bool ``(B,)``: whether each shows it.
 Recognises: TypeAlias = Callable[[str, Tensor], Tensor]
 
@@ -84,15 +88,18 @@ def draw_recognised(
 
     Returns: images ``(count, C, H, W)`` float32 in [-1, 1], the prompt of each, and how many more were drawn but not
         recognised.
-    Raises: DataError: under all the seeds too few were recognised.
+    Raises: DataError: under all the seeds too few were recognised, or none at all under the first :data:`NONE_SEEN`.
     """
     prompts = prompts or [concept]
     kept: dict[bytes, tuple[Tensor, str]] = {}
     drawn = discarded = 0
     while len(kept) < count:
-        if drawn >= len(seeds):
-            found = f"{len(kept)} of {drawn} pictures of {concept!r}"
-            raise DataError(f"the classifier recognised only {found} by the base model: train it longer")
+        if drawn >= len(seeds) or (drawn >= NONE_SEEN and not kept):
+            shown_in = f"{len(kept)} of {drawn} pictures ({len(kept) / max(drawn, 1):.0%})"
+            raise DataError(
+                f"the base draws {shown(repr(concept), 60)} in {shown_in}, as the judge sees them, too few of {count}: "
+                "what a model does not draw it cannot be seen to forget; name another concept, or train it longer"
+            )
         these = seeds[drawn : drawn + count]
         asked = in_turns(prompts, len(these), drawn)
         drawn += len(these)
@@ -100,8 +107,10 @@ def draw_recognised(
         seen = recognises(concept, images)
         discarded += int((~seen).sum())
         # Two seeds may give the same 8-bit picture: it counts once.
-        shown = [pair for pair, is_seen in zip(zip(images, asked, strict=True), seen.tolist(), strict=True) if is_seen]
-        kept |= {to_pixels(image).numpy().tobytes(): (image, prompt) for image, prompt in shown}
+        visible = [
+            pair for pair, is_seen in zip(zip(images, asked, strict=True), seen.tolist(), strict=True) if is_seen
+        ]
+        kept |= {to_pixels(image).numpy().tobytes(): (image, prompt) for image, prompt in visible}
     chosen = list(kept.values())[:count]
     return torch.stack([image for image, _ in chosen]), [prompt for _, prompt in chosen], discarded
 

@@ -1,3 +1,7 @@
+import os
+import signal
+from multiprocessing import get_context
+
 import pytest
 import torch
 from tiny_stable_diffusion import tiny_stable_diffusion
@@ -6,7 +10,8 @@ from erasediff import erase
 from erasediff.data.images import decode, encode_png
 from erasediff.errors import DataError, ModelError, ParamsError
 from erasediff.families import family_of
-from erasediff.families.drawing import draw, draw_recognised, require_visible
+from erasediff.families.drawing import draw, draw_recognised, drawn_table, require_visible
+from erasediff.families.resuming import resumable
 from erasediff.judges.cnn import train
 
 HOW = {"steps": 4, "guidance_scale": 5.0}
@@ -40,14 +45,62 @@ def test_a_forget_set_drawn_by_stable_diffusion_is_erased_from_it():
 
 
 @pytest.mark.unit
-def test_what_is_never_recognised_ends():
-    family = family_of(tiny_stable_diffusion())
+@pytest.mark.parametrize(
+    ("first", "seeds", "told"),
+    [
+        (10**6, 20, r"draws 'a' in 0 of 20 pictures \(0%\), as the judge sees them, too few of 6"),
+        (10**6, 120, r"draws 'a' in 0 of 66 pictures \(0%\)"),
+        (0, 120, r"draws 'a' in 5 of 120 pictures \(4%\), as the judge sees them, too few of 6"),
+    ],
+)
+def test_a_concept_that_the_base_cannot_draw_is_refused_with_its_rate(family, first, seeds, told):
+    """At once where nothing is seen of it, else when the seeds are used up."""
+    tried = []
 
-    def never(concept, images):
-        return torch.zeros(len(images), dtype=torch.bool)
+    def seldom(concept, images):
+        tried.extend(images)
+        return torch.tensor([first <= len(tried) - i < first + 5 for i in range(len(images), 0, -1)])
 
-    with pytest.raises(DataError, match="recognised only 0 of 20 pictures of 'a red circle'"):
-        draw_recognised(family, "a red circle", never, 2, seeds=range(20), steps=1, guidance_scale=1.0)
+    with pytest.raises(DataError, match=told):
+        draw_recognised(family, "a", seldom, 6, seeds=range(seeds), steps=1, guidance_scale=1.0)
+
+
+def drawn_ids(family, folder, *, dies=False):
+    """How many batches are drawn for a table, and the ids of its pictures; or the process kills itself on the way."""
+    plain, drawn = family.sample, []
+    family.sample = lambda *given, **how: drawn.append(given) or plain(*given, **how)
+    table, _ = drawn_table(
+        resumable(family, folder, "model"),
+        {name: [name] for name in "abc"},
+        lambda concept, images: torch.arange(len(images)) % 2 == 0,
+        4,
+        seed=3,
+        steps=2,
+        on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if dies and done == 2 else None,
+    )
+    family.sample = plain
+    return len(drawn), table["sample_id"].tolist()
+
+
+@pytest.mark.unit
+def test_a_drawing_that_is_killed_goes_on_where_it_was(family, tmp_path):
+    """What is drawn already is read, and what comes of it is the same to the bit."""
+    killed = get_context("fork").Process(target=drawn_ids, args=(family, tmp_path / "killed"), kwargs={"dies": True})
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert drawn_ids(family, tmp_path / "killed") == (2, drawn_ids(family, tmp_path / "whole")[1])
+    assert drawn_ids(family, tmp_path / "whole")[0] == 0
+
+
+@pytest.mark.unit
+def test_what_another_model_drew_is_not_read(family, tmp_path):
+    how = {"prompts": ["a"], "seeds": [1], "steps": 2}
+    one = resumable(family, tmp_path, "one").sample(**how)
+    with torch.no_grad():
+        family.denoiser.conv_out.weight.mul_(2)
+    assert torch.equal(resumable(family, tmp_path, "one").sample(**how), one)
+    assert not torch.equal(resumable(family, tmp_path, "other").sample(**how), one)
 
 
 @pytest.mark.unit
