@@ -354,12 +354,17 @@ class EffectiveSettings:
         settings: every setting that mattered to this run, once, with the value that it had. Of ``retrain``, its recipe.
         updates: number of updates made.
         passes: images through the network in them, a backward pass counted as two forward ones.
+        concept_change: how far the predictions under the prompts to forget went, in parts of the way to another
+            concept; ``None``: it was not measured.
+        kept_change: how much those under the prompts to keep changed, in the same measure.
     """
 
     method: str
     settings: Mapping[str, Value]
     updates: int
     passes: int
+    concept_change: float | None = None
+    kept_change: float | None = None
 
     def to_json(self) -> Json:
         """The record as JSON takes it."""

@@ -22,7 +22,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
-    from erasediff.judges import open_judge
+    from erasediff.judges import asked_concepts, open_judge
     from erasediff.records import ForgetSummary
     from stages import layout
 
@@ -49,7 +49,8 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             pipeline, judge, protocol, evaluate.attacks, erasures.concepts, prompts, training, test
         )
     grid = layout.samples(which)
-    write_bytes(grid, grid_png(found.shown, judge.concepts, which, marked=[*erasures.concepts, *erasures.earlier]))
+    marked = [*erasures.concepts, *erasures.earlier]
+    write_bytes(grid, grid_png(found.shown, asked_concepts(judge, prompts), which, marked=marked))
     write_readings(layout.readings(which), found.numbers)
     timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
     write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks).to_json())

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     Attack: TypeAlias = str
 else:
     Method = Literal[tuple(METHODS)]  # one list: that of the methods
+JudgeKind = Literal["cnn", "clip", "image_classifier", "nudity"]
+#: A repository of the Hugging Face hub.
+REPO = r"[\w.-]+(/[\w.-]+)?"
     Attack = Literal[tuple(ATTACKS)]
 
 
@@ -111,7 +114,7 @@ class Pretrain(Section):
                 f"attention has {len(self.attention)} entries, block_out_channels {len(self.block_out_channels)}: "
                 "give one a level"
             )
-        if self.source == "hub" and not (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.repo or "") and self.revision):
+        if self.source == "hub" and not (re.fullmatch(REPO, self.repo or "") and self.revision):
             raise ValueError("source hub needs repo (organisation/name) and revision (a commit)")
         if self.source == "registry" and not (self.repo and (self.revision or "").isdigit()):
             raise ValueError(
@@ -122,7 +125,11 @@ class Pretrain(Section):
 
 
 class Classifier(Section):
-    kind: Literal["cnn"]
+    kind: JudgeKind
+    path: Text
+    repo: Text | None
+    revision: Text | None
+    labels: dict[Text, Annotated[list[Text], Field(min_length=1)]]
     pictures: Literal["data/curated", "models/base"]
     count: Annotated[int, Field(ge=8)]
     guidance_scale: GuidanceScale | None
@@ -132,6 +139,16 @@ class Classifier(Section):
     batch_size: int
     learning_rate: float
     min_accuracy: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Classifier:
+        if self.kind == "cnn" and self.labels:
+            raise ValueError("labels has no effect with kind cnn, which learns its concepts: leave it empty")
+        if self.kind not in ("clip", "image_classifier") and self.repo:
+            raise ValueError(f"repo has no effect with kind {self.kind}: leave it at null")
+        if self.repo and not (re.fullmatch(REPO, self.repo) and self.revision):
+            raise ValueError("repo (organisation/name) needs revision (a commit)")
+        return self
 
 
 class ForgetSet(Section):

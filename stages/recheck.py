@@ -22,7 +22,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
-    from erasediff.judges import open_judge
+    from erasediff.judges import asked_concepts, open_judge
     from erasediff.loading import load
     from erasediff.records import AS_TAG, Recheck
     from erasediff.registry.versions import erasures_of, evaluation_of_version, set_tag, version_at
@@ -54,9 +54,8 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     result = Recheck(version.name, version.version, passed, comparable, numbers, recorded.erased, judged)
     write_json(layout.RECHECK, result.to_json())
     marked = [*erasures.concepts, *erasures.earlier]
-    write_bytes(
-        layout.RECHECK_SAMPLES, grid_png(found.shown, judge.concepts, f"version {version.version}", marked=marked)
-    )
+    asked, label = asked_concepts(judge, prompts), f"version {version.version}"
+    write_bytes(layout.RECHECK_SAMPLES, grid_png(found.shown, asked, label, marked=marked))
     run.log_metrics({**numbers, "passed": float(passed)})
     for path in (layout.RECHECK, layout.RECHECK_SAMPLES):
         run.log_artifact(path)
@@ -73,6 +72,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
 def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Evaluate) -> bool:
     """True if classifier, pictures and protocol are those that the version's base was measured with."""
     from erasediff.artifacts import read_json, sha256_file, verify_folder
+    from erasediff.judges import weights_of
     from erasediff.registry.versions import evidence
     from stages import layout
 
@@ -83,7 +83,7 @@ def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Eva
     made = {"seed": lock.get("seed"), **_of_protocol(lock.get("evaluate", {}))}
     return (made, recorded.judge["sha256"], version.tags.get("dataset_sha256")) == (
         protocol,
-        sha256_file(layout.CLASSIFIER / "model.safetensors"),
+        sha256_file(weights_of(layout.CLASSIFIER)),
         read_json(layout.summary(layout.CURATED))["sha256"],
     )
 

@@ -73,6 +73,11 @@ def test_all_errors_in_one_message(tmp_path):
             "curate.source prompts gives no pictures, a model draws them: set pretrain.source to folder, hub or "
             "registry, classifier.pictures to models/base, forget_set.origin to generated",
         ),
+        ([("classifier.labels", {"star": ["a star"]})], "labels has no effect with kind cnn"),
+        ([("classifier.kind", "clip"), ("classifier.labels", {"star": []})], "labels.star: .*at least 1 item"),
+        ([("classifier.kind", "nudity"), ("classifier.repo", "a/b")], "repo has no effect with kind nudity"),
+        ([("classifier.kind", "clip"), ("classifier.repo", "a/b")], "repo .organisation/name. needs revision"),
+        ([("classifier.kind", "nudty")], "did you mean nudity?"),
         ([("curate.concepts", {"star": "object"})], "curate.concepts has no effect with pictures"),
         ([("curate.concepts", {"star": "thing"})], "curate.concepts.star: .*'object', 'style', 'person' or 'scene'"),
         ([("seed", 2**31)], "seed: give a whole number at least 0 and below 2147483648, not 2147483648"),

@@ -20,7 +20,7 @@ from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.numbers import Numbers, numbers_of
 from erasediff.families import family_of
 from erasediff.families.family import Family
-from erasediff.judges import Judge
+from erasediff.judges import Judge, asked_concepts, read_as
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.pictures import Yardstick
 from erasediff.randomness import image_seeds
@@ -142,8 +142,8 @@ def measure(
     Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
     """
     each, reader = protocol.samples_per_concept, Reader(judge, plan)
-    names = [c for c in judge.concepts for _ in range(each)]
-    wordings = {c: plan.prompts.get(c) or [c] for c in judge.concepts}
+    wordings = {c: plan.prompts.get(c) or [c] for c in asked_concepts(judge, plan.prompts)}
+    names = [read_as(judge, c) for c in wordings for _ in range(each)]
     asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, each)]
     first, draws = torch.empty(0), []
     for number in range(protocol.draws):
@@ -161,7 +161,7 @@ def measure(
             name: numbers_of([reader.read(images, [names[i] for i in few])], protocol.seed, planted.RESAMPLES)
             for name, images in drawn.items()
         }
-    shown = first.view(len(judge.concepts), each, *first.shape[1:])[:, :SHOWN]
+    shown = first.view(len(wordings), each, *first.shape[1:])[:, :SHOWN]
     counts = {"drawn_pictures": len(names) * protocol.draws, "held_out_pictures": len(plan.held_out)}
     counts |= {} if plan.training is None else {"training_pictures": len(plan.training)}
     how = {**protocol.noted(), **counts, "judge": judge.fingerprint}
@@ -236,7 +236,7 @@ def measure_pipeline(
     if training is not None:
         every = -(-len(training) // COPIED_FROM)
         copied = decode(training["image"].tolist()[::every], judge.image_shape)
-    concepts, drawn = len(judge.concepts), 0
+    concepts, drawn = len(asked_concepts(judge, prompts or {})), 0
     total = concepts * protocol.samples_per_concept * protocol.draws
     total += concepts * min(planted.PICTURES, protocol.samples_per_concept) if self_checks else 0
 

@@ -237,13 +237,12 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings) -> dict[str, 
     judge, own, protocol = evaluation.judge, "the model's own", evaluation.protocol
     steps, scale = protocol.get("inference_steps"), protocol.get("guidance_scale")
     by_base = judge.get("pictures") == JUDGE_BY_BASE
-    learned = ", as it learned from: those that the base drew under other seeds" if by_base else ""
     reference = "drawn by the base under other seeds" if by_base else "real"
     how = {
         "pictures": f"{protocol.get('samples_per_concept')} a concept × {protocol.get('draws')} draws of noise, "
         f"{_count(protocol.get('drawn_pictures'))} in all, the same seeds for both models",
         "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
-        "classifier": f"accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures{learned}",
+        "classifier": _judge_in_words(judge),
         "distance": f"{DISTANCE.words}: {_count(protocol.get('held_out_pictures'))}, {reference}",
         "method": method_in_words(erase),
     }
@@ -252,6 +251,17 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings) -> dict[str, 
     if differs := deviations_from_paper(erase):
         how["deviation from the paper"] = f"{'; '.join(differs)}; the evidence is in docs/PAPERS.md"
     return how
+
+
+def _judge_in_words(judge: Json) -> str:
+    """How well the judge reads, and what it learned from."""
+    kind = judge.get("kind", "cnn")
+    others = "" if kind == "cnn" else f"{kind}, trained by others; "
+    if judge["accuracy"] is None:
+        return f"{others}its accuracy was not measured: there are no pictures with labels"
+    by_base = judge.get("pictures") == JUDGE_BY_BASE
+    learned = ", as it learned from: those that the base drew under other seeds" if by_base else ""
+    return f"{others}accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures{learned}"
 
 
 def _count(number: Value) -> str:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from erasediff.artifacts import verify_folder, write_bytes, write_json
 from erasediff.data.concept_images import Images
 from erasediff.data.images import as_shape
-from erasediff.errors import IntegrityError, UnknownConcept
+from erasediff.errors import IntegrityError
+from erasediff.judges.judge import recognised
 
 if TYPE_CHECKING:
     from erasediff.training.state import OnStep
@@ -73,10 +74,7 @@ class ConceptClassifier(nn.Module):
 
     def recognises(self, concept: str, images: Images) -> Tensor:
         """True where an image shows ``concept``, bool ``(N,)``. Raises: UnknownConcept: it was not trained on it."""
-        if concept not in self.concepts:
-            known = ", ".join(self.concepts)
-            raise UnknownConcept(f"the classifier does not know {concept!r}; it knows: {known}")
-        return self.read(images)[0].argmax(1) == self.concepts.index(concept)
+        return recognised(self, concept, images)
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +20,7 @@ from erasediff.errors import EraseDiffError, ParamsError
 from erasediff.families import family_of
 from erasediff.records import EffectiveSettings, Value
 from erasediff.unlearning.adapters import Lora, write_lora
+from erasediff.unlearning.card import model_card
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -88,6 +90,43 @@ class Erased:
         about = {"erased": json.dumps(self.forgotten), "method": self.method, "updates": str(self.updates)}
         write_lora(self.pipeline, self.lora, Path(folder), {**about, "settings": json.dumps(dict(self.settings))})
 
+    def publish(
+        self,
+        folder: Path | str,
+        *,
+        fused: bool | None = None,
+        measured: Mapping[str, object] | None = None,
+        came_back: Mapping[str, object] | None = None,
+    ) -> None:
+        """:meth:`save`, and beside it ``README.md``: the model card that the Hugging Face hub shows.
+
+        Args:
+            measured: what was measured of the model, by what it is called, such as ``{"unlearning accuracy": 0.98}``.
+            came_back: likewise, under attacks.
+        """
+        self.save(folder, fused=fused)
+        whole = self.lora is None if fused is None else fused
+        card = model_card(self, fused=whole, measured=measured, came_back=came_back)
+        card.save(Path(folder) / "README.md")
+
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None, **published: Any) -> str:
+        """Upload what :meth:`publish` writes, and return its address; the repository is made where there is none.
+
+        Args:
+            repo: ``ORGANISATION/NAME``.
+            private: of a new repository.
+            published: arguments of :meth:`publish`.
+        Raises: huggingface_hub's errors: no network, no right to write there.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        with TemporaryDirectory(prefix="erasediff-hub-") as folder:
+            self.publish(folder, **published)
+            message = f"{', '.join(self.forgotten)} forgotten by {self.method}"
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+
     def show(
         self,
         n: int = 4,
@@ -139,7 +178,12 @@ class Erased:
     def _facts(self) -> list[str]:
         found = {name: self._last(f"{name}_loss") for name in ("retain", "forget")}
         losses = [f"{name} {value:.3g}" for name, value in found.items() if not math.isnan(value)]
-        return [self.method, f"{self.updates} updates", *losses]
+        moved = (
+            []
+            if self.record.concept_change is None
+            else [f"{self.record.concept_change:.2f} of the way to another concept"]
+        )
+        return [self.method, f"{self.updates} updates", *losses, *moved]
 
     def _last(self, name: str) -> float:
         values = [row[name] for row in self.history[-LAST_UPDATES:] if name in row]

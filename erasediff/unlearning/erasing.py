@@ -25,13 +25,15 @@ from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
+from erasediff.unlearning.anchor import nearest_anchor
+from erasediff.unlearning.change import change_of, hardly
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.request import request
-from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE
+from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE, NEAREST
 from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def erase(
         forget: images to forget: Pillow pictures, or a tensor or array ``(B, C, H, W)``, uint8 in [0, 255] or floating
             in [-1, 1]; of several concepts a mapping; drawn from the model by default.
         retain: images to keep, by concept; drawn from the model under ``preserve`` by default.
-        anchor: concept that ``concept`` should draw instead.
+        anchor: concept that ``concept`` should draw instead; ``"nearest"``: of those kept the one whose predictions lie
+            nearest.
         preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
             any prompt the words nearest to ``concept`` by its own text encoder.
         before: concepts that the model has forgotten already: to keep them would teach them anew.
@@ -144,7 +147,7 @@ def erase(
         concept,
         preserve=preserve,
         before=before,
-        anchor=anchor,
+        anchor=None if anchor == NEAREST else anchor,
         forget=forget,
         retain=retain,
         accelerator=accelerator,
@@ -159,6 +162,10 @@ def erase(
     retain_set = asked.retain_set or _drawn(
         family, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
     )
+    if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
+        batch = chosen.settings.forget_batch_size // chosen.settings.accumulate
+        found = nearest_anchor(family, forget_set, retain_set, batch=batch, seed=seed, accelerator=accelerator)
+        chosen = type(chosen)(dataclasses.replace(chosen.settings, anchor=found))
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
     retrains = recipe if method == "retrain" else None
@@ -185,6 +192,11 @@ def erase(
             denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, **how)
             # A constraint gap that was reached ends a run before its planned updates.
             record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
+    change = change_of(family, denoiser, forget_set, retain_set, chosen.settings, seed=seed, accelerator=accelerator)
+    if change is not None:
+        record = dataclasses.replace(record, concept_change=change.concept, kept_change=change.kept)
+    if told := hardly(change, asked.forget):
+        warnings.warn(told, stacklevel=2)
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
     kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))

@@ -15,6 +15,9 @@ RetainTarget: TypeAlias = Literal["noise", "teacher"]
 Mask: TypeAlias = Literal["none", "saliency", "fisher_ratio"]
 Adapter: TypeAlias = Literal["none", "lora"]
 
+#: An ``anchor`` that is chosen: the retained concept whose predictions lie nearest.
+NEAREST = "nearest"
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "multiplier": get_args(Multiplier),
     "forget_target": get_args(ForgetTarget),
@@ -38,7 +41,7 @@ class Settings:
         forget_source: images that x_t of the forget loss is made from: ``forget``, ``retain``, ``mixed`` (half of
             each), or ``noise`` (images of U[-1, 1) noise).
         retain_target: what the retain loss aims at: ``noise``, or ``teacher``, the frozen base.
-        anchor: concept of the forget target ``anchor``.
+        anchor: concept of the forget target ``anchor``; ``nearest``: the retained one whose predictions lie nearest.
         outer_steps: number of updates.
         inner_steps: Adam steps of one measurement of the constraint gap.
         gap_every: measure the constraint gap every so many updates; 0 never.

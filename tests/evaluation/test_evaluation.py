@@ -15,7 +15,15 @@ from erasediff.evaluation.report import LIMITS as NOT_SHOWN
 from erasediff.evaluation.report import NO_VERSION, how_measured, report_html, with_version
 from erasediff.evaluation.table import concept_rows, table_rows
 from erasediff.metrics.draw import Draw
-from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Erasures, ForgetSummary, Measured, failed_gates
+from erasediff.records import (
+    JUDGE_BY_BASE,
+    JUDGE_BY_LABELS,
+    EffectiveSettings,
+    Erasures,
+    ForgetSummary,
+    Measured,
+    failed_gates,
+)
 
 LIMITS = {
     "min_unlearning_accuracy": 0.9,
@@ -35,7 +43,7 @@ RAN = EffectiveSettings("erasediff", {"eta": 1.0, "multiplier": "paper"}, 140, 7
 
 def evaluated(base=BASE, erased=ERASED, **protocol):
     how = PROTOCOL | protocol
-    return evaluation_of(Measured(base, "b", how), Measured(erased, "e", how), JUDGE, LIMITS)
+    return evaluation_of(Measured(base, "b", how), Measured(erased, "e", how), dict(JUDGE), LIMITS)
 
 
 def report(evaluation):
@@ -135,6 +143,20 @@ def test_the_report_says_when_the_base_drew_what_distances_are_measured_to():
     how = how_measured(evaluation, EffectiveSettings("graddiff", {}, 17, 900))
     assert how["distance"].endswith(" pictures: 5, drawn by the base under other seeds")
     assert "those that the base drew under other seeds" in how["classifier"]
+
+
+@pytest.mark.unit
+def test_the_report_says_whose_judge_it_is_and_that_it_was_not_measured():
+    ran = EffectiveSettings("graddiff", {}, 17, 900)
+    evaluation = evaluated()
+    evaluation.judge.update({"kind": "clip", "accuracy": None, "test_samples": 0, "pictures": JUDGE_BY_BASE})
+    told = how_measured(evaluation, ran)["classifier"]
+    assert told == "clip, trained by others; its accuracy was not measured: there are no pictures with labels"
+    evaluation.judge.update({"accuracy": 0.5, "test_samples": 12, "pictures": JUDGE_BY_LABELS})
+    assert (
+        how_measured(evaluation, ran)["classifier"]
+        == "clip, trained by others; accuracy 0.5000 on 12 held-out pictures"
+    )
 
 
 def drawn(read, features, forgotten, reference, earlier=()):

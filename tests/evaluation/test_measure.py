@@ -8,6 +8,7 @@ from erasediff.data.images import encode_png
 from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
 from erasediff.evaluation.measure import Plan, Protocol, measure, measure_pipeline
 from erasediff.evaluation.numbers import over_draws
+from erasediff.judges import REST, read_as
 from erasediff.randomness import image_seeds
 
 TONES = {"a": -1.0, "b": 0.0, "c": 1.0}
@@ -80,6 +81,29 @@ def test_each_wording_of_a_concept_is_asked_in_its_turn_and_counts_as_the_concep
     numbers = measured(family, prompts={"a": ["a one", "a two"], "b": ["b"]}).numbers.flat
     assert [prompt for prompt, *_ in family.asked[:4]] == ["a one", "a two", "a one", "a two"]
     assert numbers["unlearning_accuracy"] == 1.0
+
+
+@pytest.mark.unit
+def test_a_concept_without_a_name_is_kept_where_nothing_that_has_one_is_seen():
+    """A detector of one thing: "a" is what it knows; "b" and "c" are drawn too, and read as the rest."""
+
+    class Detector(Eye):
+        concepts = ("a", REST)
+
+        def read(self, images):
+            scores, features = super().read(images)
+            return torch.stack([scores[:, 0], scores[:, 1:].sum(1)], dim=1), features
+
+    family, prompts = Painter(), {"a": ["a"], "b": ["b"], "c": ["c one"]}
+    found = measured(family, Detector(), prompts=prompts)
+    numbers = found.numbers.flat
+    assert [name for name, *_ in family.asked[:12]] == ["a"] * 4 + ["b"] * 4 + ["c one"] * 4
+    assert numbers["unlearning_accuracy"] == 0.0 and numbers["in_domain_retain_accuracy"] == 1.0
+    assert numbers[f"accuracy.{REST}"] == 1.0 and len(found.shown) == 3
+    other = measured(Painter(c=-1.0), Detector(), prompts=prompts).numbers.flat
+    assert other["in_domain_retain_accuracy"] == 0.5
+    with pytest.raises(UnknownConcept, match="does not know 'd'"):
+        read_as(Eye(), "d")
 
 
 @pytest.mark.unit

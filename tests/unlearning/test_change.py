@@ -1,0 +1,102 @@
+"""How far predictions moved, the warning where they hardly did, and the anchor that lies nearest."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import erasediff
+from erasediff.data.concept_images import ConceptImages, Undrawn
+from erasediff.families import family_of
+from erasediff.records import EffectiveSettings
+from erasediff.unlearning import method_for
+from erasediff.unlearning.anchor import nearest_anchor
+from erasediff.unlearning.change import HARDLY, Change, change_of, hardly
+
+FEW = {"preserve": ["circle", "square"], "generate": 2, "progress": False}
+SMALL = {"forget_batch_size": 8, "retain_batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return erasediff.open_example("shapes").pipeline
+
+
+def of(names):
+    return ConceptImages(Undrawn(len(names)), names)
+
+
+def change(family, denoiser, settings=None):
+    chosen = settings or method_for("erasediff", **SMALL).settings
+    return change_of(
+        family, denoiser, of(["star"]), of(["circle", "square"]), chosen, seed=0, accelerator=Accelerator()
+    )
+
+
+@pytest.mark.unit
+def test_one_update_is_told_to_have_forgotten_nothing_and_the_record_has_the_number(shapes):
+    with pytest.warns(UserWarning, match=r"star is hardly forgotten: its predictions went 0\.[0-4]"):
+        result = erasediff.erase(shapes, "star", outer_steps=1, **FEW, **SMALL)
+    assert 0 < result.record.concept_change < HARDLY and result.record.kept_change > 0
+    assert f"{result.record.concept_change:.2f} of the way" in repr(result)
+    assert EffectiveSettings.from_json(result.record.to_json(), "it") == result.record
+
+
+@pytest.mark.unit
+def test_a_closed_form_that_forgets_moves_the_concept_and_little_else(shapes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = erasediff.erase(shapes, "star", method="uce", **FEW)
+    assert result.record.concept_change > 0.6 and result.record.kept_change < 0.1
+
+
+@pytest.mark.unit
+def test_nothing_moved_is_0_and_another_concepts_prediction_is_1(shapes):
+    family = family_of(shapes)
+    assert change(family, copy.deepcopy(family.denoiser)) == (0.0, 0.0)
+
+    settings = method_for("erasediff", forget_target="anchor", anchor="circle", **SMALL).settings
+    erased = copy.deepcopy(family.denoiser)
+    circle = family.condition(["circle"])["encoder_hidden_states"]
+    star = family.condition(["star"])["encoder_hidden_states"]
+
+    def answer(module, args, kwargs):
+        text = kwargs["encoder_hidden_states"]
+        is_star = (text - star).abs().amax((1, 2), keepdim=True) < 1e-4
+        return args, {**kwargs, "encoder_hidden_states": torch.where(is_star, circle, text)}
+
+    erased.register_forward_pre_hook(answer, with_kwargs=True)
+    found = change(family, erased, settings)
+    assert found.concept == pytest.approx(1.0, abs=1e-4) and found.kept == 0.0
+
+
+@pytest.mark.unit
+def test_a_model_that_cannot_be_asked_is_not_measured_and_nothing_is_told():
+    assert hardly(None, ["x"]) == "" and hardly(Change(HARDLY, 0.9), ["x"]) == ""
+    assert hardly(Change(0.0, 0.0), ["x", "y"]).startswith("x, y is hardly forgotten: its predictions went 0.00")
+
+
+@pytest.mark.unit
+def test_the_nearest_anchor_is_the_candidate_with_the_nearest_predictions(shapes):
+    family = family_of(shapes)
+    forget, retain = of(["star"]), of(["circle", "house", "moon", ""])
+    how = {"batch": 8, "seed": 0, "accelerator": Accelerator()}
+    found = nearest_anchor(family, forget, retain, **how)
+    ways = {}
+    for name in ("circle", "house", "moon"):
+        noisy = torch.randn(16, *family.latent_shape, generator=torch.Generator().manual_seed(1))
+        moments = torch.linspace(100, 900, 16).long()
+        with torch.no_grad():
+            said = [family.predict(family.denoiser, noisy, moments, family.condition([p] * 16)) for p in ("star", name)]
+        ways[name] = float((said[0] - said[1]).square().mean())
+    assert found == min(ways, key=ways.get) and math.isfinite(sum(ways.values()))
+    assert nearest_anchor(family, forget, of(["house", "star"]), **how) == "star"  # itself is nearer than any
+
+
+@pytest.mark.unit
+def test_the_record_names_the_anchor_that_was_chosen(shapes):
+    result = erasediff.erase(shapes, "star", method="uce", anchor="nearest", **FEW)
+    assert result.settings["anchor"] in ("circle", "square") and result.record.concept_change > 0.6
