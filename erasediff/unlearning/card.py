@@ -62,6 +62,7 @@ def model_card(
 
     pipeline, base = result.pipeline, base_of(result)
     takes_words = hasattr(pipeline, "tokenizer")
+    adapter: dict[str, Any] = {} if fused or base is None else {"base_model_relation": "adapter"}
     data = ModelCardData(
         base_model=base,
         library_name="diffusers",
@@ -69,7 +70,7 @@ def model_card(
         license_name="terms-of-the-base-model-and-its-data",
         pipeline_tag="text-to-image" if takes_words else "unconditional-image-generation",
         tags=["machine-unlearning", "concept-erasure", "erasediff", *([] if fused else ["lora"])],
-        **({} if fused or base is None else {"base_model_relation": "adapter"}),
+        **adapter,
     )
     name, forgotten = type(pipeline).__name__, ", ".join(map(_plain, result.forgotten))
     load = f'pipeline = {name}.from_pretrained("THIS REPOSITORY")'

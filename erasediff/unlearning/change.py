@@ -19,8 +19,8 @@ from erasediff.unlearning.targets import Relabelling
 
 #: Noised pictures that it is measured on, at most.
 SAMPLES = 16
-#: A concept whose predictions went less of the way is hardly forgotten. On the shapes example one update goes 0.3 to 0.5
-#: of it and forgets nothing; 20 go 0.8, and forget.
+#: A concept whose predictions went less of the way is hardly forgotten. On the shapes example one update goes 0.3 to
+#: 0.5 of it and forgets nothing; 20 go 0.8, and forget.
 HARDLY = 0.5
 #: Targets that lead to what another prompt says.
 LEADING = ("relabel", "anchor", "negative_guidance")

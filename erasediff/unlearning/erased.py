@@ -181,7 +181,7 @@ class Erased:
         moved = (
             []
             if self.record.concept_change is None
-            else [f"{self.record.concept_change:.2f} of the way to another concept"]
+            else [f"concept moved {self.record.concept_change:.2f}"]
         )
         return [self.method, f"{self.updates} updates", *losses, *moved]
 

@@ -41,7 +41,7 @@ def test_one_update_is_told_to_have_forgotten_nothing_and_the_record_has_the_num
     with pytest.warns(UserWarning, match=r"star is hardly forgotten: its predictions went 0\.[0-4]"):
         result = erasediff.erase(shapes, "star", outer_steps=1, **FEW, **SMALL)
     assert 0 < result.record.concept_change < HARDLY and result.record.kept_change > 0
-    assert f"{result.record.concept_change:.2f} of the way" in repr(result)
+    assert f"concept moved {result.record.concept_change:.2f}" in repr(result)
     assert EffectiveSettings.from_json(result.record.to_json(), "it") == result.record
 
 
