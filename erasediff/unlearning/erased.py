@@ -178,11 +178,7 @@ class Erased:
     def _facts(self) -> list[str]:
         found = {name: self._last(f"{name}_loss") for name in ("retain", "forget")}
         losses = [f"{name} {value:.3g}" for name, value in found.items() if not math.isnan(value)]
-        moved = (
-            []
-            if self.record.concept_change is None
-            else [f"concept moved {self.record.concept_change:.2f}"]
-        )
+        moved = [] if self.record.concept_change is None else [f"concept moved {self.record.concept_change:.2f}"]
         return [self.method, f"{self.updates} updates", *losses, *moved]
 
     def _last(self, name: str) -> float:
