@@ -26,7 +26,7 @@ from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
 from erasediff.unlearning.anchor import nearest_anchor
-from erasediff.unlearning.change import change_of, hardly
+from erasediff.unlearning.change import change_of, doubt
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
@@ -195,7 +195,7 @@ def erase(
     change = change_of(family, denoiser, forget_set, retain_set, chosen.settings, seed=seed, accelerator=accelerator)
     if change is not None:
         record = dataclasses.replace(record, concept_change=change.concept, kept_change=change.kept)
-    if told := hardly(change, asked.forget):
+    if told := doubt(change, asked.forget):
         warnings.warn(told, stacklevel=2)
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline

@@ -18,7 +18,7 @@ def erased(name=None, **settings):
 
 
 @pytest.mark.unit
-@pytest.mark.filterwarnings("ignore:star is hardly forgotten")
+@pytest.mark.filterwarnings("ignore:.*another concept")
 def test_a_published_folder_loads_in_plain_diffusers_and_its_card_says_what_is_known(tmp_path):
     result = erased("org/stable-model")
     result.publish(tmp_path / "m", measured={"unlearning accuracy": 0.98125, "of | whom": "# the *judge*"})
@@ -36,7 +36,7 @@ def test_a_published_folder_loads_in_plain_diffusers_and_its_card_says_what_is_k
 
 
 @pytest.mark.unit
-@pytest.mark.filterwarnings("ignore:star is hardly forgotten")
+@pytest.mark.filterwarnings("ignore:.*another concept")
 def test_the_card_of_a_lora_says_how_to_load_it_and_that_nothing_was_measured(tmp_path):
     result = erased("org/stable-model", adapter="lora", rank=2)
     result.publish(tmp_path, came_back={"after 100 steps of fine-tuning": 0.4})
@@ -48,7 +48,7 @@ def test_the_card_of_a_lora_says_how_to_load_it_and_that_nothing_was_measured(tm
 
 
 @pytest.mark.unit
-@pytest.mark.filterwarnings("ignore:star is hardly forgotten")
+@pytest.mark.filterwarnings("ignore:.*another concept")
 def test_a_base_from_a_folder_is_named_to_nobody(tmp_path):
     (tmp_path / "own" / "model").mkdir(parents=True)
     result = erased(str(tmp_path / "own" / "model"))
@@ -58,7 +58,7 @@ def test_a_base_from_a_folder_is_named_to_nobody(tmp_path):
 
 
 @pytest.mark.unit
-@pytest.mark.filterwarnings("ignore:star is hardly forgotten")
+@pytest.mark.filterwarnings("ignore:.*another concept")
 def test_what_is_pushed_is_what_is_published(monkeypatch):
     """The thin call alone: nothing is sent."""
     pushed = {}
