@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     Attack: TypeAlias = str
 else:
     Method = Literal[tuple(METHODS)]  # one list: that of the methods
+    Attack = Literal[tuple(ATTACKS)]
 JudgeKind = Literal["cnn", "clip", "image_classifier", "nudity"]
 #: A repository of the Hugging Face hub.
 REPO = r"[\w.-]+(/[\w.-]+)?"
-    Attack = Literal[tuple(ATTACKS)]
 
 
 def _printable(text: str) -> str:

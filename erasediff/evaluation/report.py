@@ -19,6 +19,7 @@ from erasediff.records import (
     EffectiveSettings,
     Evaluation,
     ForgetSummary,
+    Json,
     Value,
 )
 from erasediff.unlearning.settings import deviations_from_paper
