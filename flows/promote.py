@@ -35,7 +35,7 @@ def main() -> None:
         sub.add_argument("--approve", action="store_true", help="first ask somebody, in the UI of the Prefect server")
         sub.add_argument("--wait", type=int, metavar="SECONDS", help="for an approval at most so long (default: a day)")
         if command == "challenger":
-            sub.add_argument("--version", help="instead of the challenger")
+            sub.add_argument("--version", default="challenger", help="instead of the challenger")
     sub = commands.add_parser("history", help="who moved which alias, when and why")
     sub.add_argument("--at", metavar="DATE", help="only: which version was champion then (UTC)")
     arguments = parser.parse_args()
@@ -63,7 +63,7 @@ def promote_or_tell(arguments: argparse.Namespace) -> None:
     print(f"champion of {name} is version {champion}")
 
 
-def promote_if_approved(name: str, version: str | None, why: str, brings_back: list[str], seconds: int | None) -> str:
+def promote_if_approved(name: str, version: str, why: str, brings_back: list[str], seconds: int | None) -> str:
     """Ask somebody on the Prefect server, wait, promote; return what was done. Raises: what the flow states."""
     from flows.jobs.promotion import DAY, promote_flow, require_server
     from flows.jobs.states import finished

@@ -70,6 +70,8 @@ image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 ## Measured
 {_table(("gate", "value", "limit", ""), gates)}
 
+Both models, drawn from the same seeds and read by the same judge:
+
 {_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 
 In brackets: 95 % intervals. A gate passes where the whole interval keeps its limit. ±: standard deviation over draws.

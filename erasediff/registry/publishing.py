@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -218,8 +219,12 @@ def _log_metrics(client: MlflowClient, run_id: str, model_id: str, metrics: Mapp
 
 
 def _description(card: str) -> str:
-    """The card as a version's description: without its front matter, which people need not read, and shortened."""
-    note, body = "\n… (the whole card is README.md of the model)", body_of(card)
+    """The card as a version's description: without its front matter, which people need not read, and shortened.
+
+    MLflow's list of versions shows the first line as it is: the heading is told by the line below it.
+    """
+    note = "\n… (the whole card is README.md of the model)"
+    body = re.sub(r"\A# (.+)\n", r"\1\n===\n", body_of(card))
     return body if len(body) <= DESCRIPTION_LENGTH else body[: DESCRIPTION_LENGTH - len(note)] + note
 
 

@@ -53,7 +53,7 @@ def verify_stored(version: Version) -> None:
     """
     expected = registered_sha256(version)
     _require_code_hash(version)
-    with _quiet(), tempfile.TemporaryDirectory(dir=_cache(), prefix=".") as temporary:
+    with tempfile.TemporaryDirectory(dir=_cache(), prefix=".") as temporary:
         _downloaded(version, expected, None if _is_local() else temporary)
 
 
@@ -91,7 +91,7 @@ def files_digest(uri: str) -> str:
     """
     import mlflow
 
-    with registry_client(UPLOAD), tempfile.TemporaryDirectory() as temporary:
+    with _quiet(), registry_client(UPLOAD), tempfile.TemporaryDirectory() as temporary:
         to = None if _is_local() else temporary
         code = [e.path for e in mlflow.artifacts.list_artifacts(uri) if e.path not in (*NOT_CODE, COMPILED)]
         local = {name: Path(mlflow.artifacts.download_artifacts(f"{uri}/{name}", dst_path=to)) for name in code}
@@ -140,7 +140,7 @@ def _downloaded(version: Version, expected: str, to: str | None) -> Path:
     import mlflow
 
     # Not the whole model: into the root of a local one MLflow would write a file.
-    with registry_client(UPLOAD):
+    with _quiet(), registry_client(UPLOAD):
         _require_stored(version)
         local = Path(mlflow.artifacts.download_artifacts(f"{version.uri}/artifacts", dst_path=to))
     pipeline = _require_registered(version, local, expected)

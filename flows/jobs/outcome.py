@@ -77,5 +77,5 @@ def _links(made: Registered, parent: tracking.ParentRun, here: bool) -> str:
     if here:  # a browser follows no link from a server's page to a file
         lines += [f"- {name}: `{path.resolve()}`" for name, path in FILES.items()]
     if not uri.startswith("http"):
-        lines.append(f"\nThe links work once `mlflow ui --backend-store-uri {uri}` runs.")
+        lines.append(f"\nThe links work once `.venv/bin/mlflow ui --backend-store-uri {uri}` runs.")
     return "\n".join(lines)

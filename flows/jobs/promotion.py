@@ -9,12 +9,13 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Completed, State
+from prefect.states import Completed, Running, State
 from pydantic import Field
 
 from erasediff.errors import ApprovalTimeout, ParamsError, PromotionRefused
@@ -30,6 +31,8 @@ from flows.tools.doors import require_drawing
 from stages import layout
 
 T = TypeVar("T")
+#: A form shows a field of it at once; one that may be None asks for its type first.
+NOTHING: list[str] = []
 #: Seconds.
 DAY = 24 * 60 * 60
 
@@ -45,16 +48,16 @@ class Decision(RunInput):
 def _run_name() -> str:
     """Name a run in Prefect's lists."""
     asked = flow_run.parameters
-    return f"{asked.get('version') or 'challenger'}: {asked.get('why', '')}"[:80]
+    return f"{asked.get('version', 'challenger')}: {asked.get('why', '')}"[:80]
 
 
 @flow(name="promote", flow_run_name=_run_name)
 @failures_as_states
 def promote_flow(
     why: str,
-    version: str | None = None,
-    model_name: str | None = None,
-    brings_back: list[str] | None = None,
+    version: str = "challenger",
+    model_name: str = "",
+    brings_back: list[str] = NOTHING,
     approve: bool = False,
     wait_seconds: int = DAY,
 ) -> State:
@@ -62,9 +65,9 @@ def promote_flow(
 
     Args:
         why: Kept in the history of the aliases.
-        version: A number, or an alias such as previous_champion. None: the challenger.
-        model_name: Registered model. None: register.model_name of params.yaml.
-        brings_back: What the champion has forgotten and may be drawn again. None: nothing may.
+        version: A number, or an alias such as challenger or previous_champion.
+        model_name: Registered model. Empty: register.model_name of params.yaml.
+        brings_back: What the champion has forgotten and may be drawn again. Empty: nothing may.
         approve: Pause until somebody decides: the run then has a form, numbers and pictures.
         wait_seconds: With approve: nobody has decided after so many seconds, the run fails.
     """
@@ -75,7 +78,7 @@ def promote_flow(
 
     name = results.model_name(model_name)
     try:
-        promoted = promote(name, version, why=why, brings_back=brings_back or [], check=check, step=as_task)
+        promoted = promote(name, version, why=why, brings_back=brings_back, check=check, step=as_task)
     except PromotionRefused as error:  # somebody's decision, no failure
         return cancelled(error)
     return Completed(message=f"champion of {name} is version {promoted}")
@@ -84,9 +87,7 @@ def promote_flow(
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 @failures_as_states
 def _step(name: str, work: Callable[[], object]) -> object:
-    found = work()
-    get_run_logger().info("%s: done", name)
-    return found
+    return work()
 
 
 def as_task(name: str, work: Callable[[], T]) -> T:
@@ -112,12 +113,19 @@ def approval(asked: Version, before: Standing, why: str, seconds: int) -> str:
         form = Decision.with_initial_data(description=f"{told}\n\n{link}. The pictures are among this run's artifacts.")
         decision = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=5)
     except FlowPauseTimeout:
+        _leave_the_pause()
         raise ApprovalTimeout(f"nobody decided on {label} within {seconds} s: nothing was moved, ask again") from None
     by, because = plain(decision.by), plain(decision.why)
     if not decision.approve:
         as_task("note the refusal", lambda: refuse(asked, before.version, by=by, why=because))
         raise PromotionRefused(f"{label} was refused by {by}: {because}; nothing was moved")
     return f"approved by {by}: {because}"
+
+
+def _leave_the_pause() -> None:
+    """Have the run go on: of one whose pause is over Prefect takes no end but "Failed", without our name and reason."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Running(), force=True)
 
 
 def decided_about(asked: Version, before: Standing) -> str:

@@ -33,6 +33,7 @@ HINTS = (
     "dvc config core.autostage",
     "Use `dvc push`",
     "WARNING: No file hash info found",  # of outs that an experiment is yet to make
+    "WARNING: Process '",  # was killed, and held a lock that DVC has removed
     "To apply the results of an experiment",
     "dvc exp apply",
 )

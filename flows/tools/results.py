@@ -8,6 +8,7 @@ from erasediff.artifacts import write_bytes
 from erasediff.checkout import project_root
 from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.records import Evaluation, Registered
+from erasediff.registry.promotion import still_drawn
 from erasediff.registry.versions import aliases, set_tag
 from erasediff.tracking import tracking_uri, without_credentials
 from flows.tools import dvc, git
@@ -73,9 +74,18 @@ def summary(report: Path | str = layout.VERSION_REPORT) -> str:
         "",
         f"report   {report}",
         f"model    {made}, alias {', '.join(sorted(held)) or 'none'}",
-        f"MLflow   .venv/bin/mlflow ui --backend-store-uri {without_credentials(tracking_uri())}",
+        f"MLflow   {mlflow_page(made, without_credentials(tracking_uri()))}",
     ]
+    if "challenger" in held and "champion" not in held and not still_drawn(made.model_name, made.version):
+        lines.append('next     .venv/bin/python -m flows.promote challenger --why "…"')
     return "\n".join(lines)
+
+
+def mlflow_page(made: Registered, uri: str) -> str:
+    """Return where a person sees a version: its page on a server, or the command that starts one."""
+    if uri.startswith("http"):
+        return f"{uri}/#/models/{made.model_name}/versions/{made.version}"
+    return f".venv/bin/mlflow ui --backend-store-uri {uri}"
 
 
 def record_commit() -> str:

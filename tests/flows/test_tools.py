@@ -24,10 +24,12 @@ from erasediff.errors import (
     ServerFailed,
     StageFailed,
 )
+from erasediff.records import Registered
 from flows.tools.doors import start_door
 from flows.tools.dvc import as_hydra, parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
 from flows.tools.processes import end_children, ending_children, failure, told_error
+from flows.tools.results import mlflow_page
 from flows.tools.servers import require_listening
 from stages.yaml_files import read_yaml
 
@@ -236,3 +238,10 @@ def test_any_name_of_a_concept_reaches_the_cell_of_a_comparison(name):
         apply_overrides(file, [f"forget_set.concepts={as_hydra([name, 'b'])}"])
         assert read_yaml(file) == {"forget_set": {"concepts": [name, "b"]}}
     assert as_hydra([1, 0.5, True, None]) == "[1,0.5,true,null]"
+
+
+@pytest.mark.unit
+def test_a_version_is_seen_on_its_server_or_by_a_command():
+    made = Registered("m", "3", "d", True)
+    assert mlflow_page(made, "http://127.0.0.1:5000") == "http://127.0.0.1:5000/#/models/m/versions/3"
+    assert mlflow_page(made, "sqlite:////a/b.db") == ".venv/bin/mlflow ui --backend-store-uri sqlite:////a/b.db"

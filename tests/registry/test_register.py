@@ -117,7 +117,7 @@ def test_a_register_that_was_killed_after_its_version_was_made_is_completed_by_t
         verify_stored(version_of(MODEL, "1"))
     assert main(project) == "1"
     verify_stored(version_of(MODEL, "1"))
-    assert version_of(MODEL, "1").description.startswith("# Forgotten: b")
+    assert version_of(MODEL, "1").description.startswith("Forgotten: b\n===\n")
 
 
 @pytest.mark.pipeline

@@ -45,6 +45,7 @@ def test_rows_without_a_seed_take_their_place_and_others_keep_theirs():
     assert (asked.steps, asked.guidance_scale) == (None, None)
     assert read({"concept": ["3", 4]}, num_inference_steps=2.0).concepts == ["3", "4"]  # CSV has no quotes
     assert read([{"concept": "3", "seed": 2**53 - 1}]).seeds == [2**53 - 1]
+    assert read([{"concept": "3"}] * 3).seeds == [0, 1, 2]
 
 
 ROW = {"concept": "3"}
