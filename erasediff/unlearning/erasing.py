@@ -33,7 +33,7 @@ from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.request import request
-from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE, NEAREST
+from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
 from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
 
 if TYPE_CHECKING:
@@ -268,7 +268,9 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
 def _by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Method:
     """Return a method with the settings that suit a model which takes words, where the caller gave none."""
     size = "large" if sum(p.numel() for p in family.denoiser.parameters()) >= LARGE else "small"
-    ignored = {*chosen.ignored(), *chosen.fixes, *settings}
+    ignored = {*chosen.ignored(), *chosen.fixes, *settings} - {"anchor"}
+    if "forget_target" in ignored or chosen.settings.shared_batch or isinstance(chosen, ClosedForm):
+        ignored |= set(NEAREST_ANCHOR)
     more = {k: v for k, v in BY_WORDS[size, chosen.settings.adapter].items() if k not in ignored}
     return _chosen(chosen.name, {**settings, **more}, {})
 

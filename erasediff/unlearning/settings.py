@@ -123,6 +123,8 @@ SHARED: dict[str, str] = {"forget_source": "retain", "forget_target": "relabel",
 
 DEFAULTS: dict[str, Value] = dict(vars(Settings()))
 
+#: One replacement: of several, a model that is guided draws something in between (docs/experiments.md).
+NEAREST_ANCHOR: dict[str, Value] = {"forget_target": "anchor", "anchor": NEAREST}
 #: What ``erase`` takes where nobody says, of a model that takes words, by the number of its denoiser's weights. A small
 #: one as docs/experiments.md found on the example; a large one as UnlearnCanvas (arXiv 2402.11846) runs EraseDiff on
 #: Stable Diffusion 1.5, and a LoRA as is usual there.
@@ -133,6 +135,7 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "forget_batch_size": 32,
         "retain_batch_size": 32,
         "learning_rate": 2e-3,
+        **NEAREST_ANCHOR,
     },
     ("small", "lora"): {
         "outer_steps": 160,
@@ -141,6 +144,7 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "learning_rate": 1e-2,
         "trainable": "attn",
         "rank": 4,
+        **NEAREST_ANCHOR,
     },
     ("large", "none"): {
         "outer_steps": 500,
@@ -148,8 +152,15 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "retain_batch_size": 4,
         "learning_rate": 5e-5,
         "trainable": "xattn",
+        **NEAREST_ANCHOR,
     },
-    ("large", "lora"): {"outer_steps": 500, "forget_batch_size": 4, "retain_batch_size": 4, "learning_rate": 1e-4},
+    ("large", "lora"): {
+        "outer_steps": 500,
+        "forget_batch_size": 4,
+        "retain_batch_size": 4,
+        "learning_rate": 1e-4,
+        **NEAREST_ANCHOR,
+    },
 }
 
 #: Settings that share a number among several rules, and the rules that read each.

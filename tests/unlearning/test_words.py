@@ -295,8 +295,11 @@ def test_an_effect_is_nothing_for_the_same_prompt_and_grows_with_what_a_model_kn
 def test_a_model_that_takes_words_is_erased_as_suits_its_size_where_nobody_says(pipeline, monkeypatch):
     small = erase(pipeline, "star", **sets(), **SMALL)
     assert small.settings["learning_rate"] == BY_WORDS["small", "none"]["learning_rate"] and small.updates == 3
-    given = erase(pipeline, "star", **sets(), **SMALL, learning_rate=1e-4)
-    assert given.settings["learning_rate"] == 1e-4
+    assert small.settings["forget_target"] == "anchor" and small.settings["anchor"] in ("circle", "square")
+    given = erase(pipeline, "star", **sets(), **SMALL, learning_rate=1e-4, forget_target="relabel")
+    assert (given.settings["learning_rate"], given.settings["forget_target"]) == (1e-4, "relabel")
+    for method, settings in {"salun": {}, "esd": {}, "erasediff": {"shared_batch": True}}.items():
+        erase(pipeline, "star", **sets(), **SMALL, method=method, **settings)
     monkeypatch.setattr("erasediff.unlearning.erasing.LARGE", 1)
     large = erase(pipeline, "star", **sets(), **SMALL)
     assert (large.settings["trainable"], large.settings["learning_rate"]) == ("xattn", 5e-5)
