@@ -10,6 +10,7 @@ import pandas as pd
 
 from erasediff.artifacts import write_bytes, write_json
 from erasediff.data.table import COLUMNS, Curated
+from erasediff.data.wordings import plain_wording
 from erasediff.errors import ExpectationFailed
 from erasediff.pages import Section, Table, Verdict
 from erasediff.pages import page as html_page
@@ -98,11 +99,8 @@ def words_expectations() -> list[Expectation]:
 
 
 def with_word_checks(words: pd.DataFrame) -> pd.DataFrame:
-    """A table of words with the columns that group-wise checks need.
-
-    Two prompts are the same wording if they differ in capitals, white space and the marks around them alone.
-    """
-    plain = words["prompt"].map(lambda prompt: " ".join(prompt.casefold().split()).strip(" .,;:!?\"'"))
+    """A table of words with the columns that group-wise checks need."""
+    plain = words["prompt"].map(plain_wording)
     of_concept = words.groupby("concept")["split"]
     return words.drop(columns=["seed", "guidance_scale"]).assign(
         train_prompts=of_concept.transform(lambda splits: (splits == "train").sum()),

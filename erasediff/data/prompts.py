@@ -16,7 +16,7 @@ from erasediff.artifacts import sha256_text
 from erasediff.data.names import concept_name
 from erasediff.data.sources import visible_files
 from erasediff.data.table import Curated
-from erasediff.data.wordings import Kind, prompts_of
+from erasediff.data.wordings import Kind, kind_of, plain_wording, prompts_of
 from erasediff.errors import DataError, shown
 
 #: Columns of a table of words. Seed and guidance are those that a file gives, or empty.
@@ -168,8 +168,9 @@ def template_prompts(concepts: Mapping[str, Kind]) -> list[Prompt]:
 def words_table(prompts: Iterable[Prompt], test_fraction: float) -> Curated:
     """The table of words, a row a prompt of a concept; repeated and empty ones are left out, and counted.
 
-    A prompt that says no split gets one by the hash of its text, whatever the files and their order. A concept that
-    would have none for testing, or none for training, gets the nearest.
+    A prompt that says no split gets that of a template of the same wording, else one by the hash of its wording,
+    whatever the files and their order. A concept that would have none for testing, or none for training, gets the
+    nearest; one that is asked for in one wording alone is tested with templates.
 
     Raises: DataError: there is no prompt, or two concepts are written alike.
     """
@@ -183,37 +184,61 @@ def words_table(prompts: Iterable[Prompt], test_fraction: float) -> Curated:
     if not kept:
         raise DataError("no prompts: name concepts in curate.concepts, or set curate.path to a CSV file of prompts")
     _refuse_look_alikes({concept for concept, *_ in kept})
-    test = _test_texts(kept, test_fraction)
+    for prompt in _tests_of_single_wordings(list(kept.values())):
+        kept[prompt.concept, sha256_text(prompt.text), f"{prompt.seed}"] = prompt
+    splits = _splits(list(kept.values()), test_fraction)
     rows = [
         (
             sha256_text("\n".join((concept, p.text, seed))),
             p.text,
             concept,
-            p.split or ("test" if digest in test else "train"),
+            p.split or splits[plain_wording(p.text)],
             *(p.origin, p.seed, p.guidance_scale, p.source),
         )
-        for (concept, digest, seed), p in sorted(kept.items(), key=lambda item: item[0])
+        for (concept, _, seed), p in sorted(kept.items(), key=lambda item: item[0])
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["seed"] = pd.array([row[COLUMNS.index("seed")] for row in rows], dtype="UInt64")  # floats hold no 64 bits
     return Curated(table.astype({"guidance_scale": "Float64"}), dict(left_out), {})
 
 
-def _test_texts(kept: Mapping[Key, Prompt], test_fraction: float) -> set[str]:
-    """Digests of the texts that are for testing, of those that say nothing of it."""
-    open_texts: dict[str, list[str]] = defaultdict(list)
-    for (concept, digest, _), prompt in sorted(kept.items(), key=lambda item: item[0]):
-        if not prompt.split and digest not in open_texts[concept]:
-            open_texts[concept].append(digest)
-    templated = {concept for (concept, *_), prompt in kept.items() if prompt.split}
-    chosen = {d for digests in open_texts.values() for d in digests if int(d[:8], 16) < test_fraction * 2**32}
-    for concept, digests in open_texts.items():
-        if concept not in templated:
-            if chosen.issuperset(digests):
-                chosen.discard(digests[-1])
-            elif chosen.isdisjoint(digests) and len(digests) > 1:
-                chosen.add(digests[0])
-    return chosen
+def _tests_of_single_wordings(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Templates for testing of each concept that has but one wording, as files have that differ in seeds alone."""
+    wordings: dict[str, set[str]] = defaultdict(set)
+    for prompt in prompts:
+        wordings[prompt.concept].add(plain_wording(prompt.text))
+    single = {concept: kind_of(concept) for concept, known in wordings.items() if len(known) == 1}
+    return [
+        prompt
+        for prompt in template_prompts(single)
+        if prompt.split == "test" and plain_wording(prompt.text) not in wordings[prompt.concept]
+    ]
+
+
+def _splits(prompts: Iterable[Prompt], test_fraction: float) -> dict[str, str]:
+    """The split of each wording."""
+    fixed: dict[str, str] = {}
+    by_concept: dict[str, set[str]] = defaultdict(set)
+    for prompt in prompts:
+        by_concept[prompt.concept].add(plain_wording(prompt.text))
+        if prompt.split:
+            fixed[plain_wording(prompt.text)] = prompt.split
+    digests = {wording: sha256_text(wording) for known in by_concept.values() for wording in known - set(fixed)}
+    test = {wording for wording, digest in digests.items() if int(digest[:8], 16) < test_fraction * 2**32}
+    moved: set[str] = set()
+    for _, known in sorted(by_concept.items(), key=lambda item: (len(item[1]), item[0])):  # first who has no choice
+        said = {fixed[wording] for wording in known if wording in fixed}
+        own = sorted(known - set(fixed), key=digests.__getitem__)
+        free = [wording for wording in own if wording not in moved]
+        if "train" not in said and own and test.issuperset(own) and free:
+            test.discard(free[-1])
+            moved.add(free[-1])
+        elif "test" not in said and len(own) > 1 and test.isdisjoint(own) and free:
+            test.add(free[0])
+            moved.add(free[0])
+        elif len(own) == 1:
+            moved.update(own)
+    return {**{wording: "test" if wording in test else "train" for wording in digests}, **fixed}
 
 
 def _refuse_look_alikes(concepts: Iterable[str]) -> None:

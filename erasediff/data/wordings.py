@@ -56,6 +56,11 @@ def in_turns(prompts: Sequence[str], count: int, start: int = 0) -> list[str]:
     return [prompts[number % len(prompts)] for number in range(start, start + count)]
 
 
+def plain_wording(prompt: str) -> str:
+    """What two prompts share that differ in capitals, white space and the marks around them alone."""
+    return " ".join(prompt.casefold().split()).strip(" .,;:!?\"'")
+
+
 def with_article(name: str) -> str:
     """``a star``, ``an apple``; a proper name, a plural and what has an article stay as they are."""
     first, low = name.split(" ")[0], name.lower()

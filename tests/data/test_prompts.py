@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erasediff.data import expectations
+from erasediff.data.curation import curated_words
 from erasediff.data.inputs import has_pictures, prompts_by_concept
 from erasediff.data.prompts import Prompt, prompt_files, read_prompts, template_prompts, words_table
 from erasediff.data.selection import select, set_apart
@@ -16,6 +17,12 @@ from erasediff.data.wordings import KINDS, general_prompts, kind_of, prompts_of,
 from erasediff.errors import DataError, ExpectationFailed
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/prompts"
+
+
+def failures(table):
+    """The checks that do not hold of a table of words."""
+    checked = expectations.validate(expectations.with_word_checks(table), expectations.words_expectations(), "t")
+    return [f"{r['words']}: {r['first']}" for r in checked if not r["success"]]
 
 
 def write(path, text):
@@ -209,6 +216,7 @@ def test_no_prompt_at_all_and_names_that_look_alike_are_refused():
 def test_a_prompt_of_a_concept_to_forget_is_not_retained_under_another():
     prompts = [Prompt("x", "violence"), Prompt("x", "self-harm"), Prompt("y", "self-harm")]
     table = words_table(prompts, 0.25).table
+    table = table[table["origin"] == "real"]
     left, chosen = set_apart(table, ["violence"], [], [])
     assert left.loc[~chosen, "prompt"].tolist() == ["y"] and left.loc[chosen, "prompt"].tolist() == ["x"]
     with pytest.raises(DataError, match="nothing is left to retain: every prompt is of a concept to forget"):
@@ -230,7 +238,30 @@ def test_great_expectations_name_what_is_wrong_with_the_words():
     bad.loc[(bad["concept"] == "star") & (bad["split"] == "test"), "prompt"] = "A  STAR."
     assert "'no wording is both trained on and tested with'" in failure(bad) and "object template" in failure(bad)
     one = words_table([Prompt("x", "lone", source="p.csv line 2"), *template_prompts({"star": "object"})], 0.25).table
+    one = one[(one["concept"] != "lone") | (one["split"] == "train")]
     assert "'every concept has a prompt for testing' in 1 row(s), first: 'lone' has 0" in failure(one)
+
+
+@pytest.mark.unit
+def test_a_concept_of_one_wording_under_many_seeds_is_tested_with_templates():
+    prompts = [Prompt("Image of church", "church", seed=seed) for seed in range(5)]
+    table = words_table(prompts, 0.25).table
+    assert set(table.loc[table["split"] == "train", "prompt"]) == {"Image of church"}
+    test = set(table.loc[table["split"] == "test", "prompt"])
+    assert test == set(prompts_of("church", kind_of("church"), "test"))
+    assert failures(table) == []
+
+
+@pytest.mark.property
+@given(
+    st.lists(st.sampled_from(["x", "X ", "x.", " y", "Y", "z", "a", "a photo of a"]), min_size=1),
+    st.sampled_from([{}, {"a": "object"}]),
+    st.floats(0.01, 0.99),
+)
+def test_one_wording_is_never_in_both_splits_and_its_concept_is_trained_and_tested(texts, templates, fraction):
+    prompts = [*template_prompts(templates), *(Prompt(text.strip(), "a") for text in texts)]
+    checked = expectations.with_word_checks(words_table(prompts, fraction).table)
+    assert set(checked["splits_of_wording"]) == {1} and checked[["train_prompts", "test_prompts"]].min().min() >= 1
 
 
 @pytest.mark.unit
@@ -244,6 +275,9 @@ def test_great_expectations_name_what_is_wrong_with_the_words():
         ("i2p-structure-sd.csv", 4703, None),
         ("church.csv", 50, {"church"}),
         ("coco_10k.csv", 9969, {"church"}),
+        ("garbage_truck.csv", 50, {"church"}),
+        ("parachute.csv", 50, {"church"}),
+        ("tench.csv", 50, {"church"}),
     ],
 )
 def test_published_files_are_read_as_they_are(name, rows, concepts):
@@ -255,3 +289,5 @@ def test_published_files_are_read_as_they_are(name, rows, concepts):
     table = words_table(found, 0.25).table
     assert len(table) > 0.9 * rows and all(table["prompt"].str.len())
     assert set(table["split"]) <= {"train", "test"} and json.dumps(table["prompt"].tolist())
+    curated = curated_words(PUBLISHED / name, {"church": "object"}, 0.25)
+    assert len(curated.table) >= len(table) and failures(curated.table) == []
