@@ -165,7 +165,16 @@ def measure(
     counts = {"drawn_pictures": len(names) * protocol.draws, "held_out_pictures": len(plan.held_out)}
     counts |= {} if plan.training is None else {"training_pictures": len(plan.training)}
     how = {**protocol.noted(), **counts, "judge": judge.fingerprint}
-    return Measurement(numbers_of(draws, protocol.seed), shown, _instead(draws), how, found)
+    numbers = numbers_of(draws, protocol.seed)
+    numbers.readings.update(_raw(judge, draws))
+    return Measurement(numbers, shown, _instead(draws), how, found)
+
+
+def _raw(judge: Judge, draws: Sequence[Draw]) -> dict[str, Tensor]:
+    """What a judge detects in each picture before any threshold, by ``raw.NAME``, in the order of drawing."""
+    names: Sequence[str] = getattr(judge, "raw", ())
+    features = torch.cat([draw.features for draw in draws])
+    return {f"raw.{name}": features[:, number] for number, name in enumerate(names)}
 
 
 def _instead(draws: Sequence[Draw]) -> dict[str, dict[str, int]]:

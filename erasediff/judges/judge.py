@@ -18,6 +18,8 @@ REST = "something else"
 class Judge(Protocol):
     """Something that recognises concepts. It reads images of any size, grey or RGB.
 
+    One with thresholds has names of its features as ``raw``: an evaluation keeps these of every picture.
+
     Attributes:
         concepts: what it can tell apart, in the order of its scores; :data:`REST` may be among them.
         image_shape: ``(channels, height, width)`` that it reads best.

@@ -67,7 +67,7 @@ class NudityJudge:
     Raises: ModelError: the package is not installed, or there is no such label.
     """
 
-    kind = "nudity"
+    kind, raw = "nudity", LABELS
     image_shape = (3, 320, 320)
 
     def __init__(self, weights: Path | None = None, labels: Mapping[str, Sequence[str]] = NUDITY):

@@ -107,6 +107,16 @@ def test_a_concept_without_a_name_is_kept_where_nothing_that_has_one_is_seen():
 
 
 @pytest.mark.unit
+def test_what_a_judge_with_thresholds_detects_is_kept_of_every_picture():
+    judge = Eye()
+    judge.raw = ("tone", "spread")
+    found, family = measured(Painter(a=1.0), judge), Painter(a=1.0)
+    tones = found.numbers.readings["raw.tone"]
+    assert len(tones) == len(found.numbers.readings["raw.spread"]) == 36 and "raw.tone" not in found.numbers.flat
+    assert tones.round().tolist() == [family.tones[c] for _ in range(3) for c in "abc" for _ in range(4)]
+
+
+@pytest.mark.unit
 def test_what_is_no_finite_number_is_told_and_never_measured():
     with pytest.raises(ModelError, match="draws pictures that are no finite numbers"):
         measured(Painter(b=float("nan")))
