@@ -42,9 +42,10 @@ def checkout(tmp_path, monkeypatch, pipeline):
             pipeline.save_pretrained(folder)
     draw = torch.Generator().manual_seed(0)
     rows = [
-        {"concept": c, "split": "test", "image": encode_png(torch.rand(1, 8, 8, generator=draw) * 2 - 1)}
+        {"concept": c, "split": split, "image": encode_png(torch.rand(1, 8, 8, generator=draw) * 2 - 1)}
+        for split, count in (("test", 4), ("train", 5))
         for c in "abc"
-        for _ in range(4)
+        for _ in range(count)
     ]
     with new_folder(layout.CURATED) as folder:
         pd.DataFrame(rows).to_parquet(folder / layout.TABLE.name, index=False)
@@ -85,6 +86,7 @@ def test_one_model_measured_as_base_and_as_erased_gives_the_same_numbers(checkou
     assert base["model_sha256"] == sha256_folder(layout.model("base"))
     assert base["protocol"]["seed"] == 5 and base["protocol"]["drawn_pictures"] == 18
     assert base["protocol"]["held_out_pictures"] == 4  # of c alone: a is to be forgotten, b was before
+    assert base["protocol"]["training_pictures"] == 15  # none of those held out
     assert run.files == ["samples_base.png"] and "protocol" not in run.metrics
     pictures = [Image.open(layout.samples(which)).convert("RGB") for which in ("base", "erased")]
     below_title = [picture.crop((0, 34, *picture.size)).tobytes() for picture in pictures]

@@ -32,6 +32,7 @@ def losses(target: Target, images: Tensor, concepts: Sequence[str]) -> Tensor:
     family = target.family
     device = next(family.denoiser.parameters()).device
     family.denoiser.eval()
+    kind = family.timesteps(1, torch.Generator()).dtype  # whole, or of a flow
     found = []
     for start in range(0, min(len(images), PICTURES), target.batch_size):
         rows = slice(start, min(start + target.batch_size, PICTURES, len(images)))
@@ -40,7 +41,7 @@ def losses(target: Target, images: Tensor, concepts: Sequence[str]) -> Tensor:
         noise = initial_noise(clean.shape[1:], list(range(rows.start, rows.stop))).to(clean)
         total = torch.zeros(len(clean), dtype=torch.float64)
         for share in TIMES:
-            timesteps = torch.full((len(clean),), int(share * family.num_timesteps), device=device)
+            timesteps = torch.full((len(clean),), int(share * family.num_timesteps), dtype=kind, device=device)
             noisy, wanted = family.noised(clean, noise, timesteps)
             said = family.predict(family.denoiser, noisy, timesteps, family.condition(prompts))
             total += (said - wanted).double().square().flatten(1).mean(1).cpu()
