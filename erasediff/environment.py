@@ -118,7 +118,7 @@ class Given(BaseModel):
     prefect_server_ui_show_promotional_content: str
     """For `make up`: no advertisements."""
     prefect_flows_heartbeat_frequency: str
-    """For `make up`: seconds between two heartbeats of a job."""
+    """Seconds between two heartbeats of a run: 30."""
 
 
 def environment() -> Environment:

@@ -14,7 +14,10 @@ from erasediff.command import cannot_write, exit_code, quiet_environment
 
 def run_command(name: str, work: Callable[[], None]) -> NoReturn:
     """Do the work of ``python -m flows.NAME`` and exit: 0 done, 1 a stated failure, 2 wrong usage, 130 interrupted."""
+    from flows.tools.names import BEAT, HEARTBEAT
+
     quiet_environment()
+    os.environ.setdefault(HEARTBEAT, str(BEAT))
     sys.exit(exit_code(name, work, interrupted="the next run goes on from here"))
 
 

@@ -14,6 +14,8 @@ from erasediff.checkout import exclusive, project_root
 from erasediff.errors import ParamsError, ServerFailed
 from flows.command import run_command
 from flows.tools.names import (
+    BEAT,
+    HEARTBEAT,
     MLFLOW_PORT,
     MLFLOW_TRACKING,
     PREFECT_API,
@@ -66,7 +68,7 @@ def servers() -> list[Server]:
             "worker",
             ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", name],
             lambda: _worker_is_online(name),
-            settings=home | {MLFLOW_TRACKING: tracking, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"},
+            settings=home | {MLFLOW_TRACKING: tracking, HEARTBEAT: str(BEAT)},
         ),
     ]
 

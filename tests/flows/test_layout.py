@@ -1,6 +1,7 @@
 """The rooms of flows: which flow a deployment and a command end in, and what a command imports before it works."""
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from ruamel.yaml import YAML
 
 import flows
 import flows.jobs
-from flows.tools.names import WORK_POOL
+from flows.jobs.registration import SILENCE
+from flows.tools.names import BEAT, WORK_POOL
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [m.name for m in pkgutil.iter_modules(flows.__path__) if not m.ispkg and m.name != "command"]
@@ -60,3 +62,14 @@ def test_a_command_loads_nothing_heavy_before_it_has_read_its_arguments():
 def test_flows_compute_nothing():
     code = f"import sys, {', '.join(job.__name__ for job in JOBS)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+@pytest.mark.unit
+def test_a_run_that_somebody_starts_by_hand_beats_as_often_as_a_job():
+    told = "print(prefect.settings.get_current_settings().flows.heartbeat_frequency)"
+    work = f"import prefect.settings; {told}"
+    code = f"from flows.command import run_command; run_command('x', lambda: exec({work!r}))"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=kept, capture_output=True, text=True)
+    assert done.stdout.split() == [str(BEAT)], done.stderr
+    assert 2 * BEAT < SILENCE  # one may be lost
