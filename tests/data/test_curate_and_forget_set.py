@@ -112,6 +112,7 @@ def test_the_page_of_curated_data_says_first_what_matters_and_in_plain_words(num
         "This page shows no picture of the data",
         "✓ every picture can be read",
     ]
+    assert "concept for training for testing 0 4 1 1 4 1 10 4 1 11 4 1 2 4 1" in words
     at = [words.index(text) for text in said]
     assert at == sorted(at)
     assert not re.search(r"value_set|min_value|not null|\{|expect_", words)
@@ -129,6 +130,9 @@ def test_the_page_of_the_forget_set_says_what_is_retained_and_where_it_comes_fro
     assert "to retain 20 pictures of 10 concepts" in words and "forgotten before 7" in words
     assert "concept to forget to retain 0 0 2 1 0 2 10 4 0 11 0 2 2 0 2" in words
     assert said.splitlines()[-1] == "forget set: 4 pictures to forget, 20 to retain; discarded none"
+    summary = folder.json("data/forget_set/summary.json")
+    assert (summary["concepts"], summary["sample_ids"], summary["earlier"]) == (["10"], [], ["7"])
+    assert summary["forget"] == {"10": 4} and summary["retain"] == {str(i): 2 for i in range(12) if i not in (7, 10)}
 
 
 WORDS = {"curate__source": "prompts", "pretrain__source": "folder", "classifier__pictures": "models/base"}
