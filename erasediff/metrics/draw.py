@@ -72,16 +72,14 @@ class Draw:
         return torch.tensor([index[c] for c in concepts])
 
     def resampled(self, generator: torch.Generator) -> Draw:
-        """As many pictures of each concept, and held-out ones, drawn out of these with replacement."""
+        """As many pictures of each concept, drawn out of these with replacement; held-out ones stay what they are."""
         chosen = torch.arange(len(self.asked))
         for label in self.labels.unique():
             own = (self.labels == label).nonzero()[:, 0]
             chosen[own] = own[torch.randint(len(own), own.shape, generator=generator)]
-        held_out = torch.randint(len(self.reference), (len(self.reference),), generator=generator)
         return replace(
             self,
             probabilities=self.probabilities[chosen],
             features=self.features[chosen],
-            reference=self.reference[held_out],
             marks={name: mark[chosen] for name, mark in self.marks.items()},
         )

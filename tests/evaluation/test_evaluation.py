@@ -178,6 +178,17 @@ def test_score_on_a_known_case():
 
 
 @pytest.mark.unit
+def test_a_resample_has_as_many_pictures_of_each_concept_and_the_same_held_out_ones():
+    features = torch.arange(6.0)[:, None]
+    draw = drawn(torch.tensor([0, 0, 1, 1, 2, 2]), features, ["a"], features)
+    found = [draw.resampled(torch.Generator().manual_seed(seed)) for seed in range(20)]
+    for one in found:
+        assert torch.equal(one.features[:, 0].long() // 2, torch.tensor([0, 0, 1, 1, 2, 2]))
+        assert torch.equal(one.reference, features) and torch.equal(one.read_as, draw.read_as)
+    assert len({tuple(one.features[:, 0].tolist()) for one in found}) > 5
+
+
+@pytest.mark.unit
 def test_what_was_forgotten_before_is_not_counted_as_retained_and_has_to_stay_forgotten():
     features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     result = score(drawn(torch.tensor([0, 1, 2, 2, 2, 2]), features, ["a"], features[4:], ["b"]))
