@@ -19,9 +19,9 @@ from erasediff.unlearning.targets import Relabelling
 
 #: Noised pictures that it is measured on, at most.
 SAMPLES = 16
-#: A concept whose predictions went less of the way is hardly forgotten. On the shapes example one update at 5e-4 goes
-#: 0.2 of it and forgets nothing; 20 go 0.8, and forget.
-HARDLY = 0.5
+#: A concept whose predictions went less of the way is hardly forgotten. The mean of many other concepts lies half of
+#: the way to each. On the shapes example one update at 5e-4 goes 0.2 of it and forgets nothing; 20 go 0.8, and forget.
+HARDLY = 0.35
 #: Targets that lead to what another prompt says.
 LEADING = ("relabel", "anchor", "negative_guidance")
 
