@@ -134,7 +134,7 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "outer_steps": 160,
         "forget_batch_size": 32,
         "retain_batch_size": 32,
-        "learning_rate": 2e-3,
+        "learning_rate": 5e-4,
         **NEAREST_ANCHOR,
     },
     ("small", "lora"): {
