@@ -24,7 +24,7 @@ def test_a_sound_champion_is_tagged_and_stays(project):
     assert f"version 1 of {MODEL}: gates passed" in said
     result, tags = recheck(project), registry(project).get_model_version(MODEL, "1").tags
     assert result["comparable"]
-    others = ("seconds", "model_sha256", "protocol", "counts", "instead", "planted")
+    others = ("seconds", "model_sha256", "protocol", "counts", "instead", "planted", "attacks")
     assert result["numbers"] == {k: v for k, v in before.items() if k not in others}
     assert tags["recheck_passed"] == "true" and tags["recheck_at"].endswith("+00:00")
     assert float(tags["recheck.unlearning_accuracy"]) == pytest.approx(before["unlearning_accuracy"], abs=1e-4)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(900)  # starting all servers is part of the fir
 def test_a_schedule_fires_and_there_is_nothing_to_do(served):
     run = ended(served, scheduled(served, {}))
     assert (run.state.name, run.state.message) == ("Completed", "nothing to do: everything is up to date")
-    assert run.total_run_time < timedelta(seconds=15)  # 3 s; a busy machine, yet far from nine stages
+    assert run.total_run_time < timedelta(seconds=60)  # 3 s; a busy machine, yet far from nine stages
     assert worktrees(served) == []
 
 
