@@ -268,4 +268,9 @@ def _set(client: MlflowClient, name: str, alias: str, version: str) -> None:
     if not version:
         client.delete_registered_model_alias(name, alias)
     elif version_exists(name, version):  # one that was deleted has been champion all the same
-        client.set_registered_model_alias(name, alias, version)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.set_registered_model_alias(name, alias, version)
+        except MlflowException:  # another process made the alias in the same moment: now there is one to change
+            client.set_registered_model_alias(name, alias, version)

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from mlflow.exceptions import MlflowException
 from registering import stored, version
 
 from erasediff.errors import GateFailed, IntegrityError, ModelError, ParamsError, TrackingError, WouldUnerase
@@ -136,6 +137,29 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store):
     winner = aliases("m")["champion"]
     loser = next(number for number in versions if number != winner)
     assert outcome == {winner: winner, loser: f"the champion of m changed from 1 to {winner}: look again"}
+
+
+@pytest.mark.pipeline
+def test_an_alias_that_another_made_in_the_same_moment_is_set_all_the_same(store, monkeypatch):
+    promote_initial("m", version([]))
+    second, plain, calls = version([]), server.client, []
+
+    class Client:
+        def __getattr__(self, name):
+            if name != "set_registered_model_alias":
+                return getattr(plain(), name)
+
+            def first_refused(*arguments):
+                calls.append(arguments)
+                if len(calls) == 1:
+                    raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed")
+                return plain().set_registered_model_alias(*arguments)
+
+            return first_refused
+
+    monkeypatch.setattr(server, "client", Client)
+    assert promote("m", second, why="now") == second and aliases("m")["champion"] == second
+    assert calls[0] == calls[1]
 
 
 class Killed(BaseException):
