@@ -53,7 +53,7 @@ def test_plain_diffusers_opens_it_and_draws_what_the_example_draws(shapes):
 
 
 @pytest.mark.property
-@given(st.text(st.characters(exclude_characters="<|>")))
+@given(st.text(st.characters(exclude_characters="<|>", exclude_categories=["Cs"])))  # surrogates are no text
 def test_no_letter_of_any_text_is_lost(shapes, text):
     tokenizer = shapes.pipeline.tokenizer
     assert tokenizer.unk_token_id not in tokenizer(text).input_ids[1:-1]
