@@ -115,7 +115,7 @@ def erase(
         anchor: concept that ``concept`` should draw instead; ``"nearest"``: of those kept the one whose predictions lie
             nearest.
         preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
-            any prompt the words nearest to ``concept`` by its own text encoder.
+            any prompt the words nearest to ``concept`` by its own text encoder, of those it knows.
         before: concepts that the model has forgotten already: to keep them would teach them anew.
         generate: images a concept, where they are drawn from the model; by default 64 of a class, and 16 of a word, two
             under each wording.

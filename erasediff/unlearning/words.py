@@ -26,6 +26,7 @@ COMPANIONS = 8
 AT_ONCE, SAMPLES = 8, 2
 #: Timesteps of which those samples take two.
 DRAWS = 16
+#: From one prompt with a companion to the next.
 STEP = 7
 
 
@@ -141,15 +142,15 @@ def effects(family: Family, prompts: Sequence[str], others: Sequence[str], accel
     device = accelerator.device
     dtype = torch.float32 if accelerator.mixed_precision == "no" else None
     with teaching(family.denoiser, accelerator), accelerator.autocast():
-        blank = family.encode(torch.zeros(SAMPLES, *family.image_shape))
+        blank = family.encode(torch.zeros(SAMPLES, *family.image_shape)).to(device)
         noise = torch.randn(blank.shape, generator=generator).to(blank)
         # Where there is much noise and where there is half of it: early on it is decided what a picture shows.
-        timesteps = family.timesteps(DRAWS, generator).sort().values[[-1, DRAWS // 2]]
-        noisy = family.noised(blank, noise, timesteps)[0].to(device)
+        timesteps = family.timesteps(DRAWS, generator).sort().values[[-1, DRAWS // 2]].to(device)
+        noisy = family.noised(blank, noise, timesteps)[0]
 
         def predicted(asked: Sequence[str]) -> Tensor:
             condition = family.condition([prompt for prompt in asked for _ in range(SAMPLES)]).to(device, dtype)
-            rows = noisy.repeat(len(asked), *[1] * (noisy.ndim - 1)), timesteps.to(device).repeat(len(asked))
+            rows = noisy.repeat(len(asked), *[1] * (noisy.ndim - 1)), timesteps.repeat(len(asked))
             return family.predict(family.denoiser, *rows, condition).float().cpu().unflatten(0, (-1, SAMPLES))
 
         known = {prompt: predicted([prompt])[0] for prompt in dict.fromkeys(others)}

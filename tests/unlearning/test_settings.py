@@ -328,4 +328,5 @@ def test_a_recipe_has_the_same_ranges(name, value):
 
 @pytest.mark.unit
 def test_a_number_of_numpy_is_one():
-    method_for("erasediff", outer_steps=np.int64(3), learning_rate=np.float32(0.1), ema_decay=0)
+    settings = method_for("erasediff", outer_steps=np.int64(3), learning_rate=np.float32(0.1), ema_decay=0).settings
+    assert (settings.outer_steps, settings.ema_decay) == (3, 0)
