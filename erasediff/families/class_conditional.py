@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 
@@ -18,10 +19,12 @@ from erasediff.families.family import (
     NoiseSchedule,
     check_drawing,
     check_pixel_unet,
+    generators_of,
     image_shape,
-    initial_noise,
+    noise_of,
     noise_schedule,
 )
+from erasediff.families.samplers import require_no_negative, sampled_by
 from erasediff.families.weights import widened
 
 #: How these models are sampled where nobody says how.
@@ -106,18 +109,21 @@ class ClassConditionalPipeline(DiffusionPipeline):
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         seeds = range(len(concepts)) if seeds is None else seeds
-        noise = initial_noise((self.unet.config.in_channels, height, width), seeds)
+        generators = generators_of(seeds)
+        noise = noise_of((self.unet.config.in_channels, height, width), generators)
+        self.scheduler.set_timesteps(num_inference_steps)
         images = noise.to(self.unet.device, self.unet.dtype) * self.scheduler.init_noise_sigma
         if guided:
             labels = torch.cat([torch.full_like(labels, self.null_index), labels])
-        self.scheduler.set_timesteps(num_inference_steps)
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        random = {"generator": generators} if takes_generator else {}
         for t in self.progress_bar(self.scheduler.timesteps):
             inputs = self.scheduler.scale_model_input(images, t)
             output = self.unet(torch.cat([inputs, inputs]) if guided else inputs, t, class_labels=labels).sample
             if guided:
                 null, output = output.chunk(2)
                 output = null + guidance_scale * (output - null)
-            images = self.scheduler.step(output, t, images).prev_sample
+            images = self.scheduler.step(output, t, images, **random).prev_sample
         images = images.float().clamp(-1, 1).cpu()
         if output_type != "pt":
             pixels = ((images + 1) / 2).permute(0, 2, 3, 1).numpy()
@@ -153,14 +159,17 @@ class ClassConditionalFamily(NoiseSchedule):
         steps: int | None = None,
         guidance_scale: float | None = None,
         batch_size: int = 100,
+        negative_prompt: str | None = None,
+        sampler: str | None = None,
     ) -> Tensor:
+        require_no_negative(negative_prompt, "a model of classes")
         self.pipeline.unet.eval()
         self.pipeline.set_progress_bar_config(disable=True)
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
         parts = []
-        with widened(self.pipeline):
+        with widened(self.pipeline), sampled_by(self.pipeline, sampler):
             for i in range(0, len(prompts), batch_size):
                 asked, own = prompts[i : i + batch_size], seeds[i : i + batch_size]
                 parts.append(self.pipeline(asked, steps, guidance_scale, own, output_type="pt").images)

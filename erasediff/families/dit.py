@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from erasediff.errors import UnknownConcept, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, DenoiserArguments, NoiseSchedule, ask, noise_schedule
-from erasediff.families.text_to_image import TextToImage, built
+from erasediff.families.text_to_image import How, TextToImage, built
 
 
 class DiTFamily(TextToImage, NoiseSchedule):
@@ -21,6 +21,7 @@ class DiTFamily(TextToImage, NoiseSchedule):
 
     pipeline_class = DiTPipeline
     denoiser_name = "transformer"
+    guided_by_prompt = False
 
     def __init__(self, pipeline: DiffusionPipeline):
         super().__init__(pipeline)
@@ -46,14 +47,12 @@ class DiTFamily(TextToImage, NoiseSchedule):
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         return ask(denoiser, noisy, timesteps, condition)[:, : noisy.shape[1]]
 
-    def pictures(
-        self, prompts: list[str], generators: list[torch.Generator], steps: int, guidance_scale: float
-    ) -> Tensor:
+    def pictures(self, prompts: list[str], generators: list[torch.Generator], how: How) -> Tensor:
         drawn = self.drawing(
             self.classes(prompts),
-            guidance_scale=guidance_scale,
+            guidance_scale=how.guidance_scale,
             generator=generators,  # the pipeline draws its first noise from them, as noise_of does
-            num_inference_steps=steps,
+            num_inference_steps=how.steps,
             output_type="pt",
         ).images
         return drawn.float().cpu() * 2 - 1

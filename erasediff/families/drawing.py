@@ -37,14 +37,19 @@ def draw(
     seed: int = 0,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    sampler: str | None = None,
 ) -> Tensor:
     """``n`` pictures of a concept with the seeds ``seed`` to ``seed + n - 1``, float32 ``(n, C, H, W)`` in [-1, 1].
 
     Args:
         steps: of the sampler; the model's own by default.
         guidance_scale: 1 is no guidance; the model's own by default.
+        negative_prompt: what pictures are guided away from.
+        sampler: class of a diffusers scheduler, such as ``EulerDiscreteScheduler``; the model's own by default.
 
-    Raises: UnknownConcept, ModelError. ParamsError: numbers that cannot be, or a prompt that is not read to its end.
+    Raises: UnknownConcept, ModelError. ParamsError: numbers that cannot be, a prompt that is not read to its end, or a
+        sampler or negative prompt that does not go with the model.
     """
     try:
         require_in_range({"n": n})
@@ -55,7 +60,14 @@ def draw(
     family = family_of(pipeline)
     require_read(pipeline, [concept])
     seeds = list(range(seed, seed + n))
-    return family.sample([concept] * n, seeds, steps=steps, guidance_scale=guidance_scale)
+    return family.sample(
+        [concept] * n,
+        seeds,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        sampler=sampler,
+    )
 
 
 def require_visible(images: Tensor, concept: str) -> None:

@@ -143,12 +143,18 @@ class Family(Protocol):
         steps: int | None = None,
         guidance_scale: float | None = None,
         batch_size: int = 100,
+        negative_prompt: str | None = None,
+        sampler: str | None = None,
     ) -> Tensor:
         """One image a prompt, ``(B, C, H, W)`` float32 in [-1, 1] on the CPU, each from its own seed.
 
         Args:
             steps: ``None``: :attr:`default_steps`.
             guidance_scale: ``None``: :attr:`default_guidance_scale`.
+            negative_prompt: what all are guided away from, instead of the null prompt.
+            sampler: class of the scheduler, a key of :func:`erasediff.families.samplers.samplers_of`; ``None``: the
+                model's own.
+        Raises: ParamsError: no such sampler; a negative prompt where nothing is guided by one.
         """
 
     def with_denoiser(self, denoiser: nn.Module) -> Family:

@@ -12,7 +12,7 @@ from erasediff.errors import ModelError
 from erasediff.families.family import Condition, DenoiserArguments, ask
 from erasediff.families.flow_matching import FlowMatching, flow_shift
 from erasediff.families.selections import JOINT_ATTENTION
-from erasediff.families.text_to_image import TextToImage
+from erasediff.families.text_to_image import How, TextToImage
 
 
 class FluxFamily(TextToImage, FlowMatching):
@@ -24,6 +24,7 @@ class FluxFamily(TextToImage, FlowMatching):
 
     pipeline_class = FluxPipeline
     denoiser_name = "transformer"
+    guided_by_prompt = False
     selections = JOINT_ATTENTION
 
     def __init__(self, pipeline: DiffusionPipeline):
@@ -69,8 +70,6 @@ class FluxFamily(TextToImage, FlowMatching):
         """The reverse of :meth:`packed`."""
         return self.drawing._unpack_latents(latents, height * self.scale, width * self.scale, self.scale)
 
-    def drawn(
-        self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], steps: int, guidance_scale: float
-    ) -> Tensor:
-        latents = super().drawn(prompts, self.packed(noise), generators, steps, guidance_scale)
+    def drawn(self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], how: How) -> Tensor:
+        latents = super().drawn(prompts, self.packed(noise), generators, how)
         return self.unpacked(latents, *noise.shape[2:])

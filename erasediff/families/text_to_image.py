@@ -6,13 +6,13 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from erasediff.errors import ModelError
+from erasediff.errors import ModelError, ParamsError, shown
 from erasediff.families.family import (
     NULL_CONCEPT,
     Condition,
@@ -21,11 +21,20 @@ from erasediff.families.family import (
     generators_of,
     noise_of,
 )
+from erasediff.families.samplers import require_no_negative, sampled_by
 from erasediff.families.selections import CROSS_ATTENTION, Selection
 from erasediff.families.weights import widened
 
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
 ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
+
+
+class How(NamedTuple):
+    """How pictures are drawn."""
+
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
 
 
 class TextToImage:
@@ -47,6 +56,8 @@ class TextToImage:
     concepts: tuple[str, ...] | None = None
     denoiser_name = "unet"
     selections: Mapping[str, Selection] = CROSS_ATTENTION
+    #: Whether the call that draws guides away from a prompt.
+    guided_by_prompt = True
     #: More arguments of the call that draws.
     call: Mapping[str, object] = {}
     pipeline_class: Any
@@ -146,45 +157,57 @@ class TextToImage:
         steps: int | None = None,
         guidance_scale: float | None = None,
         batch_size: int = 8,
+        negative_prompt: str | None = None,
+        sampler: str | None = None,
     ) -> Tensor:
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
+        how = How(steps, guidance_scale, self._checked_negative(negative_prompt, guidance_scale))
         if self.drawing is not self.pipeline and getattr(self.pipeline, "safety_checker", None) is not None:
             warnings.warn(
                 "the safety checker, which blacks out pictures, is off while pictures are drawn", stacklevel=2
             )
         self.drawing.set_progress_bar_config(disable=True)
         parts = []
-        with widened(self.drawing):
+        with widened(self.drawing), sampled_by(self.drawing, sampler):
             for i in range(0, len(prompts), batch_size):
                 generators = generators_of(seeds[i : i + batch_size])
-                parts.append(self.pictures(list(prompts[i : i + batch_size]), generators, steps, guidance_scale))
+                parts.append(self.pictures(list(prompts[i : i + batch_size]), generators, how))
         images = torch.cat(parts)
         if not bool(torch.isfinite(images).all()):
             raise ModelError(f"pictures are NaN in {self.encoder.dtype}: load the VAE or the whole pipeline in float32")
         return images
 
-    def pictures(
-        self, prompts: list[str], generators: list[torch.Generator], steps: int, guidance_scale: float
-    ) -> Tensor:
+    def _checked_negative(self, negative_prompt: str | None, guidance_scale: float) -> str | None:
+        """Raises: ParamsError: nothing is guided by a negative prompt."""
+        if not self.guided_by_prompt:
+            require_no_negative(negative_prompt, f"a {type(self.drawing).__name__}")
+        if negative_prompt is not None and guidance_scale <= 1:
+            told = (
+                f"negative_prompt {shown(repr(negative_prompt), 60)} has no effect at guidance_scale {guidance_scale}"
+            )
+            raise ParamsError(f"{told}: give one above 1")
+        return negative_prompt
+
+    def pictures(self, prompts: list[str], generators: list[torch.Generator], how: How) -> Tensor:
         """One picture a prompt, float32 in [-1, 1] on the CPU, all at once."""
         noise = noise_of(self.latent_shape, generators).to(self.denoiser.device, self.denoiser.dtype)
-        return self.decode(self.drawn(prompts, noise, generators, steps, guidance_scale))
+        return self.decode(self.drawn(prompts, noise, generators, how))
 
-    def drawn(
-        self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], steps: int, guidance_scale: float
-    ) -> Tensor:
+    def drawn(self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], how: How) -> Tensor:
         """Latents that the pipeline draws from this noise; its sampler may go on with the generators."""
+        away = {} if how.negative_prompt is None else {"negative_prompt": [how.negative_prompt] * len(prompts)}
         return self.drawing(
             prompts,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
+            num_inference_steps=how.steps,
+            guidance_scale=how.guidance_scale,
             latents=noise,  # the pipeline multiplies by init_noise_sigma itself
             generator=generators,
             height=self.image_shape[1],
             width=self.image_shape[2],
             output_type="latent",
+            **away,
             **self.call,
         ).images
 

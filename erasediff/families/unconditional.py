@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline
+from diffusers import DDPMPipeline
 from torch import Tensor, nn
 
 from erasediff.families.family import (
@@ -14,10 +16,12 @@ from erasediff.families.family import (
     NoiseSchedule,
     check_drawing,
     check_pixel_unet,
+    generators_of,
     image_shape,
-    initial_noise,
+    noise_of,
     noise_schedule,
 )
+from erasediff.families.samplers import require_no_negative, sampled_by
 from erasediff.families.weights import widened
 
 
@@ -53,18 +57,26 @@ class UnconditionalFamily(NoiseSchedule):
         steps: int | None = None,
         guidance_scale: float | None = None,
         batch_size: int = 100,
+        negative_prompt: str | None = None,
+        sampler: str | None = None,
     ) -> Tensor:
+        require_no_negative(negative_prompt, "an unconditional model")
         unet = self.pipeline.unet.eval()
         steps = self.default_steps if steps is None else steps
         check_drawing(seeds, steps, self.num_timesteps, 1.0)
-        scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(steps)
         parts = []
-        with widened(self.pipeline):
+        with widened(self.pipeline), sampled_by(self.pipeline, sampler or "DDIMScheduler"):
+            scheduler: Any = self.pipeline.scheduler
+            takes_generator = "generator" in inspect.signature(scheduler.step).parameters
             for i in range(0, len(seeds), batch_size):
-                images = initial_noise(self.image_shape, seeds[i : i + batch_size]).to(unet.device, unet.dtype)
+                generators = generators_of(seeds[i : i + batch_size])
+                random = {"generator": generators} if takes_generator else {}
+                scheduler.set_timesteps(steps)
+                noise = noise_of(self.image_shape, generators).to(unet.device, unet.dtype)
+                images = noise * scheduler.init_noise_sigma
                 for t in scheduler.timesteps:
-                    images = scheduler.step(unet(images, t).sample, t, images).prev_sample
+                    output = unet(scheduler.scale_model_input(images, t), t).sample
+                    images = scheduler.step(output, t, images, **random).prev_sample
                 parts.append(images.float().clamp(-1, 1).cpu())
         return torch.cat(parts)
 
