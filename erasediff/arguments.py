@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from erasediff.errors import did_you_mean, shown
+from erasediff.errors import ParamsError, did_you_mean, require_unicode, shown
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser with "did you mean" for options, subcommands and choices. Loads nothing heavy."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Refuse what is left over here, where the subcommand's own options are known."""
+        """Refuse bytes that are no text, and what is left over here, where the subcommand's own options are known."""
+        try:
+            require_unicode(sys.argv[1:] if args is None else args, "argument")
+        except ParamsError as error:
+            self.error(str(error))
         found, left = super().parse_known_args(args, namespace)
         if left:
             options = [word.partition("=")[0] for word in left if word.startswith("-")]

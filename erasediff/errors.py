@@ -37,6 +37,18 @@ def shown(value: object, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def require_unicode(texts: Iterable[str], what: str) -> None:
+    """Tell half of a surrogate pair: no file takes it, no tokenizer, no server.
+
+    Bytes of a command line that are no UTF-8 become such, and so does ``"\\ud83d"`` in JSON.
+
+    Raises: ParamsError.
+    """
+    for text in texts:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ParamsError(f"{what} {shown(ascii(text), 60)} is no valid text: give it in UTF-8")
+
+
 class EraseDiffError(Exception):
     """Base of all stated failures. ``exit_code`` is what a door or a flow exits with."""
 

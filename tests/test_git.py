@@ -42,6 +42,15 @@ def test_hooks_keys_and_editors_of_a_person_are_left_alone(repository):
 
 
 @pytest.mark.unit
+def test_a_lock_that_is_not_committed_yet_is_no_change_of_the_checkout(repository):
+    """Running writes it: every version would be marked as made of changed code."""
+    commit = git("rev-parse", "HEAD").stdout.strip()
+    assert git_state() == {"git_commit": commit, "git_dirty": "false"}
+    (repository / "new").touch()
+    assert git_state()["git_dirty"] == "true"
+
+
+@pytest.mark.unit
 def test_another_gits_variables_lead_nowhere(repository, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other")
     git("init", "-q", at=other)

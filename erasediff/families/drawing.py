@@ -11,7 +11,7 @@ from torch import Tensor
 
 from erasediff.data.images import encode_png, to_pixels
 from erasediff.data.wordings import in_turns
-from erasediff.errors import DataError, ModelError, ParamsError, shown
+from erasediff.errors import DataError, ModelError, ParamsError, require_unicode, shown
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.families.reading import require_read
@@ -57,6 +57,7 @@ def draw(
         raise ParamsError(str(error)) from None
     if not isinstance(concept, str):
         raise ParamsError(f"concept {shown(concept)} is no text: give one name")
+    require_unicode([concept], "concept")
     family = family_of(pipeline)
     require_read(pipeline, [concept])
     seeds = list(range(seed, seed + n))

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from diffusers import DiffusionPipeline
 
-from erasediff.errors import ParamsError, shown
+from erasediff.errors import ParamsError, require_unicode, shown
 
 #: Token ids of a prompt, of each text encoder.
 Read: TypeAlias = tuple[tuple[int, ...], ...]
@@ -70,4 +70,5 @@ def _tokenizers(pipeline: Any) -> Iterator[tuple[Any, int]]:
 
 
 def _ids(tokenizer: Any, prompt: str, limit: int) -> tuple[int, ...]:
+    require_unicode([prompt], "prompt")
     return tuple(tokenizer(prompt, truncation=True, max_length=limit).input_ids)

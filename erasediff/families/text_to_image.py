@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from erasediff.errors import ModelError, ParamsError, shown
+from erasediff.errors import ModelError, ParamsError, require_unicode, shown
 from erasediff.families.family import (
     NULL_CONCEPT,
     Condition,
@@ -130,6 +130,7 @@ class TextToImage:
     @torch.no_grad()  # encode_prompt is not under no_grad by itself
     def condition(self, prompts: Sequence[str]) -> Condition:
         unique = sorted(set(prompts))
+        require_unicode(unique, "prompt")
         index = torch.tensor([unique.index(prompt) for prompt in prompts])
         return self.encoded(unique).to(self.denoiser.device).take(index)
 
@@ -163,6 +164,7 @@ class TextToImage:
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
+        require_unicode(prompts, "prompt")
         how = How(steps, guidance_scale, self._checked_negative(negative_prompt, guidance_scale))
         if self.drawing is not self.pipeline and getattr(self.pipeline, "safety_checker", None) is not None:
             warnings.warn(

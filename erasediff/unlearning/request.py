@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures, as_images
-from erasediff.errors import DataError, ParamsError, shown
+from erasediff.errors import DataError, ParamsError, require_unicode, shown
 from erasediff.families import Family
 from erasediff.families.reading import require_read, require_told_apart, warn_of_cut
 from erasediff.unlearning.words import kept_by_default, takes_words
@@ -44,6 +44,8 @@ def request(
         DataError: pictures that cannot be used, or that are of other concepts.
     """
     targets = _names(concept, "concept", family)
+    require_unicode(before, "before")
+    require_unicode([] if anchor is None else [anchor], "anchor")
     require_read(family.pipeline, targets)
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
@@ -59,6 +61,7 @@ def request(
             kept = _without(before, [c for c in family.concepts or () if c not in targets])
     else:
         kept = list(dict.fromkeys(retain_set.concepts))
+    require_unicode(map(str, kept), "concept to keep")
     if not kept:
         raise ParamsError("nothing to keep: give retain images by concept, or name concepts to preserve")
     if again := [name for name in kept if name not in _without(before, kept)]:
@@ -93,7 +96,9 @@ def _names(given: object, what: str, family: Family) -> list[str]:
             raise ParamsError(f"{what} {shown(name)} is no text: give {wanted}")
         if family.conditional and not name.strip():
             raise ParamsError(f"{what} {name!r} is empty: name a concept")
-    return list(dict.fromkeys(map(str, names)))
+    each = list(dict.fromkeys(map(str, names)))
+    require_unicode(each, what)
+    return each
 
 
 def _require_apart(family: Family, targets: list[str], kept: list[str], anchor: str | None) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from diffusers import DDPMPipeline
 from PIL import Image
 from ruamel.yaml import YAML
 
 from erasediff.data.inputs import has_pictures, read_table
 from erasediff.data.table import counts
 from erasediff.errors import ExpectationFailed
-from stages import curate, forget_set
+from erasediff.families import family_of, open_pipeline
+from erasediff.families.class_conditional import build_pipeline
+from stages import curate, forget_set, pretrain
 from stages.door import sections_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,9 +35,15 @@ def picture(seed):
 class NotLogged:
     """Takes what is told to MLflow: these tests are about the folder."""
 
+    run_id = None
+
     def log_metrics(self, values): ...
 
     def log_artifact(self, file): ...
+
+    def start(self, params, continues): ...
+
+    def resumed(self, *arguments): ...
 
 
 class Folder:
@@ -133,6 +142,18 @@ def test_the_page_of_the_forget_set_says_what_is_retained_and_where_it_comes_fro
     summary = folder.json("data/forget_set/summary.json")
     assert (summary["concepts"], summary["sample_ids"], summary["earlier"]) == (["10"], [], ["7"])
     assert summary["forget"] == {"10": 4} and summary["retain"] == {str(i): 2 for i in range(12) if i not in (7, 10)}
+
+
+@pytest.mark.pipeline
+def test_a_model_that_does_not_name_its_classes_gets_them_in_the_order_of_the_data(numbered):
+    """By their letters the second class would be 10."""
+    unnamed = build_pipeline(
+        list("abcdefghijkl"), (1, 8, 8), block_out_channels=(8, 16), attention=(False, False), norm_num_groups=4
+    )
+    DDPMPipeline(unnamed.unet, unnamed.scheduler).save_pretrained(numbered[0].root / "given")
+    changes = {"pretrain__source": "folder", "pretrain__path": "given"}
+    Folder(numbered[0].root, curate__source="parquet", curate__path="data", **changes).run(pretrain)
+    assert family_of(open_pipeline(numbered[0].root / "models/base")).concepts == tuple(map(str, range(12)))
 
 
 WORDS = {"curate__source": "prompts", "pretrain__source": "folder", "classifier__pictures": "models/base"}

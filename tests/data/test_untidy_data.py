@@ -94,6 +94,13 @@ def test_hidden_folders_notes_and_odd_names(folder):
 
 
 @pytest.mark.unit
+def test_a_file_has_one_name_however_its_disk_writes_an_accent(folder):
+    """A name is kept in the table, and of duplicates the first: both would differ between macOS and Linux."""
+    (folder / "b" / "0.png").rename(folder / "b" / "cafe\u0301.png")
+    assert "b/caf\u00e9.png" in {name for name, _, _ in sources.read_image_folder(folder)}
+
+
+@pytest.mark.unit
 def test_sixteen_bits_keep_their_exposure():
     dark = np.full((8, 8), 6425, dtype=np.uint16)
     assert set(np.asarray(open_picture(png(dark))).flat) == {25}

@@ -11,9 +11,11 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.wordings import prompts_of
+from erasediff.errors import ParamsError
 from erasediff.examples import open_example
 from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of
+from erasediff.families.drawing import draw
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
 from erasediff.unlearning.erasing import _drawn, erase
@@ -305,3 +307,26 @@ def test_a_model_that_takes_words_is_erased_as_suits_its_size_where_nobody_says(
     large = erase(pipeline, "star", **sets(), **SMALL)
     assert (large.settings["trainable"], large.settings["learning_rate"]) == ("xattn", 5e-5)
     assert "learning_rate" not in erase(pipeline, "star", **sets(), method="uce").settings
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda p: erase(p, "\ud800", **SMALL),
+        lambda p: erase(p, ["star", "cat\ud83d"], **SMALL),
+        lambda p: erase(p, "star", preserve=["circle", "\udcff"], **SMALL),
+        lambda p: erase(p, "star", preserve=["circle"], anchor="\udcff", **SMALL),
+        lambda p: erase(p, "star", preserve=["circle"], before=["\udcff"], **SMALL),
+        lambda p: erase(p, "star", retain={"\udcff": pictures(2)}, **SMALL),
+        lambda p: erase(p, "star", retain=ConceptImages(pictures(2), ["\udcff"] * 2, ["circle"] * 2), **SMALL),
+        lambda p: erase(p, "star", retain=ConceptImages(pictures(2), ["circle"] * 2, ["\udcff"] * 2), **SMALL),
+        lambda p: draw(p, "\ud800"),
+        lambda p: family_of(p).sample(["star", "\ud800"], [0, 1]),
+        lambda p: family_of(p).condition(["star", "\ud800"]),
+    ],
+)
+def test_half_a_character_is_no_text_wherever_it_is_given(pipeline, asked):
+    """A tokenizer raises TypeError, a file UnicodeEncodeError."""
+    with pytest.raises(ParamsError, match=r"^[a-z ]+ '.*\\ud[8c].*' is no valid text: give it in UTF-8$"):
+        asked(pipeline)
