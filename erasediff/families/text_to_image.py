@@ -164,7 +164,7 @@ class TextToImage:
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
-        require_unicode(prompts, "prompt")
+        require_unicode([*prompts, negative_prompt or ""], "prompt")
         how = How(steps, guidance_scale, self._checked_negative(negative_prompt, guidance_scale))
         if self.drawing is not self.pipeline and getattr(self.pipeline, "safety_checker", None) is not None:
             warnings.warn(

@@ -324,6 +324,7 @@ def test_a_model_that_takes_words_is_erased_as_suits_its_size_where_nobody_says(
         lambda p: draw(p, "\ud800"),
         lambda p: family_of(p).sample(["star", "\ud800"], [0, 1]),
         lambda p: family_of(p).condition(["star", "\ud800"]),
+        lambda p: draw(p, "star", guidance_scale=3.0, negative_prompt="\ud800"),
     ],
 )
 def test_half_a_character_is_no_text_wherever_it_is_given(pipeline, asked):
