@@ -18,7 +18,8 @@ from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, Settings, method_for
 from erasediff.unlearning.settings import DEFAULTS
 
-MODEL = "diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
+MODEL = "diffusers folder, single .safetensors file, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
+CONFIG = "of a single file: diffusers folder of such a model (default: the file's own folder, else the hub)"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
 
@@ -43,12 +44,14 @@ def erase(
     steps: int | None,
     generate: int | None,
     settings: list[tuple[str, Any]],
+    config: str | None = None,
 ) -> None:
     """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.loading.ERASURE`.
 
     Args:
         steps: number of updates; the method's own by default.
         generate: pictures a concept that are drawn from the model.
+        config: of a single file, as :func:`erasediff.load` takes it.
 
     Raises: ParamsError: settings that cannot be; ``output`` is there already. What :func:`erasediff.load` and
         :func:`erasediff.erase` raise.
@@ -61,7 +64,7 @@ def erase(
         method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor else {}), **chosen)
     except ValueError as error:
         raise ParamsError(str(error)) from None
-    require_model(model)  # all of it before torch is loaded
+    require_model(model, config)  # all of it before torch is loaded
     from erasediff.artifacts import new_folder, write_json
     from erasediff.device import device
 
@@ -73,7 +76,7 @@ def erase(
         "generate": generate,
     }
     before = erased_before(model)
-    result = erasediff.erase(load(model).to(device()), concepts, before=before, **what, **chosen)
+    result = erasediff.erase(load(model, config=config).to(device()), concepts, before=before, **what, **chosen)
     earlier = [name for name in before if name not in result.forgotten]
     record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": earlier}
     with new_folder(to) as folder:
@@ -83,22 +86,31 @@ def erase(
 
 
 def draw(
-    model: str, concept: str, n: int, out: str, seed: int, steps: int | None, guidance_scale: float | None
+    model: str,
+    concept: str,
+    n: int,
+    out: str,
+    seed: int,
+    steps: int | None,
+    guidance_scale: float | None,
+    config: str | None = None,
 ) -> None:
     """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
 
     Args:
         out: a PNG for all of them, eight a row; or a folder, which ends in ``/``, for a file ``SEED.png`` each.
+        config: of a single file, as :func:`erasediff.load` takes it.
 
     Raises: ParamsError, UnknownConcept, ModelError, IntegrityError, TrackingError. DataError: no such ``out``.
     """
-    require_model(model)  # before torch is loaded: most wrong commands name a folder that is not there
+    require_model(model, config)  # before torch is loaded: most wrong commands name a folder that is not there
     from erasediff.artifacts import write_bytes
     from erasediff.data.images import encode_png
     from erasediff.device import device
     from erasediff.evaluation.pictures import tiled_png
 
-    images = erasediff.draw(load(model).to(device()), concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
+    pipeline = load(model, config=config).to(device())
+    images = erasediff.draw(pipeline, concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
     if out.endswith("/"):
         files = {f"{out}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
     else:
@@ -126,6 +138,7 @@ def _parser() -> Parser:
     sub = commands.add_parser("draw", help="draw pictures of a concept", description="Draw pictures of a concept.")
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("concept", metavar="CONCEPT", help="the name of a class, or a prompt")
+    sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     add_drawing_options(sub)
     sub.set_defaults(work=draw)
     return parser
@@ -144,6 +157,7 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         metavar="CONCEPT",
         help="what to keep (default: every other class, or near words)",
     )
+    sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     sub.add_argument("--seed", type=_number("seed"), default=0, help="of drawing and training (default: 0)")
     sub.add_argument("--steps", type=_number("outer_steps"), help=f"updates (default: {DEFAULTS['outer_steps']})")
     sub.add_argument(

@@ -24,19 +24,29 @@ ERASURES = "erasures.json"
 HUB = "hf://"
 
 
-def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipeline:
+def load(
+    model: str | Path, concepts: list[str] | None = None, *, config: str | Path | None = None
+) -> DiffusionPipeline:
     """A plain diffusers pipeline.
 
     Args:
-        model: a folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or ``hf://ORGANISATION/NAME@COMMIT``.
+        model: a folder, a single ``.safetensors`` file or a folder of one with its configuration,
+            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or ``hf://ORGANISATION/NAME@COMMIT``.
         concepts: names of the class embeddings, for a model that does not name them itself.
+        config: of a single file: a diffusers folder that says how such a model is built. By default the file's own
+            folder where it has a ``model_index.json``, else what the hub has of it.
 
     Raises: ModelError: no such model, version, alias or folder, or the hub cannot be reached. IntegrityError: a file
         was altered. TrackingError: the registry cannot be reached.
     """
-    require_model(model)
+    require_model(model, config)
     from erasediff.families import open_pipeline
+    from erasediff.families.single_file import open_single_file
 
+    if Path(model).is_file():
+        return open_single_file(model, config)
+    if single := _single_file_in(Path(model)):
+        return open_single_file(single, model)
     if str(model).startswith(REGISTRY):
         from erasediff.registry.store import fetch_pipeline_folder
 
@@ -46,7 +56,7 @@ def load(model: str | Path, concepts: list[str] | None = None) -> DiffusionPipel
     return open_pipeline(model, concepts)
 
 
-def require_model(model: str | Path) -> None:
+def require_model(model: str | Path, config: str | Path | None = None) -> None:
     """Tell a model that cannot be there, before anything is imported. Raises: ModelError."""
     if not isinstance(model, str | Path):
         raise ModelError(f"{shown(model)} names no model: give a folder, or a name as a text")
@@ -55,19 +65,26 @@ def require_model(model: str | Path) -> None:
             f"{shown(str(model))} is of the registry, which the bare library cannot read: "
             "pip install 'erasediff-pipeline[pipeline]'"
         )
+    if Path(model).is_file():
+        if config is not None and not Path(config).is_dir():
+            raise ModelError(f"config {shown(str(config))} is no folder: give a diffusers folder of the file's kind")
+        return
+    if config is not None:
+        raise ModelError(f"config {shown(str(config))} is for a single file, and {shown(str(model))} is none: leave it")
     if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir():
         return
-    if Path(model).is_file():
-        raise ModelError(
-            f"{model} is a single file: StableDiffusionPipeline.from_single_file({str(model)!r}) opens it in diffusers "
-            "(any pipeline class has that, and takes config=FOLDER where there is no network); "
-            "give the folder that its save_pretrained(FOLDER) writes"
-        )
     like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
     raise ModelError(
-        f"{shown(str(model))} is no folder: give a diffusers folder, models:/NAME@ALIAS, models:/NAME/VERSION "
-        f"or hf://ORGANISATION/NAME@COMMIT{f'; did you mean {HUB}{model}?' if like_hub else ''}"
+        f"{shown(str(model))} is no folder: give a diffusers folder, a single file, models:/NAME@ALIAS, "
+        f"models:/NAME/VERSION or hf://ORGANISATION/NAME@COMMIT{f'; did you mean {HUB}{model}?' if like_hub else ''}"
     )
+
+
+def _single_file_in(folder: Path) -> Path | None:
+    """The only weights of a folder with configurations: a file beside its ``model_index.json``."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+    alone = len(files) == 1 and files[0].parent == folder and (folder / "model_index.json").is_file()
+    return files[0] if alone else None
 
 
 def _from_hub(model: str) -> str:

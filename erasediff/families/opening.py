@@ -71,17 +71,16 @@ def _open_unet(folder: Path, index: dict[str, Any], concepts: list[str] | None) 
 def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
     """Networks are loaded here, one by one; tokenizers, processors and the scheduler by diffusers."""
     networks = {}
-    for name, entry in index.items():
-        if isinstance(entry, list) and entry != [None, None]:
-            component_class = _component_class(folder, name, entry)
-            if issubclass(component_class, SchedulerMixin):
-                check_scheduler(folder / name)
-            elif issubclass(component_class, nn.Module):
-                networks[name] = load_network(component_class, folder / name)
+    for name, entry in components_of(folder):
+        kind = component_class(folder, name, entry)
+        if issubclass(kind, SchedulerMixin):
+            check_scheduler(folder / name)
+        elif issubclass(kind, nn.Module):
+            networks[name] = load_network(kind, folder / name)
     pipeline_class = index.get("_class_name")
     if not (isinstance(pipeline_class, str) and hasattr(diffusers, pipeline_class)):
         raise ModelError(f"{folder / INDEX}: diffusers has no pipeline class {shown(pipeline_class)}")
-    with _no_bar():
+    with no_bar():
         pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
     # What a class takes but does not note, such as DiT's names of classes, would be lost when it is saved again.
     settings = {name: value for name, value in index.items() if not (name.startswith("_") or isinstance(value, list))}
@@ -89,8 +88,14 @@ def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
     return pipeline
 
 
+def components_of(folder: Path) -> list[tuple[str, list[Any]]]:
+    """The parts that a folder's index names, each as ``[library, class]``."""
+    index = read_object(folder / INDEX)
+    return [(n, entry) for n, entry in index.items() if isinstance(entry, list) and entry != [None, None]]
+
+
 @contextmanager
-def _no_bar() -> Iterator[None]:
+def no_bar() -> Iterator[None]:
     """Keep diffusers from showing a bar of the parts that it loads; the networks are loaded already."""
     shown_before = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -101,7 +106,7 @@ def _no_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _component_class(folder: Path, name: str, entry: list[Any]) -> Any:
+def component_class(folder: Path, name: str, entry: list[Any]) -> Any:
     """The class that an index names as ``[library, class]``: of diffusers, its pipelines, or transformers."""
     library, class_name = [*entry, None, None][:2]
     module: Any

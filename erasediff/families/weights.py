@@ -51,7 +51,7 @@ def load_network(network_class: Any, folder: Path) -> nn.Module:
     config = read_config(folder / "config.json")
     stored = _stored(folder)
     _check_counts(config, len(stored.shapes), folder)
-    wanted, held = _wanted_weights(network_class, config), sum(map(math.prod, stored.shapes.values()))
+    wanted, held = wanted_weights(network_class, config), sum(map(math.prod, stored.shapes.values()))
     if wanted > 2 * held:  # tied weights are held once
         raise ModelError(f"{folder / 'config.json'} describes {wanted:,} weights, the files hold {held:,}: they differ")
     precision = "torch_dtype" if hasattr(network_class, "load_config") else "dtype"  # diffusers, transformers
@@ -66,9 +66,8 @@ def load_network(network_class: Any, folder: Path) -> nn.Module:
     absent = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if absent:
         raise ModelError(f"{folder} has no weights for {len(absent)} of its tensors, {shown(absent[0])} first")
-    broken = [n for n, p in [*network.named_parameters(), *network.named_buffers()] if not _is_finite(p)]
-    if broken:
-        raise ModelError(f"{folder}: {shown(broken[0])} holds values that are NaN or infinite: the file is broken")
+    if broken := first_broken(network):
+        raise ModelError(f"{folder}: {shown(broken)} holds values that are NaN or infinite: the file is broken")
     return network.eval()
 
 
@@ -143,7 +142,7 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _entries(part, name)
 
 
-def _wanted_weights(network_class: Any, config: dict[str, Any]) -> int:
+def wanted_weights(network_class: Any, config: dict[str, Any]) -> int:
     """Number of weights of the network that a config describes; nothing is allocated."""
     with torch.device("meta"):
         if hasattr(network_class, "load_config"):
@@ -151,6 +150,12 @@ def _wanted_weights(network_class: Any, config: dict[str, Any]) -> int:
         else:
             network = network_class(network_class.config_class.from_dict(config))
     return sum(p.numel() for p in network.parameters())
+
+
+def first_broken(network: nn.Module) -> str:
+    """Name of the first tensor without weights, or with one that is NaN or infinite; empty where there is none."""
+    named = (*network.named_parameters(), *network.named_buffers())
+    return next((name for name, values in named if values.is_meta or not _is_finite(values)), "")
 
 
 def _is_finite(values: torch.Tensor) -> bool:
