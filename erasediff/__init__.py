@@ -17,17 +17,19 @@ __version__ = "0.2.0"
 _VERBS = {
     "draw": "erasediff.families.drawing",
     "erase": "erasediff.unlearning.erasing",
+    "evaluate": "erasediff.evaluation.evaluating",
     "load": "erasediff.loading",
     "open_example": "erasediff.examples",
 }
 
 if TYPE_CHECKING:
+    from erasediff.evaluation.evaluating import evaluate
     from erasediff.examples import open_example
     from erasediff.families.drawing import draw
     from erasediff.loading import load
     from erasediff.unlearning.erasing import erase
 
-__all__ = ["__version__", "draw", "erase", "load", "open_example"]
+__all__ = ["__version__", "draw", "erase", "evaluate", "load", "open_example"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ import erasediff
 from erasediff.arguments import Parser, within
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
+from erasediff.evaluate_command import add_evaluate, evaluate
 from erasediff.loading import ERASURE, erased_before, load, require_model
 from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, Settings, method_for
@@ -141,6 +142,10 @@ def _parser() -> Parser:
     sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     add_drawing_options(sub)
     sub.set_defaults(work=draw)
+    told = "hold a model of any tool against its base"
+    sub = commands.add_parser("evaluate", help=told, description=f"{told.capitalize()}.")
+    add_evaluate(sub)
+    sub.set_defaults(work=evaluate)
     return parser
 
 

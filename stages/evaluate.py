@@ -17,7 +17,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     import time
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
-    from erasediff.data.inputs import evaluation_inputs, training_pictures
+    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
     from erasediff.evaluation.measure import Protocol, attack_pipeline, measure_pipeline
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
@@ -43,6 +43,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             prompts=prompts,
             training=training,
             self_checks=evaluate.self_checks and which == "base",
+            domains=domains_by_concept(layout.TABLE),
             on_progress=on_progress,
         )
         attacks = attack_pipeline(

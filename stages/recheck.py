@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: str) -> None:
     """params.yaml, a version, classifier, data → ``metrics/recheck.json``, ``plots/samples_recheck.png``, tags."""
     from erasediff.artifacts import write_bytes, write_json
-    from erasediff.data.inputs import evaluation_inputs, training_pictures
+    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import Protocol, measure_pipeline
     from erasediff.evaluation.pictures import grid_png
@@ -44,6 +44,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             earlier=erasures.earlier,
             prompts=prompts,
             training=training_pictures(layout.TABLE),
+            domains=domains_by_concept(layout.TABLE),
             on_progress=on_progress,
         )
     numbers, counts = found.numbers.flat, found.numbers.counts

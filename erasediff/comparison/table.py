@@ -10,6 +10,7 @@ from erasediff.errors import IntegrityError
 from erasediff.metrics.intervals import ratio
 from erasediff.metrics.table import (
     BASE_ACCURACY,
+    CROSS_DOMAIN,
     DISTANCE,
     GATES,
     RETAIN_ACCURACY,
@@ -76,7 +77,8 @@ def weakest_side(evaluation: Evaluation) -> float:
     """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
     accuracy that is kept, and the base's distance to held-out pictures over the erased model's."""
     base, erased = evaluation.base, evaluation.erased
-    kept = ratio(erased[RETAIN_ACCURACY.name], base[RETAIN_ACCURACY.name])
+    names = [metric.name for metric in (RETAIN_ACCURACY, CROSS_DOMAIN) if metric.name in erased]
+    kept = min(ratio(erased[name], base[name]) for name in names)
     near = ratio(base[DISTANCE.name], erased[DISTANCE.name])
     return min(1.0, erased[UNLEARNING_ACCURACY.name], kept, near)
 

@@ -40,6 +40,13 @@ def prompts_by_concept(table: pd.DataFrame) -> dict[str, list[str]]:
     return {concept: [p for c, p in pairs if c == concept] for concept in sorted({c for c, _ in pairs})}
 
 
+def domains_by_concept(table: Path) -> dict[str, str]:
+    """The kind of each concept of a curated table; nothing where all are of one kind, or the table does not say."""
+    words = read_table(table)
+    found = dict(zip(words["concept"], words["kind"], strict=True)) if "kind" in words else {}
+    return found if len({*found.values()}) > 1 else {}
+
+
 def evaluation_inputs(table: Path, held_out: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """What a model is measured with: the pictures that distances are measured to, and its prompts by concept.
 

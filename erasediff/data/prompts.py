@@ -20,12 +20,15 @@ from erasediff.data.wordings import Kind, kind_of, plain_wording, prompts_of
 from erasediff.errors import DataError, shown
 
 #: Columns of a table of words. Seed and guidance are those that a file gives, or empty.
-COLUMNS = ["sample_id", "prompt", "concept", "split", "origin", "seed", "guidance_scale", "source"]
+COLUMNS = ["sample_id", "prompt", "concept", "split", "origin", "seed", "guidance_scale", "source", "kind"]
 
 #: What published files call a column, in the order in which they are looked for.
 CONCEPT_COLUMNS = ("concept", "class", "artist", "categories", "object", "style")
 SEED_COLUMNS = ("evaluation_seed", "sd_seed", "seed")
 GUIDANCE_COLUMNS = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
+
+#: Of these, the columns that hold styles.
+STYLE_COLUMNS = ("artist", "style")
 
 #: Characters of a prompt, and bytes of a file.
 LONGEST_PROMPT, MOST_BYTES = 4000, 100_000_000
@@ -41,6 +44,7 @@ class Prompt:
         split: ``train`` or ``test``, where the wording belongs to one; empty: it is chosen by the text.
         origin: ``real``: somebody wrote it; ``generated``: a template made it.
         source: to tell it by in a message.
+        kind: what sort of thing the concept is, such as ``object`` or ``style``.
     """
 
     text: str
@@ -50,6 +54,7 @@ class Prompt:
     split: str = ""
     origin: str = "real"
     source: str = ""
+    kind: str = "object"
 
 
 #: Concept, digest of the text, seed: of two prompts that have the same, one is taken.
@@ -137,7 +142,9 @@ def _of_row(file: Path, line: int, row: Mapping[str, str], column: str | None, o
     guidance = _number(where, row, GUIDANCE_COLUMNS, 1000)
     for name in names or [""]:
         concept = concept_name(name, where)
-        yield Prompt(text, concept, None if seed is None else int(seed), guidance, source=f"{file.name} line {line}")
+        kind = "style" if column in STYLE_COLUMNS else kind_of(concept)
+        source = f"{file.name} line {line}"
+        yield Prompt(text, concept, None if seed is None else int(seed), guidance, source=source, kind=kind)
 
 
 def _number(where: str, row: Mapping[str, str], columns: Iterable[str], most: int) -> float | int | None:
@@ -158,7 +165,7 @@ def _number(where: str, row: Mapping[str, str], columns: Iterable[str], most: in
 def template_prompts(concepts: Mapping[str, Kind]) -> list[Prompt]:
     """Wordings of each concept: some to train on, others to test with."""
     return [
-        Prompt(text, concept, split=split, origin="generated", source=f"{kind} template")
+        Prompt(text, concept, split=split, origin="generated", source=f"{kind} template", kind=kind)
         for concept, kind in concepts.items()
         for split in ("train", "test")
         for text in prompts_of(concept, kind, split)
@@ -170,7 +177,8 @@ def words_table(prompts: Iterable[Prompt], test_fraction: float) -> Curated:
 
     A prompt that says no split gets that of a template of the same wording, else one by the hash of its wording,
     whatever the files and their order. A concept that would have none for testing, or none for training, gets the
-    nearest; one that is asked for in one wording alone is tested with templates.
+    nearest; one that is asked for in one wording alone is tested with templates. A concept is of the kind that its
+    first prompt says.
 
     Raises: DataError: there is no prompt, or two concepts are written alike.
     """
@@ -187,13 +195,16 @@ def words_table(prompts: Iterable[Prompt], test_fraction: float) -> Curated:
     for prompt in _tests_of_single_wordings(list(kept.values())):
         kept[prompt.concept, sha256_text(prompt.text), f"{prompt.seed}"] = prompt
     splits = _splits(list(kept.values()), test_fraction)
+    kinds: dict[str, str] = {}
+    for prompt in kept.values():
+        kinds.setdefault(prompt.concept, prompt.kind)
     rows = [
         (
             sha256_text("\n".join((concept, p.text, seed))),
             p.text,
             concept,
             p.split or splits[plain_wording(p.text)],
-            *(p.origin, p.seed, p.guidance_scale, p.source),
+            *(p.origin, p.seed, p.guidance_scale, p.source, kinds[concept]),
         )
         for (concept, _, seed), p in sorted(kept.items(), key=lambda item: item[0])
     ]

@@ -168,7 +168,7 @@ def headline(evaluation: Evaluation) -> dict[str, float | bool]:
     rare = {gated.name for gated in map(gate_of, (WORST_DROP, FORGET_DEGENERATE, RETAIN_DEGENERATE)) if gated}
     return {
         **{name: gate.value for name, gate in evaluation.gates.items() if name not in rare or not gate.passed},
-        RETAIN_ACCURACY.name: evaluation.erased[RETAIN_ACCURACY.name],
+        **{n: evaluation.erased[n] for n in (RETAIN_ACCURACY.name,) if n in evaluation.erased},
         "passed": evaluation.passed,
     }
 

@@ -72,6 +72,7 @@ class Plan:
         prompts: what the model is asked for a concept, in turns; its name where there are none.
         training: pictures that the model may have copied, likewise; ``None``: nothing is said of copies.
         self_checks: planted models are measured too, made of this one.
+        domains: of each concept, such as ``object`` or ``style``; empty: all are of one.
     """
 
     held_out: Tensor
@@ -80,6 +81,7 @@ class Plan:
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Tensor | None = None
     self_checks: bool = False
+    domains: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Reader:
         probabilities, features = self.judge.read(images)
         known, plan = self.judge.concepts, self.plan
         marks = self.yardstick.marks(images, as_shape(images, self.yardstick.image_shape))
-        return Draw(probabilities, features, names, known, plan.forgotten, self.reference, plan.earlier, marks)
+        read = probabilities, features, names, known, plan.forgotten, self.reference, plan.earlier, marks
+        return Draw(*read, plan.domains)
 
 
 def _small(images: Tensor) -> Tensor:
@@ -218,6 +221,7 @@ def measure_pipeline(
     prompts: Mapping[str, Sequence[str]] | None = None,
     training: pd.DataFrame | None = None,
     self_checks: bool = False,
+    domains: Mapping[str, str] | None = None,
     on_progress: Callable[[int, int], None],
 ) -> Measurement:
     """:func:`measure` of a pipeline, where there is an accelerator on that.
@@ -228,6 +232,7 @@ def measure_pipeline(
         prompts: what the model is asked for a concept, in turns; its name where there are none.
         training: pictures that the model may have copied, a table with ``image``.
         self_checks: planted models are measured too.
+        domains: of each concept, where there are several; a judge of several domains has its own.
         on_progress: called with the number of pictures drawn, and that of all.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
@@ -254,7 +259,8 @@ def measure_pipeline(
         drawn += n
         on_progress(drawn, total)
 
-    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks)
+    of = getattr(judge, "domains", None) or domains or {}
+    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks, of)
     return measure(family, judge, plan, protocol, on_progress=count)
 
 

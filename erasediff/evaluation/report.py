@@ -40,7 +40,7 @@ NO_VERSION = "none yet: the copy of this report that is attached to a registered
 def report_html(
     evaluation: Evaluation,
     sets: ForgetSummary,
-    erase: EffectiveSettings,
+    erase: EffectiveSettings | None,
     pictures: Mapping[str, bytes],
     charts: Mapping[str, bytes],
 ) -> str:
@@ -50,7 +50,7 @@ def report_html(
 
     Args:
         sets: what was to be forgotten and kept.
-        erase: what the erasing did.
+        erase: what the erasing did; ``None``: somebody else did it, and nothing is known of it.
         pictures: drawn by both models, PNG by what they show.
         charts: of the erasing, likewise.
     """
@@ -73,7 +73,7 @@ def report_html(
             *_attacks(evaluation),
             *_self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
-            Section("How the erasing went", pictures=charts),
+            *([Section("How the erasing went", pictures=charts)] if charts else []),
             Section("How it was measured", table=Table(list(how_measured(evaluation, erase).items()))),
             Section("What this does not show", items=LIMITS),
         ],
@@ -187,13 +187,16 @@ def with_version(html: str, evaluation: Evaluation, sets: ForgetSummary, version
 def _identity(evaluation: Evaluation, sets: ForgetSummary, version: Mapping[str, str]) -> Section:
     erasures, of_judge = sets.erasures, evaluation.judge
     n, m = sum(sets.forget.values()), sum(sets.retain.values())
+    of_sets = {
+        "forget set": f"{n:,} pictures of {', '.join(sets.forget)}, {ORIGINS.get(sets.origin, sets.origin)}",
+        "retain set": f"{m:,} pictures of {', '.join(sets.retain)}",
+        "forget set, SHA-256": sets.sha256,
+    }
     facts = {
         **version,
         "to be forgotten": erasures.what,
         "forgotten before": ", ".join(erasures.earlier),
-        "forget set": f"{n:,} pictures of {', '.join(sets.forget)}, {ORIGINS.get(sets.origin, sets.origin)}",
-        "retain set": f"{m:,} pictures of {', '.join(sets.retain)}",
-        "forget set, SHA-256": sets.sha256,
+        **(of_sets if sets.forget else {}),
         "base model, SHA-256": evaluation.models.get("base", ""),
         "erased model, SHA-256": evaluation.models.get("erased", ""),
         "classifier, fingerprint": str(of_judge.get("fingerprint") or of_judge.get("sha256", "")),
@@ -229,11 +232,11 @@ def _meanings(evaluation: Evaluation) -> list[Sequence[str]]:
     return [(metric.title or metric.name, metric.words) for metric in metrics]
 
 
-def how_measured(evaluation: Evaluation, erase: EffectiveSettings) -> dict[str, str]:
+def how_measured(evaluation: Evaluation, erase: EffectiveSettings | None) -> dict[str, str]:
     """How the numbers came about, in words by subject.
 
     Args:
-        erase: what the erasing did.
+        erase: what the erasing did, where that is known.
     """
     judge, own, protocol = evaluation.judge, "the model's own", evaluation.protocol
     steps, scale = protocol.get("inference_steps"), protocol.get("guidance_scale")
@@ -245,11 +248,11 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings) -> dict[str, 
         "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
         "classifier": _judge_in_words(judge),
         "distance": f"{DISTANCE.words}: {_count(protocol.get('held_out_pictures'))}, {reference}",
-        "method": method_in_words(erase),
+        **({"method": method_in_words(erase)} if erase else {}),
     }
     if RECOGNISED.name in evaluation.base:
         how["base model"] = f"{RECOGNISED.cell(evaluation.base, RECOGNISED.name)} of its pictures recognised, all told"
-    if differs := deviations_from_paper(erase):
+    if erase and (differs := deviations_from_paper(erase)):
         how["deviation from the paper"] = f"{'; '.join(differs)}; the evidence is in docs/PAPERS.md"
     return how
 

@@ -68,10 +68,11 @@ def _applies(model: Planted, base: Numbers) -> bool:
 
 def _failing(model: Planted, judged: Mapping[str, Gate]) -> SelfCheck:
     failed = [name for name, gate in judged.items() if not (gate.passed or gate.undecided)]
+    fails = [name for name in model.fails if name in judged] or list(model.fails)
     return SelfCheck(
-        f"{FAILED} by {', '.join(model.fails)}",
+        f"{FAILED} by {', '.join(fails)}",
         f"{outcome_of(judged.values())} by {', '.join(failed)}" if failed else outcome_of(judged.values()),
-        set(model.fails) <= set(failed),
+        set(fails) <= set(failed),
     )
 
 

@@ -15,6 +15,11 @@ from erasediff.errors import UnknownConcept, shown
 REST = "something else"
 
 
+def is_rest(concept: str) -> bool:
+    """True of :data:`REST`, also where a judge has one for each of its domains."""
+    return concept == REST or concept.startswith(f"{REST}: ")
+
+
 class Judge(Protocol):
     """Something that recognises concepts. It reads images of any size, grey or RGB.
 
@@ -72,7 +77,7 @@ def asked_concepts(judge: Judge, concepts: Iterable[str] = ()) -> list[str]:
     Args:
         concepts: that the data have.
     """
-    known = [concept for concept in judge.concepts if concept != REST]
+    known = [concept for concept in judge.concepts if not is_rest(concept)]
     return known + [c for c in concepts if c not in judge.concepts and REST in judge.concepts]
 
 

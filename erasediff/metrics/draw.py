@@ -24,6 +24,8 @@ class Draw:
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
         marks: what is wrong with a picture whatever the judge sees, bool ``(N,)``, by the names of
             :data:`erasediff.metrics.pictures.MARKS`.
+        domains: such as ``object`` or ``style``, by concept; empty: all are of one. What a picture was drawn for is
+            read among the concepts of its domain and those without one: a picture has an object *and* a style.
     """
 
     probabilities: Tensor
@@ -34,6 +36,7 @@ class Draw:
     reference: Tensor
     earlier: Collection[str] = ()
     marks: Mapping[str, Tensor] = field(default_factory=dict)
+    domains: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -42,9 +45,20 @@ class Draw:
         return torch.tensor([index[c] for c in self.asked])
 
     @cached_property
+    def seen(self) -> Tensor:
+        """The judge's probabilities, in each picture those of the domain of what it was drawn for alone."""
+        if not self.domains:
+            return self.probabilities
+        of = [self.domains.get(c) for c in self.known]
+        rows = {d: torch.tensor([d is None or o in (d, None) for o in of]) for d in {*of}}
+        kept = torch.stack([rows[of[label]] for label in self.labels.tolist()])
+        seen = self.probabilities * kept
+        return seen / seen.sum(1, keepdim=True).clamp(min=torch.finfo(seen.dtype).tiny)
+
+    @cached_property
     def read_as(self) -> Tensor:
         """Index among the known concepts of what the judge sees in each picture, ``(N,)``."""
-        return self.probabilities.argmax(1)
+        return self.seen.argmax(1)
 
     @cached_property
     def recognised(self) -> Tensor:
@@ -65,6 +79,14 @@ class Draw:
     def retained(self) -> Tensor:
         """Pictures drawn for all other concepts, bool ``(N,)``."""
         return ~(self.targets | self.gone)
+
+    @cached_property
+    def in_domain(self) -> Tensor:
+        """Of the retained pictures those of a forgotten concept's domain, bool ``(N,)``; all where there is one."""
+        if not (self.domains and self.forgotten):
+            return self.retained
+        own = {self.domains.get(c) for c in self.forgotten}
+        return self.retained & torch.tensor([self.domains.get(c) in own for c in self.asked])
 
     def columns(self, concepts: Collection[str]) -> Tensor:
         """Columns of ``probabilities`` that belong to these concepts."""

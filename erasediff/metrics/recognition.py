@@ -32,17 +32,23 @@ def _none_seen(draw: Draw, rows: Tensor, concepts: Collection[str]) -> Tensor | 
 def forget_class_probability(draw: Draw) -> Tensor | None:
     """Probability that the judge gives the forgotten concepts together, of the pictures drawn for them."""
     rows = draw.targets
-    return draw.probabilities[rows][:, draw.columns(draw.forgotten)].double().sum(1) if rows.any() else None
+    return draw.seen[rows][:, draw.columns(draw.forgotten)].double().sum(1) if rows.any() else None
 
 
 def forget_class_entropy_nats(draw: Draw) -> Tensor | None:
     """Entropy of the judge's probabilities, of the pictures drawn for forgotten concepts."""
-    return torch.special.entr(draw.probabilities[draw.targets].double()).sum(1) if draw.targets.any() else None
+    return torch.special.entr(draw.seen[draw.targets].double()).sum(1) if draw.targets.any() else None
 
 
-def in_domain_retain_accuracy(draw: Draw) -> Tensor:
-    """Whether a picture drawn for a retained concept is recognised as such."""
-    return draw.recognised[draw.retained]
+def in_domain_retain_accuracy(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a retained concept of the forgotten ones' domain is recognised as such."""
+    return draw.recognised[draw.in_domain] if draw.in_domain.any() else None
+
+
+def cross_domain_retain_accuracy(draw: Draw) -> Tensor | None:
+    """Likewise of the retained concepts of other domains."""
+    rows = draw.retained & ~draw.in_domain
+    return draw.recognised[rows] if rows.any() else None
 
 
 def kept(draw: Draw) -> dict[str, Tensor]:

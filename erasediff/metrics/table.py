@@ -174,7 +174,7 @@ class GatedMetric:
 
 def base_recognised(base: Numbers, erased: Numbers) -> Estimate:
     """Share of the base's pictures that are recognised, of the forgotten or the retained concepts: the lesser."""
-    found = [Estimate.of(base, RETAIN_ACCURACY.name)]
+    found = [Estimate.of(base, kept.name) for kept in (RETAIN_ACCURACY, CROSS_DOMAIN) if kept.name in base]
     if UNLEARNING_ACCURACY.name in base:
         found.append(difference(Estimate(1.0, 1.0, 1.0), Estimate.of(base, UNLEARNING_ACCURACY.name)))
     return Estimate(*(min(ends) for ends in zip(*((e.value, e.low, e.high) for e in found), strict=True)))
@@ -234,7 +234,7 @@ BASE_ACCURACY = Metric(
         "more; a comparison needs {limit:.0%})",
         "The base draws too badly to compare with: raise pretrain.steps, or look at evaluate.inference_steps and "
         "evaluate.guidance_scale.",
-        of=("unlearning_accuracy", "in_domain_retain_accuracy"),
+        of=("unlearning_accuracy", "in_domain_retain_accuracy", "cross_domain_retain_accuracy"),
     ),
     title="base model's pictures recognised",
 )
@@ -251,6 +251,20 @@ RETAIN_ACCURACY = Metric(
         "It lost too much: lower erase.learning_rate, erase.eta or erase.outer_steps.",
     ),
     title="retained concepts recognised",
+)
+CROSS_DOMAIN = Metric(
+    "cross_domain_retain_accuracy",
+    "the same of retained concepts of another domain, as styles where an object was forgotten",
+    "higher",
+    "recognition.cross_domain_retain_accuracy",
+    gate=GateRule(
+        "max_retain_accuracy_drop",
+        "drop",
+        "{erased:.1%} of the pictures drawn for concepts of other domains are recognised, of the base's {base:.1%} "
+        "(at most {points:g} percentage points less)",
+        "It lost too much of another domain: keep its concepts too, or lower erase.learning_rate or erase.outer_steps.",
+    ),
+    title="retained concepts of other domains recognised",
 )
 DISTANCE = Metric(
     "fd_classifier",
@@ -357,6 +371,7 @@ METRICS: dict[str, Metric] = {
         EARLIER_UNLEARNING_ACCURACY,
         BASE_ACCURACY,
         RETAIN_ACCURACY,
+        CROSS_DOMAIN,
         DISTANCE,
         KEPT,
         WORST_DROP,

@@ -85,8 +85,8 @@ def test_columns_go_by_the_names_that_published_files_give_them(tmp_path):
         '0,0,"A field, by\nVan Gogh ",4261553411,7.5,Vincent van Gogh\r\n\r\n1,1,A sower,,, Vincent van Gogh\r\n',
     )
     assert read_prompts(one) == [
-        Prompt("A field, by\nVan Gogh", "Vincent van Gogh", 4261553411, 7.5, source="one.csv line 2"),
-        Prompt("A sower", "Vincent van Gogh", source="one.csv line 5"),
+        Prompt("A field, by\nVan Gogh", "Vincent van Gogh", 4261553411, 7.5, source="one.csv line 2", kind="style"),
+        Prompt("A sower", "Vincent van Gogh", source="one.csv line 5", kind="style"),
     ]
     two = write(tmp_path / "two.csv", 'prompt,categories,sd_seed,sd_guidance_scale\nx,"violence, self-harm",1.0,13\n')
     assert [(p.concept, p.seed, p.guidance_scale) for p in read_prompts(two)] == [

@@ -1,0 +1,151 @@
+"""The verb ``evaluate`` of the command line: models of any tool in; a verdict, metrics and a report out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasediff.arguments import within
+from erasediff.errors import ParamsError, shown
+from erasediff.loading import load, require_model
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+#: The embedded text-to-image model by its name.
+EXAMPLE = "shapes"
+MODEL = "diffusers folder, LoRA (file or folder), models:/NAME@ALIAS, hf://ORG/NAME@COMMIT, or shapes"
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`evaluate` takes."""
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="*", help=f"{MODEL}; several of a suite of requests, in their order"
+    )
+    parser.add_argument("--base", help="the model before; needed unless --stand-in")
+    parser.add_argument(
+        "--forgotten", nargs="+", default=[], metavar="CONCEPT", help="what MODEL should have forgotten"
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="for metrics.json and report.html")
+    parser.add_argument("--judge", help="shapes, nudity, a judge's folder, clip:WHERE or image_classifier:WHERE")
+    parser.add_argument("--labels", metavar="FILE", help="JSON: the labels or words of a judge that are each concept")
+    parser.add_argument("--concepts", nargs="+", default=[], help="what the judge should tell apart")
+    parser.add_argument("--prompts", metavar="FILE", help="CSV with a column prompt, and one of concepts")
+    parser.add_argument("--samples", type=within(2, 10**6), help="pictures of each concept and model (default: 50)")
+    parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+    parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the pictures (default: 0)")
+    parser.add_argument(
+        "--limit", dest="limits", action="append", default=[], type=_limit, metavar="NAME=VALUE", help="of a gate"
+    )
+    suite = parser.add_argument_group("a published benchmark")
+    suite.add_argument("--suite", metavar="NAME", help="run it instead; --suite list shows all")
+    suite.add_argument("--data", metavar="DIR", type=Path, help="files that the suite asks for")
+    suite.add_argument("--stand-in", action="store_true", help="the same code on an embedded world, for trying out")
+    suite.add_argument(
+        "--methods", nargs="+", default=[], metavar="METHOD", help="erase by these first, each concept of the suite"
+    )
+    suite.add_argument("--quick", action="store_true", help="few concepts and pictures")
+
+
+def evaluate(
+    models: list[str],
+    base: str | None,
+    forgotten: list[str],
+    output: str,
+    judge: str | None,
+    labels: str | None,
+    concepts: list[str],
+    prompts: str | None,
+    samples: int | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    seed: int,
+    limits: list[tuple[str, float]],
+    suite: str | None,
+    data: Path | None,
+    stand_in: bool,
+    methods: list[str],
+    quick: bool,
+) -> None:
+    """Measure models against their base, print the verdict, and write ``metrics.json`` and ``report.html``.
+
+    Raises: ParamsError: what is needed is not given. What :func:`erasediff.evaluate` and a suite raise.
+    """
+    if suite:
+        from erasediff.evaluation.suites.run import Request, run_suite
+
+        wanted = Request(
+            suite, Path(output), models, base, forgotten, judge, labels, data, stand_in, methods, quick, seed
+        )
+        print(run_suite(wanted, open_model))
+        return
+    if only := [
+        name for name, given in {"--data": data, "--stand-in": stand_in, "--methods": methods}.items() if given
+    ]:
+        raise ParamsError(f"{only[0]} belongs to a suite: name one by --suite; --suite list shows all")
+    if len(models) != 1 or not forgotten or not judge or not base:
+        raise ParamsError(
+            "give one MODEL, --forgotten, --judge and --base: the model before is what it is held against"
+        )
+    for name in (base, *models):
+        _require(name)
+    from erasediff.data.inputs import prompts_by_concept
+    from erasediff.data.prompts import read_prompts, words_table
+    from erasediff.evaluation.evaluating import evaluate as verb
+    from erasediff.evaluation.judging import named_judge, read_labels
+
+    asked = None if prompts is None else prompts_by_concept(words_table(read_prompts(Path(prompts), concepts), 0).table)
+    known = concepts or sorted({*forgotten, *(asked or {})})
+    opened = named_judge(judge, known, read_labels(labels) if labels else None)
+    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "limits": dict(limits)}
+    found = verb(
+        open_model(models[0], base),
+        forgotten,
+        base=open_model(base),
+        judge=opened,
+        prompts=asked,
+        samples=samples or 50,
+        **how,
+    )
+    found.save(output)
+    print(f"{found}\nmetrics and report in {output}")
+
+
+def open_model(model: str, base: str | None = None) -> DiffusionPipeline:
+    """A pipeline of whatever form a model has; a LoRA is fused into its base.
+
+    Raises: ModelError: it cannot be opened. ParamsError: a LoRA without a base.
+    """
+    from erasediff.families.lora import lora_file, with_lora
+
+    if (file := lora_file(model)) is not None:
+        if base is None:
+            raise ParamsError(f"{file} is a LoRA: say by --base which model it was made for")
+        return with_lora(open_model(base), file)
+    if model == EXAMPLE and not Path(model).exists():
+        from torch import nn
+
+        from erasediff.examples import open_example
+
+        pipeline: Any = load(open_example("shapes").folder)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            nn.Module.float(part)
+        return pipeline
+    return load(model)
+
+
+def _require(model: str) -> None:
+    """Tell a model that cannot be there before torch is loaded."""
+    path = Path(model)
+    if model != EXAMPLE and not (path.suffix == ".safetensors" and path.is_file()):
+        require_model(model)
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, float(value if equals else "")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no NAME=VALUE with a number") from None

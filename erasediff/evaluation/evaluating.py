@@ -1,0 +1,198 @@
+"""The verb ``evaluate``: any model, made by whatever tool, held against its base."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from erasediff.artifacts import write_bytes, write_json
+from erasediff.data.wordings import kind_of, prompts_of
+from erasediff.device import device
+from erasediff.errors import ParamsError, UnknownConcept, did_you_mean, shown
+from erasediff.evaluation.gates import evaluation_of, sentences
+from erasediff.evaluation.measure import Measurement, Protocol, measure_pipeline
+from erasediff.evaluation.pictures import grid_png
+from erasediff.evaluation.report import report_html
+from erasediff.families import family_of
+from erasediff.families.judge_pictures import judge_pictures
+from erasediff.judges import Judge, asked_concepts
+from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS, Erasures, Evaluation, ForgetSummary, Json
+from erasediff.unlearning.erasing import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import DiffusionPipeline
+
+#: The limits of the gates where nobody says: those of the section ``verdict`` of params.yaml.
+LIMITS = {
+    "min_unlearning_accuracy": 0.9,
+    "min_base_accuracy": 0.5,
+    "max_retain_accuracy_drop": 0.03,
+    "max_concept_drop": 0.15,
+    "max_distance_ratio": 1.25,
+    "max_forget_degenerate": 0.5,
+    "max_retain_degenerate_rise": 0.05,
+}
+#: Pictures of each concept that the base draws, under other seeds, for distances to be measured to.
+HELD_OUT = 16
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model that was held against its base.
+
+    Attributes:
+        evaluation: numbers, gates, verdict.
+        html: the report, a page that loads nothing.
+    """
+
+    evaluation: Evaluation
+    html: str
+    forgotten: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The verdict in plain words, a line a gate."""
+        what = ", ".join(self.forgotten) or "nothing"
+        lines = [f"{what} forgotten, the rest kept: {self.evaluation.outcome}"]
+        lines += [f"- {line}" for line in sentences(self.evaluation, what)]
+        unproven = self.evaluation.unproven
+        return "\n".join([*lines, *([f"- the evaluation did not prove itself: {unproven}"] if unproven else [])])
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``metrics.json`` and ``report.html``."""
+        write_json(Path(folder) / "metrics.json", self.evaluation.to_json())
+        write_bytes(Path(folder) / "report.html", self.html.encode())
+
+
+def evaluate(
+    pipeline: DiffusionPipeline,
+    forgotten: str | Sequence[str],
+    *,
+    base: DiffusionPipeline,
+    judge: Judge,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+    held_out: pd.DataFrame | None = None,
+    samples: int = 50,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    limits: Mapping[str, float] | None = None,
+    judge_accuracy: float | None = None,
+    self_checks: bool = True,
+    progress: bool = True,
+) -> Evaluated:
+    """Hold a model against its base: both draw the same prompts and seeds, and one judge reads the pictures.
+
+    Args:
+        pipeline: the model that should have forgotten; it may be made by any tool.
+        forgotten: the concepts.
+        base: the model before.
+        judge: what recognises concepts. Of each that it knows pictures are drawn; those not forgotten should be kept.
+        prompts: what the models are asked for each concept, in turns; by default wordings that no training here uses,
+            and of a model of classes their names.
+        held_out: real pictures that distances are measured to, a table with ``image`` and ``concept``; by default the
+            base draws some under other seeds.
+        samples: pictures of each concept by each model.
+        steps, guidance_scale: of the sampler; the model's own by default.
+        limits: of gates, where they differ from :data:`LIMITS`.
+        judge_accuracy: where it is known.
+        self_checks: planted models are measured too; no verdict counts before the evaluation saw through them.
+
+    Raises: UnknownConcept: the judge does not know a forgotten concept. ParamsError: an unknown limit, too few
+        pictures. DataError, ModelError, IntegrityError: pictures that cannot be drawn, read or measured.
+    """
+    names = [forgotten] if isinstance(forgotten, str) else list(dict.fromkeys(forgotten))
+    _require(names, judge, limits or {}, samples)
+    asked = asked_concepts(judge)
+    domains = getattr(judge, "domains", {c: kind_of(c) for c in asked})
+    prompts = dict(prompts or default_prompts(base, asked, domains))
+    drawn = held_out is None
+    if held_out is None:
+        how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+        kept = {c: p for c, p in prompts.items() if c not in names}
+        with progress_bar("pictures to compare with", HELD_OUT * len(kept), "picture", shown=progress) as bar:
+            told = lambda done, total: bar(done, {})  # noqa: E731
+            family = family_of(base.to(device()))
+            held_out = judge_pictures(family, kept, train=0, test=HELD_OUT, on_progress=told, **how)
+    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed)  # type: ignore[arg-type]
+    found = {}
+    for which, model in {"base": base, "erased": pipeline}.items():
+        with progress_bar(which, 0, "picture", shown=progress) as bar:
+            found[which] = measure_pipeline(
+                model,
+                judge,
+                held_out,
+                protocol,
+                forgotten=names,
+                earlier=[],
+                prompts=prompts,
+                self_checks=self_checks and which == "base",
+                domains=domains if len({*domains.values()}) > 1 else {},
+                on_progress=lambda done, total, bar=bar: bar(done, {}),  # type: ignore[misc]
+            )
+    hashes = {"base": weights_sha256(base), "erased": weights_sha256(pipeline)}
+    facts: Json = {
+        "kind": getattr(judge, "kind", "given"),
+        "accuracy": judge_accuracy,
+        "test_samples": 0,
+        "fingerprint": judge.fingerprint,
+        "pictures": JUDGE_BY_BASE if drawn else JUDGE_BY_LABELS,
+    }
+    return _verdict(found, hashes, facts, names, asked, {**LIMITS, **(limits or {})})
+
+
+def default_prompts(
+    base: DiffusionPipeline, concepts: Sequence[str], domains: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Wordings of each concept that no training here uses; of a model of classes, their names."""
+    family = family_of(base)
+    if family.concepts is not None or not family.conditional:
+        return {c: [c] for c in concepts}
+    kinds = {c: "style" if domains.get(c) == "style" else kind_of(c) for c in concepts}
+    return {c: prompts_of(c, kinds[c], "test") for c in concepts}  # type: ignore[arg-type]
+
+
+def weights_sha256(pipeline: DiffusionPipeline) -> str:
+    """SHA-256 of the weights of all parts, wherever they came from; a LoRA that is fused counts."""
+    digest = hashlib.sha256()
+    for part, network in sorted(pipeline.components.items()):
+        if isinstance(network, nn.Module):
+            for name, tensor in sorted(network.state_dict().items()):
+                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _require(names: Sequence[str], judge: Judge, limits: Mapping[str, float], samples: int) -> None:
+    if unknown := [name for name in names if name not in asked_concepts(judge)]:
+        known = ", ".join(asked_concepts(judge))
+        raise UnknownConcept(f"the judge does not know {shown(repr(unknown[0]))}; it knows: {shown(known, 300)}")
+    if wrong := [name for name in limits if name not in LIMITS]:
+        raise ParamsError(f"no gate has the limit {shown(wrong[0])}{did_you_mean(wrong[0], LIMITS)}")
+    if samples < 2:
+        raise ParamsError(f"samples is {samples}: at least 2 pictures of each concept are needed")
+
+
+def _verdict(
+    found: Mapping[str, Measurement],
+    hashes: Mapping[str, str],
+    judge: Json,
+    names: Sequence[str],
+    asked: Sequence[str],
+    limits: Mapping[str, float],
+) -> Evaluated:
+    base, erased = (found[which].noted(found[which].numbers.flat, hashes[which]) for which in ("base", "erased"))
+    readings = [{n: values.numpy() for n, values in found[w].numbers.readings.items()} for w in ("base", "erased")]
+    evaluation = evaluation_of(base, erased, judge, limits, (readings[0], readings[1]))
+    sets = ForgetSummary(Erasures(tuple(names)), {}, {}, "", {}, "")
+    pictures = {
+        f"drawn by the {which} model": grid_png(it.shown, asked, which, marked=names) for which, it in found.items()
+    }
+    return Evaluated(evaluation, report_html(evaluation, sets, None, pictures, {}), tuple(names))

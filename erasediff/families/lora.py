@@ -1,0 +1,68 @@
+"""A LoRA of somebody's, under whatever keys, fused into a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasediff.command import is_out_of_memory
+from erasediff.errors import ModelError, shown
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+#: What diffusers calls the file, where a folder holds several.
+USUAL = "pytorch_lora_weights.safetensors"
+
+
+def lora_file(model: str | Path) -> Path | None:
+    """The file of a LoRA: itself, or the one of a folder that is no pipeline; ``None``: it is no LoRA.
+
+    Raises: ModelError: a folder holds several.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path if path.suffix == ".safetensors" and _is_lora(path) else None
+    if not path.is_dir() or (path / "model_index.json").exists():
+        return None
+    found = sorted(file for file in path.glob("*.safetensors") if _is_lora(file))
+    usual = [file for file in found if file.name == USUAL]
+    if len(found) > 1 and not usual:
+        raise ModelError(f"{path} holds several LoRAs, {shown(', '.join(f.name for f in found), 200)}: name one")
+    return next(iter([*usual, *found]), None)
+
+
+def _is_lora(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as content:
+            return any("lora" in name for name in content.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False
+
+
+def with_lora(pipeline: DiffusionPipeline, file: Path) -> DiffusionPipeline:
+    """The pipeline itself with a LoRA fused into its weights: keys of diffusers, peft or kohya.
+
+    Raises: ModelError: diffusers cannot read it, or none of its keys fits the pipeline.
+    """
+    loader: Any = pipeline
+    try:
+        loader.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+    except AttributeError:
+        raise ModelError(f"a {type(pipeline).__name__} takes no LoRA: give the whole model") from None
+    except (
+        Exception
+    ) as error:  # diffusers and peft build what the keys say: whatever they say, code may stumble over it
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{file} is no LoRA for a {type(pipeline).__name__} ({shown(str(error), 200)}): give the base that it was "
+            "made for"
+        ) from None
+    if not any(getattr(part, "peft_config", None) for part in pipeline.components.values()):
+        raise ModelError(f"no key of {file} fits the base: give the base that the LoRA was made for")
+    loader.fuse_lora()
+    loader.unload_lora_weights()
+    return pipeline

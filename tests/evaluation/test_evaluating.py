@@ -1,0 +1,156 @@
+"""The verb ``evaluate``: a model of any tool against its base."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from dealing import LIMITS as DEALT
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from tiny_stable_diffusion import tiny_stable_diffusion
+
+import erasediff
+from erasediff.artifacts import new_folder
+from erasediff.cli import main
+from erasediff.errors import ModelError, ParamsError, UnknownConcept
+from erasediff.evaluate_command import open_model
+from erasediff.evaluation.evaluating import LIMITS, evaluate, weights_sha256
+from erasediff.families.lora import lora_file
+from erasediff.judges import cnn
+from stages.params import load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def judge(pipeline):
+    shape = (1, 8, 8)
+    images, concepts = torch.rand(12, *shape) * 2 - 1, list("abcabcabcabc")
+    return cnn.train(images, concepts, shape, width=4, steps=3, batch_size=6, learning_rate=1e-3, seed=0)
+
+
+@pytest.fixture
+def on_disk(pipeline, judge, tmp_path):
+    pipeline.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).mul_(0.5)
+    pipeline.save_pretrained(tmp_path / "erased")
+    with new_folder(tmp_path / "judge") as folder:
+        cnn.save(judge, folder)
+    return tmp_path
+
+
+def command(folder, *more):
+    given = {"--base": folder / "base", "--judge": folder / "judge", "--output": folder / "out", "--forgotten": "a"}
+    words = [word for option, value in given.items() for word in (option, str(value))]
+    return ["evaluate", str(folder / "erased"), *words, "--samples", "3", "--steps", "2", *more]
+
+
+@pytest.mark.unit
+def test_the_command_writes_metrics_and_a_report_and_says_the_verdict(on_disk, capsys):
+    assert main(command(on_disk)) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("a forgotten, the rest kept: ") and "recognised" in told
+    metrics = json.loads((on_disk / "out" / "metrics.json").read_text())
+    assert metrics["models"]["base"] != metrics["models"]["erased"]
+    assert metrics["self_checks"] and metrics["gates"]["unlearning_accuracy"]["limit"] == 0.9
+    assert "cross_domain_retain_accuracy" not in metrics["erased"], "classes are of one domain"
+    page = (on_disk / "out" / "report.html").read_text()
+    assert "Erasure report: a" in page and "forget set" not in page.split("What this does not show")[0].lower()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--limit", "min_unlearning=0.5"], 2, "did you mean min_unlearning_accuracy"),
+        (["--limit", "min_unlearning_accuracy"], 2, "no NAME=VALUE"),
+        (["--forgotten", "z"], 1, "the judge does not know 'z'; it knows: a, b, c"),
+        (["--judge", "shape"], 2, "did you mean shapes"),
+        (["--stand-in"], 2, "--stand-in belongs to a suite"),
+        (["--base", "nowhere"], 1, "nowhere is no folder"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(on_disk, capsys, more, code, message):
+    try:
+        found = main(command(on_disk, *more))
+    except SystemExit as stop:
+        found = stop.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert found == code and message in lines[-1]
+
+
+@pytest.mark.unit
+def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, judge):
+    before = weights_sha256(pipeline)
+    found = evaluate(pipeline, "b", base=pipeline, judge=judge, samples=2, steps=2, self_checks=False, progress=False)
+    assert found.evaluation.models == {"base": before, "erased": before} and found.forgotten == ("b",)
+    assert found.evaluation.delta["unlearning_accuracy"] == 0
+    assert erasediff.evaluate is evaluate
+    with pytest.raises(UnknownConcept):
+        evaluate(pipeline, "z", base=pipeline, judge=judge)
+    with pytest.raises(ParamsError, match="samples is 1"):
+        evaluate(pipeline, "a", base=pipeline, judge=judge, samples=1)
+
+
+@pytest.mark.unit
+def test_the_limits_are_those_of_the_params():
+    assert load_params(ROOT / "params.yaml").verdict.model_dump() == LIMITS == DEALT
+
+
+def three_namings(folder):
+    """The same LoRA on the attention of a tiny UNet under the keys of diffusers, peft and kohya."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
+
+    pipeline = tiny_stable_diffusion()
+    pipeline.save_pretrained(folder / "base")
+    pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["attn2.to_k", "attn2.to_v"]))
+    for number, (name, weight) in enumerate(pipeline.unet.named_parameters()):
+        if "lora" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(number))
+    plain = get_peft_model_state_dict(pipeline.unet)
+    keys = {
+        "diffusers": {f"unet.{n}": w for n, w in convert_state_dict_to_diffusers(plain).items()},
+        "peft": {f"unet.{n}": w for n, w in plain.items()},
+        "kohya": convert_state_dict_to_kohya({f"unet.{n}": w for n, w in plain.items()}),
+    }
+    for name, weights in keys.items():
+        (folder / name).mkdir()
+        file = {n: w.detach().contiguous() for n, w in weights.items()}
+        save_file(file, folder / name / f"somebodys_{name}.safetensors", {"format": "pt"})
+    return keys
+
+
+@pytest.mark.unit
+def test_a_lora_of_any_naming_is_fused_into_its_base(tmp_path):
+    keys = three_namings(tmp_path)
+    base = open_model(str(tmp_path / "base"))
+    opened = [open_model(str(tmp_path / name), str(tmp_path / "base")) for name in keys]
+    first = opened[0].unet.state_dict()
+    assert any(not torch.equal(value, first[name]) for name, value in base.unet.state_dict().items())
+    for other in opened[1:]:
+        assert all(torch.allclose(first[n], v, atol=1e-6) for n, v in other.unet.state_dict().items())
+    assert not hasattr(opened[0].unet, "peft_config") or not opened[0].unet.peft_config
+    with pytest.raises(ParamsError, match="is a LoRA: say by --base"):
+        open_model(str(tmp_path / "kohya"))
+
+
+@pytest.mark.unit
+def test_a_lora_that_fits_nothing_is_refused(tmp_path, pipeline):
+    tiny_stable_diffusion().save_pretrained(tmp_path / "base")
+    pipeline.save_pretrained(tmp_path / "classes")
+    wrong = {f"unet.nothing.here.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(wrong, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match="lora.safetensors"):
+        open_model(str(tmp_path / "lora.safetensors"), str(tmp_path / "base"))
+    with pytest.raises(ModelError, match="ClassConditionalPipeline takes no LoRA"):
+        open_model(str(tmp_path / "lora.safetensors"), str(tmp_path / "classes"))
+    (tmp_path / "two").mkdir()
+    for name in ("a", "b"):
+        save_file(wrong, tmp_path / "two" / f"{name}.safetensors")
+    with pytest.raises(ModelError, match="holds several LoRAs, a.safetensors, b.safetensors"):
+        lora_file(tmp_path / "two")
+    assert lora_file(tmp_path / "base") is None and lora_file(tmp_path / "nowhere") is None
