@@ -38,6 +38,8 @@ def given() -> Environment:
 
 def servers() -> list[Server]:
     """Return all of them in the order in which they are started. Raises: ParamsError: a port is no number."""
+    from erasediff.tracking import page  # not before a command has said how it is used
+
     root = project_root()
     prefect, mlflow = given().prefect_server_api_port, given().mlflow_port
     api, tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
@@ -60,7 +62,7 @@ def servers() -> list[Server]:
             "mlflow",
             ["mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow)],
             lambda: answers(f"{tracking}/health"),
-            tracking,
+            page("experiments", tracking),
             mlflow_settings(root),
             (mlflow, MLFLOW_PORT),
         ),

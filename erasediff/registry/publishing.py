@@ -47,8 +47,8 @@ REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pil
 VERSIONS_TAG = "mlflow.modelVersions"
 #: What an MLflow registry holds of a version's description.
 DESCRIPTION_LENGTH = 5000
-#: Tag of a version: who asked for it.
-REQUEST_TAG = "request"
+#: Tags of a version: who asked for it, and whose process registered it, which no call of MLflow's says.
+REQUEST_TAG, USER_TAG = "request", "registered_by"
 #: Of a registered model.
 DESCRIPTION = (
     "Each version has forgotten what its tag `erasures` lists. `champion` is the one to use, `challenger` the newest "
@@ -61,6 +61,7 @@ def version_tags(evaluation: Evaluation, erasures: Erasures, facts: Mapping[str,
     own = erasures.to_tags()
     passed = {"gates_passed": AS_TAG[evaluation.outcome]}
     passed |= {"not_proven": evaluation.unproven} if evaluation.unproven else {}
+    passed |= {USER_TAG: checkout.user_name()}
     return own | passed | {f"gate.{name}": gate.text for name, gate in evaluation.gates.items()} | dict(facts)
 
 
@@ -123,15 +124,16 @@ def version_facts(name: str, version: str) -> dict[str, str]:
     """
     with registry_client() as client:
         found = client.get_model_version(name, version)
-    uri, tags = server.without_credentials(server.tracking_uri()), found.tags
+    tags = found.tags
     dirty = " with uncommitted changes" if tags.get("git_dirty") == "true" else ""
     facts = {
         "version": f"{name}, version {version}",
-        "registered": datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "registered": datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        + (f" by {tags[USER_TAG]}" if USER_TAG in tags else ""),
         "asked for by": tags.get(REQUEST_TAG, ""),
         "commit": f"{tags.get('git_commit', 'unknown')}{dirty}",
         "MLflow run": found.run_id or "",
-        "MLflow page": f"{uri}/#/models/{name}/versions/{version}" if uri.startswith("http") else "",
+        "MLflow page": server.page(f"models/{name}/versions/{version}"),
     }
     return {key: fact for key, fact in facts.items() if fact}
 

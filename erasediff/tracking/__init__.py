@@ -2,6 +2,15 @@
 
 from erasediff.tracking.calls import find_run
 from erasediff.tracking.run import ParentRun, StageRun, parent_run, stage_run
-from erasediff.tracking.server import tracking_uri, without_credentials
+from erasediff.tracking.server import page, tracking_uri, without_credentials
 
-__all__ = ["ParentRun", "StageRun", "find_run", "parent_run", "stage_run", "tracking_uri", "without_credentials"]
+__all__ = [
+    "ParentRun",
+    "StageRun",
+    "find_run",
+    "page",
+    "parent_run",
+    "stage_run",
+    "tracking_uri",
+    "without_credentials",
+]

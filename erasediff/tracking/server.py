@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "erasediff"
 ABOUT = (
     "Runs of the pipeline: one for each request to forget, and under it one for each stage that ran. "
-    "What came of them is in the model registry: Model training → Models."
+    "What came of them is in the model registry: Model training → Model registry."
 )
 
 #: Of an experiment: MLflow's pages open it as one of trainings, not of language models.
@@ -57,6 +57,19 @@ def without_credentials(text: str) -> str:
     # Also a password with an unquoted slash: no valid URI, but people write it and errors repeat it.
     text = re.sub(r"(//)([^/\s'\":]*:[^\s'\"]*|[^/\s'\"]*)@", r"\1", text)
     return re.sub(r"(?i)\b(password|token|secret)=[^&\s'\"]*", r"\1=…", text)
+
+
+def page(path: str, at: str | None = None) -> str:
+    """The address of one of MLflow's pages, such as ``models/NAME/versions/3``; empty where there is no server.
+
+    Without the address saying so, MLflow shows each page as one about language models, whatever an experiment's tag
+    says: an experiment opens with its traces, of which there are none.
+
+    Args:
+        at: the server; by default :func:`tracking_uri`.
+    """
+    uri = without_credentials(at or tracking_uri())
+    return f"{uri.rstrip('/')}/#/{path}?workflowType=machine_learning" if uri.startswith("http") else ""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from erasediff.evaluation.gates import headline, sentences
 from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.records import Evaluation, Registered
 from flows.jobs.artifacts import show_picture
+from flows.tools.results import MLFLOW_UI, version_path
 from stages import layout
 from stages.params import Params
 
@@ -69,11 +70,10 @@ def tell_prefect(evaluation: Evaluation, made: Registered, parent: tracking.Pare
 def _links(made: Registered, parent: tracking.ParentRun, here: bool) -> str:
     """Return Markdown that leads from Prefect to what the run left."""
     uri = tracking.without_credentials(tracking.tracking_uri())
-    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    run, view = f"{server}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}", "?workflowType=machine_learning"
-    label, number = made.model_name, made.version
-    lines = [f"- [Report]({run}/artifacts/{layout.REPORT.name}{view})", f"- [MLflow run]({run}{view})"]
-    lines.append(f"- [Model {label}, version {number}]({server}/#/models/{label}/versions/{number})")
+    server = uri if uri.startswith("http") else MLFLOW_UI
+    run, version = f"experiments/{parent.experiment_id}/runs/{parent.run_id}", version_path(made)
+    pages = {"Report": f"{run}/artifacts/{layout.REPORT.name}", "MLflow run": run, f"Model {made}": version}
+    lines = [f"- [{name}]({tracking.page(path, server)})" for name, path in pages.items()]
     if here:  # a browser follows no link from a server's page to a file
         lines += [f"- {name}: `{path.resolve()}`" for name, path in FILES.items()]
     if not uri.startswith("http"):

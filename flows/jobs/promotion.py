@@ -23,7 +23,7 @@ from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.registry.promotion import Standing, plain, promote, refuse, would_bring_back
 from erasediff.registry.versions import Version, attached, erasures_of, evaluation_of_version
-from erasediff.tracking import tracking_uri, without_credentials
+from erasediff.tracking import page
 from flows.jobs.artifacts import markdown_table, show_picture
 from flows.jobs.states import cancelled, failures_as_states, require_success
 from flows.tools import results
@@ -157,9 +157,8 @@ def _numbers(asked: Version) -> str:
 
 
 def _report_of(asked: Version) -> str:
-    uri = without_credentials(tracking_uri())
-    page = f"[MLflow]({uri}/#/models/{asked.name}/versions/{asked.version})" if uri.startswith("http") else "MLflow"
-    return f"The report is report.html of run {asked.run_id} in {page}."
+    url = page(f"models/{asked.name}/versions/{asked.version}")
+    return f"The report is report.html of run {asked.run_id} in {f'[MLflow]({url})' if url else 'MLflow'}."
 
 
 def _shown(asked: Version, markdown: str) -> UUID:

@@ -10,11 +10,13 @@ from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.records import Evaluation, Registered
 from erasediff.registry.promotion import still_drawn
 from erasediff.registry.versions import aliases, set_tag
-from erasediff.tracking import tracking_uri, without_credentials
+from erasediff.tracking import page, tracking_uri, without_credentials
 from flows.tools import dvc, git
 from stages import layout
 from stages.params import load_params
 
+#: Where ``mlflow ui`` shows a store that has no server.
+MLFLOW_UI = "http://127.0.0.1:5000"
 #: Tag of a version and of its MLflow run: the commit whose ``dvc.lock`` brings the model back.
 LOCK_COMMIT = "dvc_lock_commit"
 
@@ -84,8 +86,13 @@ def summary(report: Path | str = layout.VERSION_REPORT) -> str:
 def mlflow_page(made: Registered, uri: str) -> str:
     """Return where a person sees a version: its page on a server, or the command that starts one."""
     if uri.startswith("http"):
-        return f"{uri}/#/models/{made.model_name}/versions/{made.version}"
-    return f".venv/bin/mlflow ui --backend-store-uri {uri}"
+        return page(version_path(made), uri)
+    return f".venv/bin/mlflow ui --backend-store-uri {uri}   # {page(version_path(made), MLFLOW_UI)}"
+
+
+def version_path(made: Registered) -> str:
+    """Return a version's place among MLflow's pages."""
+    return f"models/{made.model_name}/versions/{made.version}"
 
 
 def record_commit() -> str:

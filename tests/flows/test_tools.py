@@ -243,5 +243,7 @@ def test_any_name_of_a_concept_reaches_the_cell_of_a_comparison(name):
 @pytest.mark.unit
 def test_a_version_is_seen_on_its_server_or_by_a_command():
     made = Registered("m", "3", "d", True)
-    assert mlflow_page(made, "http://127.0.0.1:5000") == "http://127.0.0.1:5000/#/models/m/versions/3"
-    assert mlflow_page(made, "sqlite:////a/b.db") == ".venv/bin/mlflow ui --backend-store-uri sqlite:////a/b.db"
+    page = "/#/models/m/versions/3?workflowType=machine_learning"
+    assert mlflow_page(made, "https://me:secret@mlflow.example/") == f"https://mlflow.example{page}"
+    command = ".venv/bin/mlflow ui --backend-store-uri sqlite:////a/b.db"
+    assert mlflow_page(made, "sqlite:////a/b.db") == f"{command}   # http://127.0.0.1:5000{page}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from erasediff.artifacts import read_json
+from erasediff.checkout import user_name
 from erasediff.registry.versions import aliases, attached, version_of
 from erasediff.tracking import server
 from flows.jobs.sample import sample_flow
@@ -61,7 +62,7 @@ def test_the_report_of_a_version_names_it_also_where_a_kill_came_before_it_was_a
         )
         for text in (
             "erasediff-digits, version 1",
-            f"{day:%Y-%m-%d %H:%M} UTC",
+            f"{day:%Y-%m-%d %H:%M} UTC by {user_name()}",
             "17 &lt;by&gt; J. Doe",
             version.run_id,
         ):
