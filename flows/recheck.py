@@ -9,14 +9,14 @@ from flows.command import add_quiet, run_command
 def main() -> None:
     """The command ``python -m flows.recheck``."""
     parser = Parser(prog="python -m flows.recheck", description=__doc__)
-    parser.add_argument("--model", help="registered model (default: register.model_name of params.yaml)")
+    parser.add_argument("--model", default="", help="registered model (default: register.model_name of params.yaml)")
     parser.add_argument("--withdraw", action="store_true", help="take the alias from a champion that fails")
     add_quiet(parser)
     arguments = parser.parse_args()
     run_command("recheck", lambda: recheck(arguments.model, arguments.withdraw, arguments.quiet))
 
 
-def recheck(model: str | None, withdraw: bool, quiet: bool = False) -> None:
+def recheck(model: str, withdraw: bool, quiet: bool = False) -> None:
     """Check the parameters, recheck. Raises: GateFailed, and what else the flow states."""
     from flows.command import prefect_server
     from stages.params import load_params

@@ -30,14 +30,14 @@ JUDGE = ("curate", "classifier")
 
 @flow(name="recheck", flow_run_name="champion")
 @failures_as_states
-def recheck_flow(model_name: str | None = None, withdraw: bool = False) -> State:
+def recheck_flow(model_name: str = "", withdraw: bool = False) -> State:
     """Measure the champion again, under today's classifier and protocol; a failed gate is an alert.
 
     A deployed run measures in a git worktree, once no other job computes; it first brings what it measures with. The
     command measures in its folder with what is there.
 
     Args:
-        model_name: Registered model. None: register.model_name of params.yaml.
+        model_name: Registered model. Empty: register.model_name of params.yaml.
         withdraw: Take the alias from a champion that fails. There is no champion then until one is promoted.
     """
     with ExitStack() as place:

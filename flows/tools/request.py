@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from erasediff.errors import ParamsError
 from erasediff.git import git
@@ -26,6 +35,14 @@ Base: TypeAlias = Annotated[
 Eta: TypeAlias = Annotated[float, Field(gt=RANGES["eta"].gt)]
 Seed: TypeAlias = Annotated[int, Field(ge=RANGES["seed"].ge, lt=RANGES["seed"].lt)]
 
+#: Of a field that may be left empty. A form does not learn of it: it would ask for the type before the value.
+NotGiven: TypeAlias = SkipJsonSchema[None]
+
+
+def _left_empty(description: str) -> Any:
+    """A field without a value; nor has the form a default for it, which would be none of the field's type."""
+    return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
+
 
 class EraseRequest(BaseModel):
     """What to forget, and how. What is left empty is as in params.yaml of the commit."""
@@ -38,15 +55,20 @@ class EraseRequest(BaseModel):
         description="The model to erase from: params (as in params.yaml), champion (what it has forgotten stays "
         "forgotten), or the number of a version",
     )
-    method: Method | None = Field(default=None, description="How to forget; README says what they are")
-    eta: Eta | None = Field(default=None, description="Required rate at which the forget loss shrinks")
-    seed: Seed | None = Field(default=None, description="Seed of training and drawing")
+    method: Method | NotGiven = _left_empty("How to forget; README says what they are")
+    eta: Eta | NotGiven = _left_empty("Required rate at which the forget loss shrinks")
+    seed: Seed | NotGiven = _left_empty("Seed of training and drawing")
     model_name: str = Field(default="", description="Registered model that gets the version")
     preset: str = Field(default="", description="A file of presets/, without .yaml: it goes before params.yaml")
     settings: dict[str, object] = Field(
         default={}, description='Other entries of params.yaml by their full name, such as {"erase.outer_steps": 300}'
     )
     commit: str = Field(default="HEAD", description="Commit, branch or tag of the checkout to run")
+
+    @model_serializer(mode="wrap")
+    def _given(self, everything: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what has no value, in a form's defaults too."""
+        return {name: value for name, value in everything(self).items() if value is not None}
 
     def asked(self) -> dict[str, object]:
         """Return the entries of params.yaml that the request itself names."""

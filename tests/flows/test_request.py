@@ -120,8 +120,27 @@ def test_changes_that_the_commit_does_not_have_are_refused(checkout):
 
 @pytest.mark.unit
 def test_a_forms_fields_can_be_filled_without_choosing_a_type():
+    """Prefect shows a union as a choice of types, ``null`` among them."""
     fields = EraseRequest.model_json_schema()["properties"]
-    assert {name for name, field in fields.items() if "anyOf" in field} == {"method", "eta", "seed"}
+    assert {name: field.get("type") for name, field in fields.items()} == {
+        "concepts": "array",
+        "base": "string",
+        "method": "string",
+        "eta": "number",
+        "seed": "integer",
+        "model_name": "string",
+        "preset": "string",
+        "settings": "object",
+        "commit": "string",
+    }
+    assert "erasediff" in fields["method"]["enum"] and fields["eta"]["exclusiveMinimum"] == 0
+    assert all(field["description"] for field in fields.values())
+    assert {name for name, field in fields.items() if "default" not in field} == {"method", "eta", "seed"}
+    assert None not in AS_IT_IS.model_dump().values()
+    full = EraseRequest(method="salun", eta=0.5, seed=3)
+    assert EraseRequest.model_validate_json(full.model_dump_json()) == full
+    with pytest.raises(ValueError, match="eta"):
+        EraseRequest(eta=0)
 
 
 @pytest.mark.unit
