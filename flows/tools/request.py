@@ -41,7 +41,11 @@ NotGiven: TypeAlias = SkipJsonSchema[None]
 
 def _left_empty(description: str) -> Any:
     """A field without a value; nor has the form a default for it, which would be none of the field's type."""
-    return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
+
+    def without_default(schema: dict[str, Any]) -> None:
+        del schema["default"]
+
+    return Field(default=None, description=description, json_schema_extra=without_default)
 
 
 class EraseRequest(BaseModel):
