@@ -78,6 +78,14 @@ def test_deterministic_and_resumed_bitwise(pipeline, data):
 
 
 @pytest.mark.unit
+def test_a_setting_of_none_is_as_if_it_were_not_given(pipeline, data):
+    plain = erase(pipeline, "a", **data, **SMALL)
+    with_none = erase(pipeline, "a", **data, adapter=None, learning_rate=None, **SMALL)
+    assert with_none.settings == plain.settings
+    assert torch.equal(weights(with_none.pipeline), weights(plain.pipeline))
+
+
+@pytest.mark.unit
 def test_measuring_the_gap_leaves_nothing_behind(pipeline, data):
     plain = erase(pipeline, "a", **data, **SMALL)
     measured = erase(pipeline, "a", **data, **SMALL, gap_every=2)
