@@ -147,6 +147,8 @@ class Measured:
         instead: how many of the pictures drawn for each concept to forget the judge reads as what.
         planted: numbers and counts of planted models, by name.
         attacks: what each attack found, by its name and its variants.
+        neighbours: retained concepts that look most like each one to forget, nearest first.
+        skipped: why a number, or a concept, is not there, by its name.
     """
 
     numbers: dict[str, float]
@@ -156,6 +158,8 @@ class Measured:
     instead: dict[str, dict[str, int]] = field(default_factory=dict)
     planted: dict[str, Json] = field(default_factory=dict)
     attacks: Json = field(default_factory=dict)
+    neighbours: dict[str, list[str]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """The numbers, then what they are of."""
@@ -188,6 +192,8 @@ class Evaluation:
         instead: how many of the erased model's pictures for each forgotten concept the judge reads as what.
         self_checks: of planted models, by name; empty where none was asked for.
         attacks: what each found, by ``base`` and ``erased``, its name and its variants; likewise.
+        neighbours: retained concepts whose pictures looked most like those of each one to forget, nearest first.
+        skipped: why a number, or a concept, is not there, by its name.
     """
 
     base: dict[str, float]
@@ -203,6 +209,8 @@ class Evaluation:
     instead: dict[str, dict[str, int]] = field(default_factory=dict)
     self_checks: dict[str, SelfCheck] = field(default_factory=dict)
     attacks: dict[str, Json] = field(default_factory=dict)
+    neighbours: dict[str, list[str]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def outcome(self) -> str:

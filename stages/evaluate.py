@@ -23,6 +23,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.evaluation.pictures import grid_png
     from erasediff.families import open_pipeline
     from erasediff.judges import asked_concepts, open_judge
+    from erasediff.metrics.inception import inception_file
     from erasediff.records import ForgetSummary
     from stages import layout
 
@@ -44,6 +45,9 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             training=training,
             self_checks=evaluate.self_checks and which == "base",
             domains=domains_by_concept(layout.TABLE),
+            inception=inception_file(layout.INCEPTION),
+            cache=layout.FEATURES,
+            draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
             on_progress=on_progress,
         )
         attacks = attack_pipeline(

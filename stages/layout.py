@@ -22,6 +22,11 @@ CLASSIFIER = Path("models/classifier")
 HELD_OUT = CLASSIFIER / "held_out.parquet"
 CLASSIFIER_METRICS = Path("metrics/classifier.json")
 
+#: Inception-v3 as TorchScript, for FID, where somebody put it there.
+INCEPTION = Path("models/inception")
+#: What judges read in held-out pictures, by content: no result, and read again by the next evaluation.
+FEATURES = Path(".work/features")
+
 SETS = Path("data/forget_set")
 FORGET_TABLE, RETAIN_TABLE = SETS / "forget.parquet", SETS / "retain.parquet"
 SETS_REPORTS = Path("reports/forget_set")

@@ -218,11 +218,22 @@ class Erase(Section):
 class Evaluate(Section):
     samples_per_concept: Annotated[int, Field(ge=2, lt=2**31)]
     draws: Count
+    max_draws: Annotated[int, Field(ge=1, le=100)] | None
+    decide_at: Annotated[float, Field(ge=0, le=1)] | None
+    sampler: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=100)] | None
     inference_steps: SamplingSteps | None
     guidance_scale: GuidanceScale | None
     batch_size: int
     self_checks: bool
     attacks: list[Attack]
+
+    @model_validator(mode="after")
+    def _draws_on(self) -> Evaluate:
+        if (self.max_draws is None) != (self.decide_at is None):
+            raise ValueError("max_draws and decide_at go together: give both, or null for both")
+        if self.max_draws is not None and self.max_draws < self.draws:
+            raise ValueError(f"max_draws {self.max_draws} is less than draws {self.draws}")
+        return self
 
 
 class Verdict(Section):
@@ -263,6 +274,11 @@ class Params(Section):
         wrong = [f"{entry} to {value}" for entry, (holds, value) in needed.items() if not holds]
         if self.curate.source == "prompts" and wrong:
             raise ValueError(f"curate.source prompts gives no pictures, a model draws them: set {', '.join(wrong)}")
+        decide_at, limit = self.evaluate.decide_at, self.verdict.min_unlearning_accuracy
+        if decide_at is not None and decide_at != limit:
+            raise ValueError(
+                f"evaluate.decide_at {decide_at} is not verdict.min_unlearning_accuracy, {limit}: set it so"
+            )
         if self.curate.source != "prompts" and self.curate.concepts:
             raise ValueError("curate.concepts has no effect with pictures, which have their concepts: leave it empty")
         return self

@@ -24,6 +24,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.evaluation.pictures import grid_png
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.loading import load
+    from erasediff.metrics.inception import inception_file
     from erasediff.records import AS_TAG, Recheck
     from erasediff.registry.versions import erasures_of, evaluation_of_version, set_tag, version_at
     from stages import layout
@@ -45,6 +46,8 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             prompts=prompts,
             training=training_pictures(layout.TABLE),
             domains=domains_by_concept(layout.TABLE),
+            inception=inception_file(layout.INCEPTION),
+            cache=layout.FEATURES,
             on_progress=on_progress,
         )
     numbers, counts = found.numbers.flat, found.numbers.counts
@@ -90,8 +93,8 @@ def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Eva
 
 
 def _of_protocol(section: dict[str, object]) -> dict[str, object]:
-    """What changes how a model is measured, and not only what else is looked at."""
-    return {name: value for name, value in section.items() if name not in ("self_checks", "attacks")}
+    """What changes how a model is measured, and not only what else is looked at; an entry at null changes nothing."""
+    return {n: value for n, value in section.items() if n not in ("self_checks", "attacks") and value is not None}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

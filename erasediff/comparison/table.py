@@ -8,15 +8,8 @@ from dataclasses import dataclass
 
 from erasediff.errors import IntegrityError
 from erasediff.metrics.intervals import ratio
-from erasediff.metrics.table import (
-    BASE_ACCURACY,
-    CROSS_DOMAIN,
-    DISTANCE,
-    GATES,
-    RETAIN_ACCURACY,
-    UNLEARNING_ACCURACY,
-    GatedMetric,
-)
+from erasediff.metrics.rules import GatedMetric
+from erasediff.metrics.table import BASE_ACCURACY, CROSS_DOMAIN, DISTANCE, GATES, RETAIN_ACCURACY, UNLEARNING_ACCURACY
 from erasediff.records import Evaluation, Json
 
 #: What the table shows of every cell: the gates' values, but for what is of the base alone.

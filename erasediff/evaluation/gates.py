@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erasediff.errors import IntegrityError, ParamsError
+from erasediff.evaluation.changes import FEATURES, changes
+from erasediff.evaluation.neighbours import neighbour_accuracy
 from erasediff.evaluation.self_checks import self_checks
-from erasediff.metrics.intervals import Estimate, correlation, difference, outcome, pictures_needed
+from erasediff.metrics.intervals import (
+    CONFIDENCE,
+    Estimate,
+    correlation,
+    difference,
+    outcome,
+    pictures_needed,
+    z_of,
+)
+from erasediff.metrics.rules import GatedMetric, Numbers, beside
 from erasediff.metrics.table import (
     BASE_ACCURACY,
     FORGET_DEGENERATE,
@@ -16,9 +28,6 @@ from erasediff.metrics.table import (
     RETAIN_ACCURACY,
     RETAIN_DEGENERATE,
     WORST_DROP,
-    GatedMetric,
-    Numbers,
-    beside,
     gate_of,
     metric_of,
 )
@@ -95,30 +104,35 @@ def evaluation_of(
     Raises: IntegrityError: the two were measured in different ways, or by another judge than the one given.
     """
     _require_same_way(base, erased, judge)
-    before, after = base.numbers, erased.numbers
-    pairing = pairing_of(*readings)
-    found = gates(before, after, limits, counts=erased.counts, pairing=pairing)
+    z = z_of(float(base.protocol.get("confidence") or CONFIDENCE))
+    near = [neighbour_accuracy(it.numbers, it.counts, base.neighbours, z) for it in (base, erased)]
+    before, after = ({**it.numbers, **numbers} for it, (numbers, _) in zip((base, erased), near, strict=True))
+    counts, pairing = erased.counts | near[1][1], pairing_of(*readings)
+    found = gates(before, after, limits, counts=counts, pairing=pairing)
     checks = self_checks(base.planted, limits, gates)
     return Evaluation(
         base=before,
         erased=after,
-        delta=_delta(before, after, pairing),
+        delta=_delta(before, after, pairing) | changes(*readings, z),
         gates=found,
         passed=all(gate.passed for gate in found.values()) and all(check.held for check in checks.values()),
         judge=judge,
         models={"base": base.model_sha256, "erased": erased.model_sha256},
         protocol=dict(base.protocol),
-        counts=erased.counts,
+        counts=counts,
         pairing=pairing,
         instead=erased.instead,
         self_checks=checks,
         attacks={"base": base.attacks, "erased": erased.attacks},
+        neighbours=base.neighbours,
+        skipped=erased.skipped,
     )
 
 
 def _require_same_way(base: Measured, erased: Measured, judge: Json) -> None:
-    if base.protocol != erased.protocol:
-        differing = sorted(n for n in base.protocol | erased.protocol if base.protocol.get(n) != erased.protocol.get(n))
+    may_differ = {"drawn_pictures"} if base.protocol.get("max_draws") else set()
+    both = (base.protocol.keys() | erased.protocol.keys()) - may_differ
+    if differing := sorted(n for n in both if base.protocol.get(n) != erased.protocol.get(n)):
         raise IntegrityError(f"base and erased were measured with different {', '.join(differing)}: run dvc repro")
     asked, facts = base.protocol.get("judge"), judge.get("fingerprint")
     if asked and facts and asked != facts:
@@ -142,9 +156,22 @@ def read_readings(path: Path) -> dict[str, Any]:
 
 
 def pairing_of(base: Mapping[str, Sequence[float]], erased: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Correlation of both models' readings by metric, where they stand side by side."""
-    both = [name for name in base if name in erased and len(base[name]) == len(erased[name])]
-    return {name: correlation(base[name], erased[name]) for name in both}
+    """Correlation of both models' readings by metric, where they stand side by side.
+
+    Where one of both drew on, the pictures of the other are its first: the means of both correlate the less.
+    """
+    found = {}
+    for name in base:
+        metric = metric_of(name)
+        if name not in erased or name.startswith(FEATURES):
+            continue
+        few, many = sorted((len(base[name]), len(erased[name])))
+        if few == many or (metric is not None and metric.kind != "set" and few > 1):
+            both = correlation(base[name][:few], erased[name][:few])
+            found[name] = both * math.sqrt(few / many) if many else 0.0
+    if any(len(base[n]) != len(erased[n]) for n in found):  # resamples of other draws are no pairs
+        found = {n: c for n, c in found.items() if (m := metric_of(n)) is None or m.kind != "set"}
+    return found
 
 
 def _delta(base: Numbers, erased: Numbers, pairing: Mapping[str, float]) -> dict[str, float]:

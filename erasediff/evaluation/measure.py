@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from erasediff.data.images import as_shape, decode
+from erasediff.data.images import decode
 from erasediff.data.wordings import in_turns
 from erasediff.device import device
-from erasediff.errors import DataError, ModelError, UnknownConcept
+from erasediff.errors import DataError, ParamsError, UnknownConcept
 from erasediff.evaluation import planted
 from erasediff.evaluation.attacks import attacked, to_json
 from erasediff.evaluation.attacks.target import Target
+from erasediff.evaluation.changes import features_of
+from erasediff.evaluation.neighbours import neighbours_of
 from erasediff.evaluation.numbers import Numbers, numbers_of
+from erasediff.evaluation.protocol import Plan, Protocol
+from erasediff.evaluation.reading import Reader
 from erasediff.families import family_of
 from erasediff.families.family import Family
-from erasediff.judges import Judge, asked_concepts, read_as
+from erasediff.judges import REST, Judge, asked_concepts, read_as
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.pictures import Yardstick
+from erasediff.metrics.inception import Inception
+from erasediff.metrics.looks import told
+from erasediff.metrics.recognition import unlearning_accuracy
+from erasediff.metrics.table import CLIP_SCORE, FIDELITY, INCEPTION, UNLEARNING_ACCURACY
 from erasediff.randomness import image_seeds
 from erasediff.records import Json, Measured, Value
 
@@ -30,58 +38,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from diffusers import DiffusionPipeline
 
+__all__ = ["Measurement", "Plan", "Protocol", "Reader", "attack_pipeline", "measure", "measure_pipeline"]
 
 #: Pictures of each concept that are kept to be shown.
 SHOWN = 8
-#: Longest side in pixels at which copies are looked for.
-LOOKED_AT = 32
 #: Training pictures that drawn ones are compared with, at most: every second, third, … of more.
 COPIED_FROM = 5000
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a model is measured: the section ``evaluate`` of params.yaml, and the seed. It is noted with the numbers.
-
-    Attributes:
-        samples_per_concept: pictures of a draw.
-        draws: how often all of them are drawn, from other noise.
-        batch_size: pictures drawn at once.
-    """
-
-    samples_per_concept: int
-    draws: int
-    inference_steps: int
-    guidance_scale: float
-    batch_size: int
-    seed: int
-
-    def noted(self) -> dict[str, Value]:
-        """What is noted with the numbers: all but how many pictures are drawn at once, which changes none."""
-        return {name: value for name, value in asdict(self).items() if name != "batch_size"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a model is asked for, and what its pictures are held against.
-
-    Attributes:
-        held_out: real test pictures of the retained concepts, float32 ``(N, C, H, W)`` in [-1, 1].
-        forgotten: concepts to forget; may be empty, then only utility is measured.
-        earlier: concepts that the base had forgotten already: neither to forget nor retained.
-        prompts: what the model is asked for a concept, in turns; its name where there are none.
-        training: pictures that the model may have copied, likewise; ``None``: nothing is said of copies.
-        self_checks: planted models are measured too, made of this one.
-        domains: of each concept, such as ``object`` or ``style``; empty: all are of one.
-    """
-
-    held_out: Tensor
-    forgotten: Sequence[str]
-    earlier: Sequence[str] = ()
-    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    training: Tensor | None = None
-    self_checks: bool = False
-    domains: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +55,8 @@ class Measurement:
         instead: how many of the pictures drawn for each concept to forget the judge reads as what.
         protocol: how it was measured.
         planted: numbers of planted models, by name; empty where these were not asked for.
+        neighbours: retained concepts whose pictures look most like those of each one to forget, nearest first.
+        skipped: why a number, or a concept, is not there, by its name.
     """
 
     numbers: Numbers
@@ -100,77 +64,177 @@ class Measurement:
     instead: dict[str, dict[str, int]]
     protocol: dict[str, Value]
     planted: dict[str, Numbers] = field(default_factory=dict)
+    neighbours: dict[str, list[str]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def noted(self, numbers: dict[str, float], model_sha256: str, attacks: Json | None = None) -> Measured:
         """The record of it, with these numbers."""
         planted = {name: {"numbers": found.flat, "counts": found.counts} for name, found in self.planted.items()}
-        return Measured(numbers, model_sha256, self.protocol, self.numbers.counts, self.instead, planted, attacks or {})
+        return Measured(
+            numbers,
+            model_sha256,
+            self.protocol,
+            self.numbers.counts,
+            self.instead,
+            planted,
+            attacks or {},
+            self.neighbours,
+            self.skipped,
+        )
 
 
-class Reader:
-    """Reads pictures as a judge does, and marks what is wrong with them whatever a judge sees."""
+class Measuring:
+    """A model that is being measured, draw by draw. Pictures are read as they are drawn, and let go.
 
-    def __init__(self, judge: Judge, plan: Plan):
-        self.judge, self.plan = judge, plan
-        self.reference = judge.read(plan.held_out)[1]
-        real = plan.held_out if plan.training is None else plan.training
-        self.yardstick = Yardstick.of(_small(real), None if plan.training is None else _small(plan.training))
+    Args:
+        on_progress: called with the number of images drawn since the last call.
+    """
 
-    def read(self, images: Tensor, names: Sequence[str]) -> Draw:
-        """Pictures ``(N, C, H, W)`` in [-1, 1] that were drawn for these concepts. Raises: ModelError: no numbers."""
-        if not images.isfinite().all():
-            raise ModelError(
-                "the model draws pictures that are no finite numbers: lower the learning rate of its stage"
+    def __init__(
+        self,
+        family: Family,
+        reader: Reader,
+        protocol: Protocol,
+        on_progress: Callable[[int], None] = lambda drawn: None,
+    ):
+        self.family, self.reader, self.protocol, self.on_progress = family, reader, protocol, on_progress
+        judge, prompts, each = reader.judge, reader.plan.prompts, protocol.samples_per_concept
+        wordings = {c: prompts.get(c) or [c] for c in asked_concepts(judge, prompts)}
+        self.names = [read_as(judge, c) for c in wordings for _ in range(each)]
+        self.asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, each)]
+        self.draws: list[Draw] = []
+        self._first: list[Tensor] = []
+
+    def draw_to(self, number: int) -> None:
+        """Draw until there are so many draws."""
+        while len(self.draws) < number:
+            seeds = image_seeds(self.protocol.seed, len(self.draws), len(self.names))
+            batches = self._drawn(self.family, self.asked, seeds)
+            if not self.draws:
+                batches = self._some_kept(batches)
+            self.draws.append(self.reader.read_all(batches, self.names, self.asked))
+
+    def told(self) -> str:
+        """Whether enough is drawn, as far as this model's own unlearning accuracy goes; empty: more is needed."""
+        limit, plan = self.protocol.decide_at, self.reader.plan
+        readings = [unlearning_accuracy(draw) for draw in self.draws]
+        if limit is None or not plan.forgotten or any(found is None for found in readings):
+            return "" if len(self.draws) < self.protocol.draws else "drawn as planned"
+        seen = torch.cat([found for found in readings if found is not None])
+        least = UNLEARNING_ACCURACY.least
+        found = told(int(seen.sum()), len(seen), limit, self.protocol.confidence, least)
+        enough = found == "failed" or (found == "passed" and len(self.draws) >= self.protocol.draws)
+        return found if enough else ""
+
+    def finished(self) -> Measurement:
+        """What was measured so far."""
+        names, draws, plan, protocol = self.names, self.draws, self.reader.plan, self.protocol
+        first, few = torch.cat(self._first), self._few()
+        each = min(few, protocol.samples_per_concept)
+        shown = first.view(-1, each, *first.shape[1:])[:, :SHOWN]
+        counts = {"drawn_pictures": len(names) * len(draws), "held_out_pictures": len(plan.held_out)}
+        counts |= {} if plan.training is None else {"training_pictures": len(plan.training)}
+        how = {**protocol.noted(), **counts, "judge": self.reader.judge.fingerprint}
+        if self.reader.inception is not None:
+            how["inception"] = self.reader.inception.fingerprint
+        numbers = numbers_of(draws, protocol.seed, confidence=protocol.confidence)
+        numbers.readings.update(_raw(self.reader.judge, draws))
+        numbers.readings.update(features_of(draws))
+        found = self._planted(first, each) if plan.self_checks else {}
+        return Measurement(
+            numbers, shown, _instead(draws), how, found, neighbours_of(draws), _skipped(self.reader, numbers)
+        )
+
+    def _planted(self, first: Tensor, each: int) -> dict[str, Numbers]:
+        """Numbers of models that are planted to be seen through, made of this one."""
+        few, plan, seed = self._rows(planted.PICTURES), self.reader.plan, self.protocol.seed
+        seeds = image_seeds(seed, 0, len(self.names))
+        names, asked = [self.names[i] for i in few], [self.asked[i] for i in few]
+        random = planted.with_random_weights(self.family, seed)
+        of_random = torch.cat(list(self._drawn(random, asked, [seeds[i] for i in few])))
+        own = first.view(-1, each, *first.shape[1:])[:, : planted.PICTURES].flatten(0, 1)
+        drawn = planted.pictures(own, of_random, names, plan.forgotten, seed)
+        return {
+            name: numbers_of([self.reader.read(images, names, asked)], seed, planted.RESAMPLES)
+            for name, images in drawn.items()
+        }
+
+    def _few(self) -> int:
+        """Pictures of each concept of the first draw that are kept."""
+        return max(SHOWN, planted.PICTURES if self.reader.plan.self_checks else 0)
+
+    def _rows(self, few: int) -> list[int]:
+        """The first pictures of each concept."""
+        return [i for i in range(len(self.names)) if i % self.protocol.samples_per_concept < few]
+
+    def _some_kept(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        kept, start = set(self._rows(self._few())), 0
+        for images in batches:
+            rows = [i for i in range(len(images)) if start + i in kept]
+            self._first.append(images[rows])
+            start += len(images)
+            yield images
+
+    def _drawn(self, family: Family, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
+        """A picture a prompt and seed, ``(B, C, H, W)`` in [-1, 1], a batch after the other."""
+        protocol = self.protocol
+        for start in range(0, len(prompts), protocol.batch_size):
+            chunk = slice(start, start + protocol.batch_size)
+            images = family.sample(
+                prompts[chunk],
+                seeds[chunk],
+                steps=protocol.inference_steps,
+                guidance_scale=protocol.guidance_scale,
+                batch_size=protocol.batch_size,
+                sampler=protocol.sampler,
             )
-        probabilities, features = self.judge.read(images)
-        known, plan = self.judge.concepts, self.plan
-        marks = self.yardstick.marks(images, as_shape(images, self.yardstick.image_shape))
-        read = probabilities, features, names, known, plan.forgotten, self.reference, plan.earlier, marks
-        return Draw(*read, plan.domains)
-
-
-def _small(images: Tensor) -> Tensor:
-    channels, height, width = images.shape[1:]
-    return as_shape(images, (channels, min(height, LOOKED_AT), min(width, LOOKED_AT)))
+            self.on_progress(len(images))
+            yield images
 
 
 def measure(
-    family: Family, judge: Judge, plan: Plan, protocol: Protocol, *, on_progress: Callable[[int], None]
+    family: Family,
+    judge: Judge,
+    plan: Plan,
+    protocol: Protocol,
+    *,
+    inception: Inception | None = None,
+    cache: Path | None = None,
+    draw_on: bool = True,
+    on_progress: Callable[[int], None],
 ) -> Measurement:
     """Measure a model.
 
     Args:
+        inception: reads the pictures too, for FID.
+        cache: folder that keeps the judge's features of held-out pictures for the next time.
+        draw_on: stop early, or draw on, as the protocol says; else it is drawn ``draws`` times.
         on_progress: called with the number of images drawn since the last call.
 
     Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
     """
-    each, reader = protocol.samples_per_concept, Reader(judge, plan)
-    wordings = {c: plan.prompts.get(c) or [c] for c in asked_concepts(judge, plan.prompts)}
-    names = [read_as(judge, c) for c in wordings for _ in range(each)]
-    asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, each)]
-    first, draws = torch.empty(0), []
-    for number in range(protocol.draws):
-        images = _drawn(family, asked, image_seeds(protocol.seed, number, len(names)), protocol, on_progress)
-        draws.append(reader.read(images, names))
-        first = images if number == 0 else first
+    it = Measuring(family, Reader(judge, plan, inception, cache), protocol, on_progress)
+    for look in protocol.looks if draw_on else (protocol.draws,):
+        it.draw_to(look)
+        if it.told():
+            break
+    return it.finished()
+
+
+def _skipped(reader: Reader, numbers: Numbers) -> dict[str, str]:
+    """Why a metric, or a concept of the plan, is not among the numbers."""
     found = {}
-    if plan.self_checks:
-        few = [i for i in range(len(names)) if i % each < planted.PICTURES]
-        seeds = image_seeds(protocol.seed, 0, len(names))
-        random = planted.with_random_weights(family, protocol.seed)
-        of_random = _drawn(random, [asked[i] for i in few], [seeds[i] for i in few], protocol, on_progress)
-        drawn = planted.pictures(first[few], of_random, [names[i] for i in few], plan.forgotten, protocol.seed)
-        found = {
-            name: numbers_of([reader.read(images, [names[i] for i in few])], protocol.seed, planted.RESAMPLES)
-            for name, images in drawn.items()
-        }
-    shown = first.view(len(wordings), each, *first.shape[1:])[:, :SHOWN]
-    counts = {"drawn_pictures": len(names) * protocol.draws, "held_out_pictures": len(plan.held_out)}
-    counts |= {} if plan.training is None else {"training_pictures": len(plan.training)}
-    how = {**protocol.noted(), **counts, "judge": judge.fingerprint}
-    numbers = numbers_of(draws, protocol.seed)
-    numbers.readings.update(_raw(judge, draws))
-    return Measurement(numbers, shown, _instead(draws), how, found)
+    if INCEPTION.name not in numbers.flat:
+        found[INCEPTION.name] = "no weights of Inception-v3 in models/inception"
+    if CLIP_SCORE.name not in numbers.flat:
+        found[CLIP_SCORE.name] = "the judge is no CLIP model"
+    for metric in FIDELITY:
+        if metric.name not in numbers.flat:
+            found[metric.name] = "too few pictures, drawn or held out, to have neighbours"
+    for concept in reader.plan.prompts:
+        if concept not in reader.judge.concepts and REST not in reader.judge.concepts:
+            found[f"concept {concept}"] = "the judge does not know it: what became of it was not measured"
+    return found
 
 
 def _raw(judge: Judge, draws: Sequence[Draw]) -> dict[str, Tensor]:
@@ -190,26 +254,6 @@ def _instead(draws: Sequence[Draw]) -> dict[str, dict[str, int]]:
     return {concept: dict(counts.most_common()) for concept, counts in found.items()}
 
 
-def _drawn(
-    family: Family, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, on_progress: Callable[[int], None]
-) -> Tensor:
-    """A picture a prompt and seed, ``(N, C, H, W)`` in [-1, 1]."""
-    parts = []
-    for start in range(0, len(prompts), protocol.batch_size):
-        chunk = slice(start, start + protocol.batch_size)
-        parts.append(
-            family.sample(
-                prompts[chunk],
-                seeds[chunk],
-                steps=protocol.inference_steps,
-                guidance_scale=protocol.guidance_scale,
-                batch_size=protocol.batch_size,
-            )
-        )
-        on_progress(len(parts[-1]))
-    return torch.cat(parts)
-
-
 def measure_pipeline(
     pipeline: DiffusionPipeline,
     judge: Judge,
@@ -222,6 +266,9 @@ def measure_pipeline(
     training: pd.DataFrame | None = None,
     self_checks: bool = False,
     domains: Mapping[str, str] | None = None,
+    inception: str | Path | None = None,
+    cache: Path | None = None,
+    draw_on: bool = True,
     on_progress: Callable[[int, int], None],
 ) -> Measurement:
     """:func:`measure` of a pipeline, where there is an accelerator on that.
@@ -233,10 +280,15 @@ def measure_pipeline(
         training: pictures that the model may have copied, a table with ``image``.
         self_checks: planted models are measured too.
         domains: of each concept, where there are several; a judge of several domains has its own.
+        inception: file of Inception-v3 as TorchScript, for FID; ``None``: FID is skipped, and that is said.
+        cache: folder that keeps the judge's features of held-out pictures for the next time.
+        draw_on: of :func:`measure`.
         on_progress: called with the number of pictures drawn, and that of all.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
+        ParamsError: ``inception`` is no such file.
     """
+    network = _inception(inception)
     family, judge = family_of(pipeline.to(device())), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
@@ -251,7 +303,7 @@ def measure_pipeline(
         every = -(-len(training) // COPIED_FROM)
         copied = decode(training["image"].tolist()[::every], judge.image_shape)
     concepts, drawn = len(asked_concepts(judge, prompts or {})), 0
-    total = concepts * protocol.samples_per_concept * protocol.draws
+    total = concepts * protocol.samples_per_concept * (protocol.looks[-1] if draw_on else protocol.draws)
     total += concepts * min(planted.PICTURES, protocol.samples_per_concept) if self_checks else 0
 
     def count(n: int) -> None:
@@ -261,7 +313,17 @@ def measure_pipeline(
 
     of = getattr(judge, "domains", None) or domains or {}
     plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks, of)
-    return measure(family, judge, plan, protocol, on_progress=count)
+    found = measure(family, judge, plan, protocol, inception=network, cache=cache, draw_on=draw_on, on_progress=count)
+    if drawn < total:  # it was told with fewer
+        on_progress(total, total)
+    return found
+
+
+def _inception(file: str | Path | None) -> Inception | None:
+    try:
+        return None if file is None else Inception(Path(file))
+    except ValueError as error:
+        raise ParamsError(f"models/inception: {error}") from None
 
 
 def attack_pipeline(

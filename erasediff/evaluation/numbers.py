@@ -14,12 +14,10 @@ from torch import Tensor
 from erasediff.artifacts import write_bytes
 from erasediff.errors import IntegrityError
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.intervals import of_distance, of_mean, wilson
-from erasediff.metrics.table import METRICS, Metric, beside, metric_of
+from erasediff.metrics.intervals import CONFIDENCE, of_distance, of_mean, of_replicates, wilson, z_of
+from erasediff.metrics.rules import Metric, beside
+from erasediff.metrics.table import METRICS, metric_of
 from erasediff.randomness import generator
-
-#: Bootstrap resamples of a number that is of many pictures together.
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,67 @@ def write_readings(path: Path, numbers: Numbers) -> None:
     write_bytes(path, save({name: values.contiguous() for name, values in numbers.readings.items()}))
 
 
-def numbers_of(draws: Sequence[Draw], seed: int, resamples: int = RESAMPLES) -> Numbers:
+def numbers_of(
+    draws: Sequence[Draw], seed: int, resamples: int | None = None, confidence: float = CONFIDENCE
+) -> Numbers:
     """Every metric of the table that is defined for the draws.
 
     Args:
         draws: of one model, from other noise each.
         seed: of the resamples. Draws of the same layout are resampled alike.
+        resamples: at most so many of each metric.
+        confidence: of each interval.
 
     Raises: ValueError: a number is there in some draws only. IntegrityError: one is not finite.
     """
-    flat, counts, readings = over_draws([score(draw) for draw in draws]), {}, {}
+    first = score(draws[0])
+    flat = over_draws([first, *(score(draw) for draw in draws[1:])])
+    sets = {m.name: min(m.resamples, resamples or m.resamples) for m in METRICS.values() if m.kind == "set"}
+    readings = _resampled(draws, {name: n for name, n in sets.items() if name in first}, seed)
+    counts, z = {}, z_of(confidence)
     for metric in METRICS.values():
-        for name in metric.of(draws[0]) if metric.function else ():
-            found = _readings(metric, name, draws, seed, resamples)
-            readings[name] = found
-            counts[name] = sum(int(d.retained.sum()) for d in draws) if metric.kind == "set" else len(found)
-            low, high = _interval(metric, flat[name], found)
+        if metric.kind == "set":
+            found = {metric.name: readings[metric.name]} if metric.name in first else {}
+        else:
+            found = _of_pictures(metric, draws)
+        for name, values in found.items():
+            readings[name] = values
+            counts[name] = sum(int(d.retained.sum()) for d in draws) if metric.kind == "set" else len(values)
+            low, high = _interval(metric, flat[name], values, z)
             flat |= {beside(name, "low"): low, beside(name, "high"): high}
     return Numbers(flat, counts, readings)
 
 
-def _readings(metric: Metric, name: str, draws: Sequence[Draw], seed: int, resamples: int) -> Tensor:
-    if metric.kind != "set":
-        return torch.cat([torch.as_tensor(metric.of(draw)[name]) for draw in draws])
-    values = []
-    for number in range(resamples):
+def _of_pictures(metric: Metric, draws: Sequence[Draw]) -> dict[str, Tensor]:
+    """A metric's value of each picture of all draws, by the names of its numbers."""
+    if not metric.function:
+        return {}
+    found = [metric.of(draw) for draw in draws]
+    return {name: torch.cat([torch.as_tensor(one[name]) for one in found]) for name in found[0]}
+
+
+def _resampled(draws: Sequence[Draw], times: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+    """Each metric of many pictures together, of as many resamples as its name says."""
+    chosen: list[list[Tensor]] = [[] for _ in draws]
+    for number in range(max(times.values(), default=0)):
         chance = generator(seed, "bootstrap", number)
-        values.append(statistics.fmean(float(metric.of(draw.resampled(chance))[name]) for draw in draws))
-    return torch.tensor(values, dtype=torch.float64)
+        for rows, draw in zip(chosen, draws, strict=True):
+            rows.append(draw.chosen(chance))
+    each = [(draw, torch.stack(rows)) for draw, rows in zip(draws, chosen, strict=True) if rows]
+    return {
+        name: torch.stack([METRICS[name].of_resamples(draw, rows[:n]) for draw, rows in each]).mean(0)
+        for name, n in times.items()
+    }
 
 
-def _interval(metric: Metric, value: float, readings: Tensor) -> tuple[float, float]:
+def _interval(metric: Metric, value: float, readings: Tensor, z: float) -> tuple[float, float]:
     if metric.kind == "share":
-        return wilson(int(readings.sum()), len(readings))
+        return wilson(int(readings.sum()), len(readings), z)
     if metric.kind == "set":
-        return of_distance(value, readings.tolist())
+        found = readings.tolist()
+        return of_distance(value, found, z) if metric.ends is None else of_replicates(value, found, metric.ends, z)
     deviation = float(readings.std()) if len(readings) > 1 else math.inf
-    low, high = of_mean(value, deviation, len(readings))
+    low, high = of_mean(value, deviation, len(readings), z)
     return max(low, float(readings.min())), min(high, float(readings.max()))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from erasediff.metrics.table import DISTANCE, RETAIN_ACCURACY, UNLEARNING_ACCURACY, Numbers
+from erasediff.metrics.rules import Numbers
+from erasediff.metrics.table import DISTANCE, RETAIN_ACCURACY, UNLEARNING_ACCURACY
 from erasediff.records import FAILED, Gate, Json, SelfCheck, outcome_of
 
 #: Share of a planted model's pictures that have to be called what they are.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from erasediff.metrics.table import Metric, compared, gate_of
+from erasediff.metrics.rules import Metric
+from erasediff.metrics.table import compared, gate_of
 from erasediff.records import Evaluation
 
 #: Heads of the table's columns.

@@ -55,6 +55,11 @@ class ClipJudge(PretrainedJudge):
         features = F.normalize(_embedding(model.get_image_features(pixel_values=pixels)), dim=1)
         return (model.logit_scale.exp() * features @ self.texts.to(features.device).T).softmax(1), features
 
+    def alignment(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Cosine of each picture, by its features ``(N, D)``, and the prompt that it was drawn from, ``(N,)``."""
+        words = {prompt: self._text([prompt]).to(features.device) for prompt in dict.fromkeys(prompts)}
+        return (F.normalize(features, dim=1) * torch.stack([words[prompt] for prompt in prompts])).sum(1)
+
 
 def _embedding(output: Any) -> Tensor:
     """transformers 5 gives a record, earlier ones the tensor."""

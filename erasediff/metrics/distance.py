@@ -1,46 +1,159 @@
-"""Fréchet distance between two sets of features."""
+"""How far two sets of features lie apart: Fréchet distance from running moments, kernel distance."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from erasediff.metrics.draw import Draw
 
-
-class _Given(nn.Module):
-    """Features are handed to torchmetrics as they are."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+#: Rows of a kernel matrix that are held at once.
+ROWS = 1024
 
 
-def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    r"""Fréchet distance of the normal distributions fitted to two sets of features.
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and scatter of features, in float64: all that a Fréchet distance needs of them, however many there were.
+
+    Attributes:
+        n: features seen.
+        mean: ``(D,)``.
+        scatter: sum of the outer products of what is left without the mean, ``(D, D)``.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Moments:
+        """Of features ``(N, D)``, ``N >= 1``."""
+        rows = features.double()
+        mean = rows.mean(0)
+        return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Tensor]) -> Moments:
+        """Of features that come in parts ``(B, D)``, none of which is kept."""
+        total: Moments | None = None
+        for part in parts:
+            total = cls.of(part) if total is None else total.joined(cls.of(part))
+        if total is None:
+            raise ValueError("no features: no moments are known of nothing")
+        return total
+
+    def joined(self, other: Moments) -> Moments:
+        """Of both sets together. Source: Chan, Golub and LeVeque, The American Statistician 37 (1983), eq. 2.1."""
+        n, apart = self.n + other.n, other.mean - self.mean
+        between = torch.outer(apart, apart) * (self.n * other.n / n)
+        return Moments(n, self.mean + apart * (other.n / n), self.scatter + other.scatter + between)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased, ``(D, D)``."""
+        return self.scatter / (self.n - 1)
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    r"""Fréchet distance of the normal distributions with these moments, squared, as FID is.
 
     .. math:: \lVert\mu_1-\mu_2\rVert^2 + \mathrm{tr}(\Sigma_1+\Sigma_2-2(\Sigma_1\Sigma_2)^{1/2})
 
-    Args:
-        features: ``(N, D)``, ``N >= 2``.
-        reference: ``(M, D)``, ``M >= 2``.
-    Returns: the squared distance, as FID is; computed in float64 by torchmetrics.
-    Raises: ValueError: fewer than two samples, or different ``D``.
+    Raises: ValueError: one of a single sample, or of other features.
     Source: arXiv 1706.08500, eq. 6.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    if a.mean.shape != b.mean.shape or min(a.n, b.n) < 2:
+        shapes = [(m.n, len(m.mean)) for m in (a, b)]
+        raise ValueError(f"features of shapes {shapes[0]} and {shapes[1]} cannot be compared: it takes two of each")
+    if not all(bool(m.scatter.isfinite().all()) for m in (a, b)):
+        return float("nan")
+    # Σ₁Σ₂ has the eigenvalues of the symmetric Σ₁^½ Σ₂ Σ₁^½, which are found exactly and fast.
+    values, vectors = torch.linalg.eigh(a.covariance)
+    half = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    roots = torch.linalg.eigvalsh(half @ b.covariance @ half).clamp(min=0).sqrt()
+    return float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * roots.sum())
 
-    if features.ndim != 2 or features.shape[1:] != reference.shape[1:] or min(len(features), len(reference)) < 2:
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """:func:`frechet` of features ``(N, D)`` and ``(M, D)``, ``N, M >= 2``.
+
+    Raises: ValueError: fewer than two samples, or different ``D``.
+    """
+    if features.ndim != 2 or reference.ndim != 2 or not (len(features) and len(reference)):
         raise ValueError(f"features of shapes {tuple(features.shape)} and {tuple(reference.shape)} cannot be compared")
-    metric = FrechetInceptionDistance(feature=_Given(features.shape[1])).set_dtype(torch.float64)
-    metric.update(reference.double(), real=True)
-    metric.update(features.double(), real=False)
-    return float(metric.compute())
+    return frechet(Moments.of(reference), Moments.of(features))
 
 
 def fd_classifier(draw: Draw) -> float:
     """Fréchet distance of the judge's features: pictures drawn for retained concepts, to held-out ones."""
-    return frechet_distance(draw.features[draw.retained], draw.reference)
+    return frechet(draw.of_reference(Moments.of), Moments.of(draw.features[draw.retained]))
+
+
+def fid_inception2048(draw: Draw) -> float | None:
+    """The same of Inception-v3's 2,048 features, where its weights are at hand."""
+    if draw.inception is None or draw.inception_reference is None:
+        return None
+    return frechet(draw.inception_reference, Moments.of(draw.inception[draw.retained]))
+
+
+def kid_classifier(draw: Draw) -> float | None:
+    """Kernel distance of the judge's features: pictures drawn for retained concepts, to held-out ones."""
+    features = draw.features[draw.retained]
+    if min(len(features), len(draw.reference)) < 2:
+        return None
+    within = draw.of_reference(_within)
+    return _within(features) + within - 2 * _between(features, draw.reference)
+
+
+def kid_classifier_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
+    """:func:`kid_classifier` of each of some resamples, ``(R,)``; ``chosen``: their rows, ``(R, N)``."""
+    rows, times = draw.features[draw.retained].double(), draw.retained_times(chosen).double()
+    n = len(rows)
+    own = _kernel((rows * rows).sum(1), rows.shape[1])
+    pairs = torch.stack(
+        [
+            (times[:, i : i + ROWS] * (times @ _kernel(rows @ some.T, rows.shape[1]))).sum(1)
+            for i, some in zip(range(0, n, ROWS), rows.split(ROWS), strict=True)
+        ]
+    ).sum(0)
+    within = (pairs - times @ own) / (n * (n - 1))
+    between = (
+        times
+        @ torch.cat([_kernel(some @ draw.reference.double().T, rows.shape[1]).mean(1) for some in rows.split(ROWS)])
+        / n
+    )
+    return within + draw.of_reference(_within) - 2 * between
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    r"""Squared maximum mean discrepancy under the kernel :math:`(x^T y / D + 1)^3`, unbiased: it may be below 0.
+
+    Args:
+        features: ``(N, D)``, ``N >= 2``; reference: ``(M, D)``, ``M >= 2``.
+
+    Source: KID, arXiv 1801.01401, section 4.
+    """
+    return _within(features) + _within(reference) - 2 * _between(features, reference)
+
+
+def _within(features: Tensor) -> float:
+    """Mean of the kernel over all pairs of two different rows."""
+    rows = features.double()
+    own = _kernel((rows * rows).sum(1), rows.shape[1])
+    return (_sum(rows, rows) - float(own.sum())) / (len(rows) * (len(rows) - 1))
+
+
+def _between(features: Tensor, reference: Tensor) -> float:
+    return _sum(features.double(), reference.double()) / (len(features) * len(reference))
+
+
+def _sum(a: Tensor, b: Tensor) -> float:
+    return sum(float(_kernel(some @ b.T, b.shape[1]).sum()) for some in a.split(ROWS))
+
+
+def _kernel(products: Tensor, width: int) -> Tensor:
+    base = products / width + 1
+    return base * base * base

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from erasediff.metrics.distance import Moments
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,10 @@ class Draw:
             :data:`erasediff.metrics.pictures.MARKS`.
         domains: such as ``object`` or ``style``, by concept; empty: all are of one. What a picture was drawn for is
             read among the concepts of its domain and those without one: a picture has an object *and* a style.
+        alignment: cosine of each picture and the prompt that it was drawn from, ``(N,)``; ``None``: the judge knows no
+            words.
+        inception: Inception-v3's features, ``(N, 2048)``; ``None``: its weights are not at hand.
+        inception_reference: its moments of the held-out pictures.
     """
 
     probabilities: Tensor
@@ -37,6 +47,17 @@ class Draw:
     earlier: Collection[str] = ()
     marks: Mapping[str, Tensor] = field(default_factory=dict)
     domains: Mapping[str, str] = field(default_factory=dict)
+    alignment: Tensor | None = None
+    inception: Tensor | None = None
+    inception_reference: Moments | None = None
+    _known: dict[Callable[[Tensor], Any], Any] = field(default_factory=dict, repr=False)
+
+    def of_reference(self, function: Callable[[Tensor], T]) -> T:
+        """What a function makes of :attr:`reference`: computed once for a draw and all of its resamples."""
+        if function not in self._known:
+            self._known[function] = function(self.reference)
+        found: T = self._known[function]
+        return found
 
     @cached_property
     def labels(self) -> Tensor:
@@ -93,15 +114,41 @@ class Draw:
         index = {c: i for i, c in enumerate(self.known)}
         return torch.tensor([index[c] for c in concepts])
 
-    def resampled(self, generator: torch.Generator) -> Draw:
-        """As many pictures of each concept, drawn out of these with replacement; held-out ones stay what they are."""
-        chosen = torch.arange(len(self.asked))
-        for label in self.labels.unique():
-            own = (self.labels == label).nonzero()[:, 0]
-            chosen[own] = own[torch.randint(len(own), own.shape, generator=generator)]
+    @cached_property
+    def _groups(self) -> list[Tensor]:
+        """Rows of the pictures of each concept."""
+        return [(self.labels == label).nonzero()[:, 0] for label in self.labels.unique()]
+
+    def chosen(self, generator: torch.Generator) -> Tensor:
+        """Rows ``(N,)`` of a resample: as many pictures of each concept, drawn out of these with replacement."""
+        rows = torch.arange(len(self.asked))
+        for own in self._groups:
+            rows[own] = own[torch.randint(len(own), own.shape, generator=generator)]
+        return rows
+
+    def taken(self, rows: Tensor) -> Draw:
+        """The pictures of these rows, of the same concepts one after another; held-out ones stay what they are."""
         return replace(
             self,
-            probabilities=self.probabilities[chosen],
-            features=self.features[chosen],
-            marks={name: mark[chosen] for name, mark in self.marks.items()},
+            probabilities=self.probabilities[rows],
+            features=self.features[rows],
+            marks={name: mark[rows] for name, mark in self.marks.items()},
+            alignment=None if self.alignment is None else self.alignment[rows],
+            inception=None if self.inception is None else self.inception[rows],
         )
+
+    def resampled(self, generator: torch.Generator) -> Draw:
+        """:meth:`taken` of :meth:`chosen`."""
+        return self.taken(self.chosen(generator))
+
+    def retained_times(self, chosen: Tensor) -> Tensor:
+        """How often each picture of :attr:`retained` is in each of some resamples.
+
+        Args:
+            chosen: rows of each, ``(R, N)``.
+
+        Returns: ``(R, retained pictures)``, int64.
+        """
+        of = chosen[:, self.retained]
+        times = torch.zeros(len(chosen), len(self.asked), dtype=torch.int64)
+        return times.scatter_add_(1, of, torch.ones_like(of))[:, self.retained]

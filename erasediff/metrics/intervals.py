@@ -16,7 +16,7 @@ import numpy as np
 
 #: Of every interval, both ends together.
 CONFIDENCE = 0.95
-#: Standard deviations from the middle of a normal distribution to an end.
+#: Standard deviations from the middle of a normal distribution to an end of such an interval.
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 #: A number below this counts as this, where another is divided by it.
 NOTHING = 1e-9
@@ -45,11 +45,17 @@ class Estimate:
         return self.low == self.value == self.high
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def z_of(confidence: float) -> float:
+    """Standard deviations from the middle of a normal distribution to the ends of an interval."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(successes: float, n: int, z: float = Z) -> tuple[float, float]:
     """The score interval of a share.
 
     Args:
         successes: of ``n`` independent trials.
+        z: how wide it is, of :func:`z_of`.
 
     Returns: both ends, in [0, 1].
     Raises: ValueError: no trial.
@@ -57,25 +63,33 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     """
     if n < 1:
         raise ValueError("no share is known of no picture")
-    share, z2 = successes / n, Z * Z
-    middle, half = share + z2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    share, z2 = successes / n, z * z
+    middle, half = share + z2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
     return max(0.0, low) if successes > 0 else 0.0, min(1.0, high) if successes < n else 1.0
 
 
-def of_mean(value: float, deviation: float, n: int) -> tuple[float, float]:
+def of_mean(value: float, deviation: float, n: int, z: float = Z) -> tuple[float, float]:
     """The normal interval of a mean of ``n`` numbers with this standard deviation."""
-    half = Z * deviation / math.sqrt(n)
+    half = z * deviation / math.sqrt(n)
     return value - half, value + half
 
 
-def of_distance(value: float, replicates: Sequence[float]) -> tuple[float, float]:
+def of_replicates(
+    value: float, replicates: Sequence[float], ends: tuple[float, float], z: float = Z
+) -> tuple[float, float]:
+    """The normal interval of a number between two ends from its bootstrap replicates, by their spread alone."""
+    half = z * float(np.std(replicates, ddof=1))
+    return max(ends[0], value - half), min(ends[1], value + half)
+
+
+def of_distance(value: float, replicates: Sequence[float], z: float = Z) -> tuple[float, float]:
     """The log-normal interval of a number ``>= 0`` from its bootstrap replicates.
 
     Only the spread of the replicates is used: a Fréchet distance of resampled pictures is too large by its own bias,
     so that the replicates' quantiles would lie to one side of the number.
     """
-    spread = min(Z * float(np.std(replicates, ddof=1)) / max(value, NOTHING), _WIDEST)
+    spread = min(z * float(np.std(replicates, ddof=1)) / max(value, NOTHING), _WIDEST)
     return value * math.exp(-spread), value * math.exp(spread)
 
 

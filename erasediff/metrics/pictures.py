@@ -55,8 +55,17 @@ class Yardstick:
             images: ``(N, C, H, W)`` in [-1, 1], as they were drawn: a smaller one would smooth noise away.
             small: the same of :attr:`image_shape`, for copies.
         """
-        blank, flat = images.flatten(1).std(1) < BLANK, small.flatten(1)
-        found = {"blank": blank, "noise": ~blank & (smoothness(images) < self.smooth)}
+        smooth, blank = self.roughness(images)
+        return self.marked(blank, smooth, small)
+
+    def roughness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``(smoothness, whether it is blank)`` of each picture alone, ``(N,)`` each."""
+        return smoothness(images), images.flatten(1).std(1) < BLANK
+
+    def marked(self, blank: Tensor, smooth: Tensor, small: Tensor) -> dict[str, Tensor]:
+        """:meth:`marks` of what :meth:`roughness` says of all pictures of a draw, and of the small ones."""
+        flat = small.flatten(1)
+        found = {"blank": blank, "noise": ~blank & (smooth < self.smooth)}
         if self.training is not None:
             found["copied"] = ~blank & (nearest(flat, self.training) < self.near)
         found["repeated"] = ~blank & (nearest(flat, flat, selves=True) < self.near)

@@ -2,174 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+import math
 
-from erasediff.metrics.intervals import Estimate, difference, times
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from erasediff.metrics.draw import Draw
-    from erasediff.records import Gate
-
-#: Flat numbers of one model, by the names of metrics; ``NAME_sd`` is the spread over draws, ``NAME_low`` and
-#: ``NAME_high`` are the ends of the interval. Of a concept: ``NAME.CONCEPT``, ``NAME_low.CONCEPT``, …
-Numbers = Mapping[str, float]
-#: What a gate holds against its limit, of the base's and the erased model's numbers; ``None``: it does not apply.
-GateValue = Callable[[Numbers, Numbers], Estimate | None]
-
-
-@dataclass(frozen=True)
-class GateRule:
-    """How a metric becomes a gate.
-
-    Attributes:
-        limit: key of its limit in ``verdict`` of params.yaml.
-        value: ``share``: the erased model's number itself; ``drop``: how much less it is than the base's; ``rise``: how
-            much more; ``ratio``: how many times the base's it is; or a function of both models' numbers.
-        of: metrics that a function takes its numbers from; fewest pictures of these are those of the gate.
-        sentence: for people, with ``{value}``, ``{limit}``, ``{base}`` and ``{erased}`` (the metric's numbers),
-            ``{forgotten}`` and ``{points}`` (the limit in percentage points). Empty: the metric's words and the gate.
-        remedy: what to try where it fails.
-    """
-
-    limit: str
-    value: Literal["share", "drop", "rise", "ratio"] | GateValue = "share"
-    sentence: str = ""
-    remedy: str = ""
-    of: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """``drop``, ``rise`` or ``ratio``; empty where the value is the metric's own."""
-        return "" if callable(self.value) or self.value == "share" else self.value
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number about a model.
-
-    Attributes:
-        words: its meaning, for people.
-        title: what a table for people calls it; empty: the name.
-        better: which way is better.
-        function: ``MODULE.FUNCTION`` of this room, called with a :class:`~erasediff.metrics.draw.Draw`; ``None`` where
-            it is undefined; else as ``kind`` says, or that for each concept. Empty: it is derived from other numbers.
-        kind: what the function returns. ``share``: a bool a picture; ``mean``: a number a picture; ``set``: one number
-            ``>= 0`` of the pictures drawn for retained concepts together.
-        least: pictures without which nothing is told of it, whatever the limit.
-        digits: after the decimal point, in tables.
-        per_concept: the function gives a number for each concept, noted as ``NAME.CONCEPT`` and without spread.
-        compared: base and erased stand side by side in tables.
-        gate: none: it is shown and judged by nobody.
-    """
-
-    name: str
-    words: str
-    better: Literal["higher", "lower"]
-    function: str = ""
-    kind: Literal["share", "mean", "set"] = "share"
-    least: int = 30
-    title: str = ""
-    digits: int = 3
-    per_concept: bool = False
-    compared: bool = True
-    gate: GateRule | None = None
-
-    @property
-    def heading(self) -> str:
-        """For people, with an arrow to the better side: ``distance to held-out pictures ↓``."""
-        return f"{self.title or self.name.replace('_', ' ')} {'↑' if self.better == 'higher' else '↓'}"
-
-    def of(self, draw: Draw) -> dict[str, Tensor | float]:
-        """What the function says of a draw, by the names that its numbers have; empty where it is undefined."""
-        module, _, name = self.function.rpartition(".")
-        found = getattr(import_module(f"erasediff.metrics.{module}"), name)(draw)
-        if found is None:
-            return {}
-        return {f"{self.name}.{concept}": v for concept, v in found.items()} if self.per_concept else {self.name: found}
-
-    def cell(self, numbers: Numbers, name: str) -> str:
-        """A number as text, with its interval where that is known, else its spread: ``0.973 (0.948 to 0.986)``."""
-        value, low, high, spread = (numbers.get(beside(name, end)) for end in ("", "low", "high", "sd"))
-        if low is not None and high is not None:
-            return f"{value:.{self.digits}f} ({low:.{self.digits}f} to {high:.{self.digits}f})"
-        return f"{value:.{self.digits}f}" + ("" if spread is None else f" ± {spread:.{self.digits}f}")
-
-
-def beside(name: str, suffix: str) -> str:
-    """The name of a figure that stands beside a number, such as its ``low`` end: ``NAME_low``, ``NAME_low.CONCEPT``."""
-    head, dot, concept = name.partition(".")
-    return f"{head}_{suffix}{dot}{concept}" if suffix else name
-
-
-@dataclass(frozen=True)
-class GatedMetric:
-    """A metric with its gate.
-
-    Attributes:
-        name: of the gate in ``metrics/evaluation.json``: the metric's, with ``_drop``, ``_rise`` or ``_ratio`` behind.
-    """
-
-    metric: Metric
-    rule: GateRule
-
-    def __post_init__(self) -> None:
-        if self.rule.label == "drop" and self.metric.better == "lower":
-            raise ValueError(f"{self.metric.name}: a drop is judged where higher is better; use ratio or rise")
-        if self.rule.label == "rise" and self.metric.better == "higher":
-            raise ValueError(f"{self.metric.name}: a rise is judged where lower is better; use drop")
-
-    @property
-    def name(self) -> str:
-        return "_".join(filter(None, (self.metric.name, self.rule.label)))
-
-    @property
-    def direction(self) -> Literal["min", "max"]:
-        """``min``: the value must be at least the limit; ``max``: at most."""
-        return "max" if self.rule.label == "drop" or self.metric.better == "lower" else "min"
-
-    @property
-    def same_protocol(self) -> bool:
-        """True if the value means nothing where judge, pictures or protocol differ between base and erased."""
-        return self.rule.label == "ratio"
-
-    @property
-    def own_share(self) -> bool:
-        """True if the value is a share of one model, whose interval is Wilson's."""
-        return self.rule.value == "share" and self.metric.kind == "share"
-
-    def estimate(self, base: Numbers, erased: Numbers, paired: float = 0.0) -> Estimate | None:
-        """The number that is held against the limit, with its interval; ``None``: the gate does not apply, as a number
-        is not there.
-
-        Args:
-            paired: correlation of both models' numbers over the same prompts and seeds; 0 where they had others.
-        """
-        if callable(self.rule.value):
-            return self.rule.value(base, erased)
-        name = self.metric.name
-        if name not in erased or (self.rule.label and name not in base):
-            return None
-        after = Estimate.of(erased, name)
-        if not self.rule.label:
-            return after
-        before = Estimate.of(base, name)
-        if self.rule.value == "ratio":
-            return times(after, before, paired)
-        return difference(*((before, after) if self.rule.value == "drop" else (after, before)), paired)
-
-    def value(self, base: Numbers, erased: Numbers) -> float | None:
-        """The number of :meth:`estimate` alone."""
-        found = self.estimate(base, erased)
-        return None if found is None else found.value
-
-    def text(self, gate: Gate) -> str:
-        """``drop 0.0033 ≤ 0.02 passed``."""
-        return f"{self.rule.label} {gate.text}".strip()
+from erasediff.metrics.intervals import Estimate, difference
+from erasediff.metrics.rules import GatedMetric, GateRule, Metric, Numbers
 
 
 def base_recognised(base: Numbers, erased: Numbers) -> Estimate:
@@ -272,6 +108,7 @@ DISTANCE = Metric(
     "lower",
     "distance.fd_classifier",
     kind="set",
+    resamples=200,
     least=100,
     gate=GateRule(
         "max_distance_ratio",
@@ -332,6 +169,87 @@ WORST_DROP = Metric(
     ),
     title="loss of the retained concept that lost most",
 )
+NEIGHBOUR_ACCURACY = Metric(
+    "neighbour_accuracy",
+    # Chosen by what the base draws, so that both models are asked about the same ones.
+    "pictures recognised of the retained concepts that look most like the forgotten ones",
+    "higher",
+    title="nearest retained concepts recognised",
+)
+CHANGE = Metric(
+    "retained_change_judge_features",
+    "how far a retained picture moved from the base's of the same prompt and seed, in direction of the judge's "
+    "features (0: the same, 1: nothing in common)",
+    "lower",
+    title="change of retained pictures",
+)
+CLIP_SCORE = Metric(
+    "clip_score",
+    "100 × the cosine of picture and prompt by CLIP, retained concepts",
+    "higher",
+    "similarity.clip_score",
+    kind="mean",
+    title="CLIP score",
+    digits=2,
+)
+INCEPTION = Metric(
+    "fid_inception2048",
+    "FID: Fréchet distance of Inception-v3's features, retained concepts, to held-out pictures",
+    "lower",
+    "distance.fid_inception2048",
+    kind="set",
+    resamples=20,
+    least=100,
+    title="FID",
+    digits=2,
+)
+#: Fidelity and diversity of pictures drawn for retained concepts, in the judge's features.
+FIDELITY = (
+    Metric(
+        "kid_classifier",
+        "kernel distance of the judge's features, retained concepts, to held-out pictures; about 0 of the same",
+        "lower",
+        "distance.kid_classifier",
+        kind="set",
+        ends=(-math.inf, math.inf),
+        least=100,
+        title="kernel distance to held-out pictures",
+        digits=4,
+    ),
+    Metric(
+        "precision_classifier",
+        "retained pictures that lie among held-out ones, in the judge's features",
+        "higher",
+        "manifold.precision_classifier",
+        title="retained pictures that look real",
+    ),
+    Metric(
+        "recall_classifier",
+        "held-out pictures that lie among retained drawn ones, in the judge's features",
+        "higher",
+        "manifold.recall_classifier",
+        kind="set",
+        ends=(0.0, 1.0),
+        title="real variety that is drawn",
+    ),
+    Metric(
+        "density_classifier",
+        "how densely held-out pictures lie around a retained drawn one, in the judge's features; about 1 of the same",
+        "higher",
+        "manifold.density_classifier",
+        kind="mean",
+        title="density around real pictures",
+    ),
+    Metric(
+        "coverage_classifier",
+        "held-out pictures with a retained drawn one nearby, in the judge's features",
+        "higher",
+        "manifold.coverage_classifier",
+        kind="set",
+        ends=(0.0, 1.0),
+        title="coverage of real pictures",
+    ),
+)
 #: The parts of :data:`FORGET_DEGENERATE`.
 INSTEAD = tuple(
     Metric(
@@ -372,7 +290,12 @@ METRICS: dict[str, Metric] = {
         BASE_ACCURACY,
         RETAIN_ACCURACY,
         CROSS_DOMAIN,
+        NEIGHBOUR_ACCURACY,
         DISTANCE,
+        INCEPTION,
+        *FIDELITY,
+        CLIP_SCORE,
+        CHANGE,
         KEPT,
         WORST_DROP,
         FORGET_DEGENERATE,

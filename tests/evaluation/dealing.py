@@ -51,7 +51,7 @@ class Dealer:
         noise = torch.stack([torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return pool[torch.tensor(seeds) * 7 % len(pool)] + 0.15 * noise
 
-    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size):
+    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size, sampler=None):
         images = torch.empty(len(prompts), 1, 8, 8)
         for concept in set(prompts):
             rows = [i for i, prompt in enumerate(prompts) if prompt == concept]

@@ -19,7 +19,7 @@ class Moody(Dealer):
 
     has_null, concepts = True, tuple("0123456789")
 
-    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size):
+    def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size, sampler=None):
         options = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size}
         good, bad = (f.sample(prompts, seeds, **options) for f in (forgetting(self.world), Dealer(self.world)))
         back = torch.tensor([steps == 2 or (guidance_scale > 1 and seed % 2 == 0) for seed in seeds])

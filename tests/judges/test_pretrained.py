@@ -119,6 +119,20 @@ def judges():
     }
 
 
+@pytest.mark.reference
+def test_clip_aligns_each_picture_with_the_prompt_that_it_was_drawn_from():
+    model, tokenizer = small_clip()
+    judge, images = ClipJudge(model, tokenizer, {"star": ["a star"]}), draw_world(3, 0).images
+    prompts = ["a circle", "a star in flat style", "a circle"]
+    found = judge.alignment(judge.read(images)[1], prompts)
+    with torch.no_grad():
+        tokens = tokenizer(prompts, padding=True, return_tensors="pt")
+        inputs = {"pixel_values": judge.pixels(images), **tokens}
+        output = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
+    assert torch.allclose(found, (output.image_embeds * output.text_embeds).sum(1), atol=1e-5)
+    assert len(set(found.tolist())) == 3
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("kind", ["clip", "image_classifier"])
 def test_what_was_saved_reads_the_same_and_an_altered_file_is_refused(kind, tmp_path):

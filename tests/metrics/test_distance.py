@@ -1,9 +1,13 @@
+import weakref
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from erasediff.metrics.distance import frechet_distance
+from erasediff.metrics.distance import Moments, frechet_distance, kernel_distance
 
 
 def with_moments(mean, covariance, n, seed):
@@ -30,3 +34,84 @@ def test_frechet_agrees_with_scipy():
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="cannot be compared"):
         frechet_distance(a[:1], b)
+
+
+def parts(sizes, width, seed):
+    return [
+        torch.randn(n, width, generator=torch.Generator().manual_seed(seed + i)) * 3 + 100 for i, n in enumerate(sizes)
+    ]
+
+
+@pytest.mark.property
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 8), st.integers(0, 99))
+def test_moments_of_parts_are_those_of_all_together(sizes, width, seed):
+    some = parts(sizes, width, seed)
+    whole, streamed = Moments.of(torch.cat(some)), Moments.of_parts(iter(some))
+    assert streamed.n == whole.n == sum(sizes)
+    assert torch.allclose(streamed.mean, whole.mean, rtol=1e-12)
+    assert torch.allclose(streamed.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+    if whole.n > 1:
+        assert np.allclose(streamed.covariance, np.cov(torch.cat(some).double().T.numpy()), atol=1e-9)
+
+
+@pytest.mark.unit
+def test_moments_keep_no_picture_that_went_by():
+    here, most = weakref.WeakSet(), 0
+
+    def some():
+        nonlocal most
+        for seed in range(30):
+            part = torch.randn(50, 16, generator=torch.Generator().manual_seed(seed))
+            here.add(part)
+            most = max(most, len(here))
+            yield part
+
+    streamed = Moments.of_parts(some())
+    assert streamed.n == 1500 and streamed.scatter.shape == (16, 16) and most <= 2
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("n", "width"), [(300, 6), (20, 40)])
+def test_frechet_agrees_with_torchmetrics_also_where_there_are_fewer_pictures_than_features(n, width):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(torch.nn.Module):
+        num_features = width
+
+        def forward(self, features):
+            return features
+
+    a, b = parts([n, n + 7], width, 5)
+    metric = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
+    metric.update(b.double(), real=True), metric.update(a.double() * 1.3, real=False)
+    assert frechet_distance(a * 1.3, b) == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+def kernel_sum(a, b):
+    return sum((float(x @ y) / len(x) + 1) ** 3 for x in a.double() for y in b.double())
+
+
+@pytest.mark.reference
+def test_the_kernel_distance_agrees_with_torchmetrics():
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = (torch.randn(70, 12, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
+    assert kernel_distance(a + 0.4, b) == pytest.approx(float(poly_mmd((a + 0.4).double(), b.double())), rel=1e-9)
+    few, other = a[:9], b[:8]  # of two sizes, which torchmetrics does not take
+    pairs = [
+        (kernel_sum(z, z) - sum(kernel_sum(x[None], x[None]) for x in z)) / (len(z) * (len(z) - 1))
+        for z in (few, other)
+    ]
+    assert kernel_distance(few, other) == pytest.approx(sum(pairs) - 2 * kernel_sum(few, other) / 72)
+
+
+@pytest.mark.unit
+def test_the_kernel_distance_of_the_same_is_nothing_on_average():
+    many = [kernel_distance(*torch.randn(2, 60, 5, generator=torch.Generator().manual_seed(s))) for s in range(200)]
+    assert abs(np.mean(many)) < 4 * np.std(many) / len(many) ** 0.5 and min(many) < 0  # unbiased
+    assert (
+        kernel_distance(
+            *torch.randn(2, 60, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([[[0.0]], [[1.0]]])
+        )
+        > 1
+    )

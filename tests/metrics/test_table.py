@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from erasediff.metrics.table import GATES, METRICS, GatedMetric, GateRule, Metric, compared, metric_of
+from erasediff.metrics.rules import GatedMetric, GateRule, Metric
+from erasediff.metrics.table import GATES, METRICS, compared, metric_of
 from erasediff.records import Gate
 
 PARAMS = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
