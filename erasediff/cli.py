@@ -41,6 +41,7 @@ def erase(
     method: str,
     anchor: str | None,
     preserve: list[str] | None,
+    erase_from: str | None,
     seed: int,
     steps: int | None,
     generate: int | None,
@@ -48,6 +49,8 @@ def erase(
     config: str | None = None,
 ) -> None:
     """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.loading.ERASURE`.
+
+    Of ``adapter: lora`` the LoRA is in its folder ``lora``.
 
     Args:
         steps: number of updates; the method's own by default.
@@ -73,6 +76,7 @@ def erase(
         "method": method,
         "anchor": anchor,
         "preserve": preserve,
+        "erase_from": erase_from,
         "seed": seed,
         "generate": generate,
     }
@@ -81,7 +85,9 @@ def erase(
     earlier = [name for name in before if name not in result.forgotten]
     record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": earlier}
     with new_folder(to) as folder:
-        result.pipeline.save_pretrained(folder)
+        result.save(folder, fused=True)
+        if result.lora:
+            result.save(folder / "lora", fused=False)
         write_json(folder / ERASURE, {**record, "seed": seed, **result.record.to_json()})
     print(f"{result!r} in {output}")
 
@@ -162,6 +168,7 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         metavar="CONCEPT",
         help="what to keep (default: every other class, or near words)",
     )
+    sub.add_argument("--erase-from", metavar="CONCEPT", help="what alone loses them, such as a style of stars alone")
     sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     sub.add_argument("--seed", type=_number("seed"), default=0, help="of drawing and training (default: 0)")
     sub.add_argument("--steps", type=_number("outer_steps"), help=f"updates (default: {DEFAULTS['outer_steps']})")

@@ -23,7 +23,7 @@ from erasediff.families import family_of
 from erasediff.families.judge_pictures import judge_pictures
 from erasediff.judges import Judge, asked_concepts
 from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS, Erasures, Evaluation, ForgetSummary, Json
-from erasediff.unlearning.erasing import progress_bar
+from erasediff.unlearning.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd

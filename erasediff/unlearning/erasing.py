@@ -15,38 +15,30 @@ from accelerate import Accelerator
 from torch import nn
 
 from erasediff.command import stated_failure
-from erasediff.data.concept_images import ConceptImages, Undrawn
+from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures
-from erasediff.errors import EraseDiffError, ModelError, ParamsError, did_you_mean
+from erasediff.errors import EraseDiffError, ModelError, ParamsError, did_you_mean, shown
 from erasediff.families import Family, family_of, require_no_adapter
-from erasediff.families.drawing import require_visible
-from erasediff.randomness import ERASE_BLOCKS, image_seeds
+from erasediff.families.reading import require_read
 from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
 from erasediff.unlearning.anchor import nearest_anchor
 from erasediff.unlearning.change import change_of, doubt
+from erasediff.unlearning.drawing_sets import DRAWN_BY_CLASS, DRAWN_BY_WORDS, FORGOTTEN_BLOCK, KEPT_BLOCK, drawn_set
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
-from erasediff.unlearning.request import request
+from erasediff.unlearning.progress import progress_bar
+from erasediff.unlearning.request import Request, request
 from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
-from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
+from erasediff.unlearning.words import Wordings, of_owner, takes_words
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-#: Pictures are drawn so many at a time. A multiple of every family's batch: no bit depends on it.
-DRAWN_AT_ONCE = 200
-#: Pictures a concept, where nobody says how many: of a class, and of a word, under each wording twice.
-DRAWN_BY_CLASS, DRAWN_BY_WORDS = 64, 16
-#: Steps of the sampler, at most, where a model that takes words draws for a training: what it draws is noised again.
-STEPS = 20
-#: Blocks of the seeds that pictures to forget, and those to keep, are drawn with.
-FORGOTTEN_BLOCK, KEPT_BLOCK = 0, 1
 
 #: What to do where memory runs out.
 LESS_MEMORY = (
@@ -89,6 +81,7 @@ def erase(
     retain: Mapping[str, Pictures] | ConceptImages | None = None,
     anchor: str | None = None,
     preserve: str | Sequence[str] | None = None,
+    erase_from: str | None = None,
     before: Sequence[str] = (),
     seed: int = 0,
     generate: int | None = None,
@@ -116,6 +109,8 @@ def erase(
             nearest.
         preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
             any prompt the words nearest to ``concept`` by its own text encoder, of those it knows.
+        erase_from: the only thing that loses ``concept``: with ``"star"`` a style is forgotten of stars alone, and all
+            else keeps it. From words alone.
         before: concepts that the model has forgotten already: to keep them would teach them anew.
         generate: images a concept, where they are drawn from the model; by default 64 of a class, and 16 of a word, two
             under each wording.
@@ -154,13 +149,14 @@ def erase(
         accelerator=accelerator,
     )
     _require_askable(family, chosen)
+    _require_owner(family, asked, erase_from)
     shown = progress and on_step is None and accelerator.is_main_process
     reads = chosen.reads()
-    wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator)
-    forget_set = asked.forget_set or _drawn(
+    wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator, erase_from)
+    forget_set = asked.forget_set or drawn_set(
         family, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
     )
-    retain_set = asked.retain_set or _drawn(
+    retain_set = asked.retain_set or drawn_set(
         family, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
     )
     if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
@@ -201,7 +197,21 @@ def erase(
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
     kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))
-    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(asked.forget), kept=kept, lora=lora)
+    gone = [of_owner(concept, erase_from)[0] if erase_from else concept for concept in asked.forget]
+    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(gone), kept=kept, lora=lora)
+
+
+def _require_owner(family: Family, asked: Request, owner: str | None) -> None:
+    """Raises: ParamsError: what alone should lose a concept cannot be said here, or is among what is kept or lost."""
+    if owner is None:
+        return
+    if not isinstance(owner, str) or not owner.strip():
+        raise ParamsError(f"erase_from {shown(owner)} names nothing: give one name")
+    if not takes_words(family) or asked.forget_set or asked.retain_set:
+        raise ParamsError(f"erase_from {shown(owner)} goes with words alone: a model of prompts, and no pictures given")
+    if owner in (*asked.forget, *asked.retain):
+        raise ParamsError(f"erase_from {shown(owner)} is itself to be forgotten or among what is kept: name another")
+    require_read(family.pipeline, [owner])
 
 
 class _How(TypedDict):
@@ -274,65 +284,3 @@ def _by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Me
         ignored |= set(NEAREST_ANCHOR)
     more = {k: v for k, v in BY_WORDS[size, chosen.settings.adapter].items() if k not in ignored}
     return _chosen(chosen.name, {**settings, **more}, {})
-
-
-def _drawn(
-    family: Family,
-    concepts: Sequence[str],
-    count: int,
-    seed: int,
-    block: int,
-    wordings: Wordings,
-    *,
-    read: bool,
-    shown: bool,
-) -> ConceptImages:
-    """``count`` pictures a concept, drawn by the model; of one that takes any prompt, under several wordings.
-
-    Args:
-        block: of the seeds that drawing takes, one a set.
-        read: whether the pictures are wanted at all, beside how they are asked for. Where what is forgotten is not
-            read, every wording of it is there once.
-    """
-    words, steps = takes_words(family), None
-    each = None if words and not read and block == FORGOTTEN_BLOCK else count
-    asked = {concept: wordings(concept, each) if words else [concept] * count for concept in concepts}
-    names = [concept for concept, prompts in asked.items() for _ in prompts]
-    prompts = [prompt for prompts in asked.values() for prompt in prompts]
-    if words:
-        steps = min(STEPS, family.default_steps)
-        if block == KEPT_BLOCK:  # of no concept: what is kept in general
-            names, prompts = names + [""] * (GENERAL * count), prompts + general(GENERAL * count)
-    if not read:
-        return ConceptImages(Undrawn(len(names)), names, prompts)
-    seeds = image_seeds(seed, block, len(names), ERASE_BLOCKS)
-    parts = []
-    with progress_bar(f"drawing what to {('forget', 'keep')[block]}", len(names), "picture", shown=shown) as bar:
-        for first in range(0, len(names), DRAWN_AT_ONCE):
-            these = slice(first, first + DRAWN_AT_ONCE)
-            parts.append(family.sample(prompts[these], seeds[these], steps=steps))
-            require_visible(parts[-1], prompts[first])
-            bar(min(these.stop, len(names)), {})
-    return ConceptImages(torch.cat(parts), names, prompts)
-
-
-@contextmanager
-def progress_bar(
-    label: str, total: int, unit: str, *, shown: bool
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Show how far a work is, with its losses; yields what is called with what is done and what was measured."""
-    if not shown:
-        yield lambda done, row: None
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
-        from tqdm.auto import tqdm
-
-    with tqdm(desc=label, total=total, unit=unit) as bar:
-
-        def on_progress(done: int, row: Mapping[str, float]) -> None:
-            losses = {name.removesuffix("_loss"): row[name] for name in ("retain_loss", "forget_loss") if name in row}
-            bar.set_postfix(losses, refresh=False)
-            bar.update(done - bar.n)
-
-        yield on_progress

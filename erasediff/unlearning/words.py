@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary
+from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary, with_article
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
 from erasediff.families.reading import read_by
 from erasediff.unlearning.network import teaching
@@ -42,9 +42,11 @@ class Wordings:
 
     Args:
         concepts: what is forgotten; what else is asked for takes the companions of these.
+        owner: the only thing that the concepts are forgotten of: they are asked for together with it alone.
     """
 
-    def __init__(self, family: Family, concepts: Sequence[str], accelerator: Accelerator):
+    def __init__(self, family: Family, concepts: Sequence[str], accelerator: Accelerator, owner: str | None = None):
+        self.concepts, self.owner = list(concepts), owner
         self.companions: dict[bool, list[str]] = {}
         for concept in concepts if takes_words(family) else ():
             if (styled := kind_of(concept) == "style") not in self.companions:
@@ -52,6 +54,9 @@ class Wordings:
 
     def __call__(self, concept: str, count: int | None = None) -> list[str]:
         """Return ``count`` prompts, every second of a concept with a companion; by default as many as there are."""
+        if self.owner is not None and concept in self.concepts:
+            prompts = of_owner(concept, self.owner)
+            return prompts if count is None else in_turns(prompts, count)
         alone = prompts_of(concept, kind_of(concept))
         together = _together(concept, self.companions.get(kind_of(concept) == "style", []))
         if count is None:
@@ -59,6 +64,29 @@ class Wordings:
         half = count // 2 if together else 0
         # A step that no number of wordings divides: each companion in its turn, under another wording each time.
         return in_turns(alone, count - half) + [together[i * STEP % len(together)] for i in range(half)]
+
+    def beside(self, kept: Sequence[str], count: int) -> list[str]:
+        """Return what else is to be kept where an owner alone loses its concepts, ``count`` prompts of each kind.
+
+        The owner itself, the owner with what is kept beside each concept, and each concept with its other companions.
+        """
+        if self.owner is None:
+            return []
+        with_kept = [prompt for other in kept for prompt in of_owner(other, self.owner)]
+        groups = [prompts_of(self.owner, kind_of(self.owner)), with_kept]
+        for concept in self.concepts:
+            others = [c for c in self.companions.get(kind_of(concept) == "style", []) if c != self.owner]
+            groups.append([p for other in others for p in of_owner(concept, other)])
+        return [g[i * STEP % len(g)] for g in groups if g for i in range(count)]
+
+
+def of_owner(concept: str, owner: str) -> list[str]:
+    """Return prompts that ask for a concept of one thing: a style of an object, or something that it has."""
+    styled, owned = kind_of(concept) == "style", kind_of(owner) == "style"
+    if styled != owned:
+        return combined(*((owner, concept) if styled else (concept, owner)))
+    has = f"{with_article(owner)} with {with_article(concept)}"
+    return [has, f"a picture of {has}", f"{owner} with {concept}", f"{with_article(concept)} of {with_article(owner)}"]
 
 
 def _together(concept: str, companions: Sequence[str]) -> list[str]:

@@ -18,7 +18,8 @@ from erasediff.families import family_of
 from erasediff.families.drawing import draw
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
-from erasediff.unlearning.erasing import _drawn, erase
+from erasediff.unlearning.drawing_sets import drawn_set
+from erasediff.unlearning.erasing import erase
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.network import student, teaching
@@ -259,9 +260,9 @@ def test_a_word_is_enough():
 def test_a_concept_is_asked_for_in_several_wordings_and_answered_in_the_same(pipeline):
     family = family_of(pipeline)
     plain = Wordings(family, [], Accelerator())
-    forget = _drawn(family, ["star"], 16, 0, 0, plain, read=False, shown=False)
+    forget = drawn_set(family, ["star"], 16, 0, 0, plain, read=False, shown=False)
     assert len(set(forget.prompts)) > 4 and set(forget.concepts) == {"star"}
-    retain = _drawn(family, ["circle"], 16, 0, 1, plain, read=False, shown=False)
+    retain = drawn_set(family, ["circle"], 16, 0, 1, plain, read=False, shown=False)
     asked = {p for p, concept in zip(retain.prompts, retain.concepts, strict=True) if concept}
     pairs = Relabelling(forget, retain, method_for("erasediff").settings).pairs()
     assert {b for _, b in pairs} == asked and len(retain) == 16 * (1 + GENERAL)

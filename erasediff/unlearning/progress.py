@@ -1,0 +1,29 @@
+"""How far a work is, on a terminal and in a notebook."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: int, unit: str, *, shown: bool
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Show how far a work is, with its losses; yields what is called with what is done and what was measured."""
+    if not shown:
+        yield lambda done, row: None
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
+        from tqdm.auto import tqdm
+
+    with tqdm(desc=label, total=total, unit=unit) as bar:
+
+        def on_progress(done: int, row: Mapping[str, float]) -> None:
+            losses = {name.removesuffix("_loss"): row[name] for name in ("retain_loss", "forget_loss") if name in row}
+            bar.set_postfix(losses, refresh=False)
+            bar.update(done - bar.n)
+
+        yield on_progress
