@@ -25,6 +25,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     from erasediff.training.checkpoint import FileCheckpoint
     from erasediff.training.denoising import RECIPE, Recipe
     from erasediff.unlearning import method_for
+    from erasediff.unlearning.adapters import LORA_FOLDER
     from erasediff.unlearning.erasing import erase as erase_concepts
     from erasediff.unlearning.plan import planned
     from erasediff.unlearning.trace import trace_of
@@ -79,7 +80,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     with new_folder(layout.ERASED) as folder:
         result.save(folder, fused=True)
         if result.lora:
-            result.save(folder / layout.LORA, fused=False)
+            result.save(folder / LORA_FOLDER, fused=False)
     checkpoint.clear()
     run.log_metrics({"updates": result.updates, "passes": result.record.passes})
     run.log_artifact(layout.ERASE_TRACE)

@@ -32,8 +32,6 @@ FORGET_TABLE, RETAIN_TABLE = SETS / "forget.parquet", SETS / "retain.parquet"
 SETS_REPORTS = Path("reports/forget_set")
 
 ERASED = Path("models/erased")
-#: Within the folder of the erased model, where a LoRA was trained; the model itself has it fused.
-LORA = "lora"
 ERASE_METRICS = Path("metrics/erase.json")
 ERASE_TRACE = Path("plots/erase.csv")
 

@@ -21,6 +21,7 @@ def main(run: StageRun, register: Register) -> None:
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
     from erasediff.registry import lineage, lock
     from erasediff.registry.card import model_card
+    from erasediff.registry.logged_model import Base
     from erasediff.registry.publishing import (
         REQUEST_TAG,
         attach_report,
@@ -43,12 +44,14 @@ def main(run: StageRun, register: Register) -> None:
     tags |= lineage.stage_runs(made_by, layout.RUNS)  # now that what waited has been sent
     evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]
 
+    pretrain = lock.stage_params(made_by, "pretrain")
+
     def card(version: str) -> str:
         return model_card(
             evaluation,
             sets.erasures,
             erase,
-            lock.stage_params(made_by, "pretrain"),
+            pretrain,
             version_facts(register.model_name, version) | lineage.identity(made_by, sets, facts),
             facts,
             uri=f"models:/{register.model_name}/{version}",
@@ -58,9 +61,10 @@ def main(run: StageRun, register: Register) -> None:
     run.log_dataset(str(layout.CURATED), facts["dataset_sha256"], "curated")
     run.log_dataset(str(layout.SETS), facts["forget_set_sha256"], "to forget and to retain")
     assert run.run_id is not None  # the frame was told that it is needed
+    base = Base.of(pretrain, facts["base_sha256"], layout.BASE)
     numbers = {key: float(value) for key, value in headline(evaluation).items()}
     name = register.model_name
-    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers)
+    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers, base)
     # Also of a version that was there: a kill may have come between the two.
     report = layout.REPORT.read_text(encoding="utf-8")
     named = with_version(report, evaluation, sets, version_facts(register.model_name, version))

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version as installed
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from erasediff import checkout
-from erasediff.artifacts import read_json
 from erasediff.records import AS_TAG, Erasures, Evaluation
 from erasediff.registry.card import body_of
+from erasediff.registry.logged_model import Base, log_model
 from erasediff.registry.store import FILES_TAG, files_digest
 from erasediff.registry.versions import (
     DIGEST_TAG,
@@ -39,10 +35,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
-    from mlflow.models.model import ModelInfo
 
-REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
 #: MLflow's own tag of a logged model.
 VERSIONS_TAG = "mlflow.modelVersions"
 #: What an MLflow registry holds of a version's description.
@@ -74,6 +67,7 @@ def register_version(
     card: Callable[[str], str],
     example_concept: str = "",
     metrics: Mapping[str, float] = MappingProxyType({}),
+    base: Base | None = None,
 ) -> str:
     """Register a model folder; a lineage digest that is there already gets its version back, never a second one.
 
@@ -89,6 +83,7 @@ def register_version(
             shortened, into the version's description.
         example_concept: for the model's input example.
         metrics: numbers shown with the model.
+        base: that a LoRA in the folder goes with.
 
     Raises: ModelError: no name of a model. TrackingError: the registry cannot be used.
     """
@@ -99,7 +94,7 @@ def register_version(
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
             _complete(client, name, existing, card)
             return existing
-        model = _log_model(name, run_id, folder, example_concept)
+        model = log_model(name, run_id, folder, example_concept, base)
         _attach(client, run_id, model.model_id, files)
         if metrics:
             _log_metrics(client, run_id, model.model_id, metrics)
@@ -228,70 +223,3 @@ def _description(card: str) -> str:
     note = "\n… (the whole card is README.md of the model)"
     body = re.sub(r"\A# (.+)\n", r"\1\n===\n", body_of(card))
     return body if len(body) <= DESCRIPTION_LENGTH else body[: DESCRIPTION_LENGTH - len(note)] + note
-
-
-def requirements(folder: Path) -> list[str]:
-    """Packages that the served model needs, pinned to what is installed; transformers only where it is used."""
-    index = folder / "model_index.json"
-    parts = read_json(index).values() if index.exists() else []
-    text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
-    # A CPU build of torch calls itself 2.13.0+cpu, which no index has.
-    return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Nothing compiled is written: MLflow imports the model's code from where it has just stored it."""
-    was, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = was
-
-
-def _signature() -> ModelSignature:
-    """Outputs and params of the served model.
-
-    No inputs: MLflow would drop columns that it does not know without a word, and refuse a request in which only some
-    rows have a seed. The model reads the rows itself (:mod:`erasediff.registry.served_request`).
-    """
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    from erasediff.registry.served_request import OPTIONS
-
-    return ModelSignature(
-        outputs=Schema([ColSpec("string", "concept"), ColSpec("string", "png_base64")]),
-        params=ParamSchema([ParamSpec(name, "double", None) for name in OPTIONS]),
-    )
-
-
-@contextmanager
-def _real_files(folder: Path) -> Iterator[Path]:
-    """The folder, or a copy where its files are links, as DVC's cache may have them: MLflow follows none out of it."""
-    if not folder.is_symlink() and not any(path.is_symlink() for path in folder.rglob("*")):
-        yield folder.resolve()
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(shutil.copytree(folder, Path(temporary) / folder.name))
-
-
-def _log_model(name: str, run_id: str, folder: Path, example_concept: str) -> ModelInfo:
-    import mlflow
-    import pandas as pd
-
-    # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
-    example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
-    code = Path(__file__).parents[1]  # erasediff
-    quiet = server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
-    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), _real_files(folder) as real, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
-        return mlflow.pyfunc.log_model(
-            name=name.replace(".", "-"),  # MLflow takes no dot here
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"pipeline": str(real)},
-            code_paths=[str(code)],
-            signature=_signature(),
-            input_example=example,
-            pip_requirements=requirements(folder),
-        )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The file that ``load_lora_weights`` of a pipeline looks for, and the one of ComfyUI and A1111.
 LORA_FILE, KOHYA_FILE = "pytorch_lora_weights.safetensors", "kohya_lora.safetensors"
+#: Where they are within the folder of a pipeline that has them fused.
+LORA_FOLDER = "lora"
 
 
 @dataclass(frozen=True)

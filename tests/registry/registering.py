@@ -99,4 +99,4 @@ def listening(*arguments, ready, folder):
     finally:
         with suppress(ProcessLookupError):  # it ended by itself: the assertion above says so
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)  # on a busy machine a server takes its time

@@ -16,7 +16,7 @@ from erasediff.artifacts import new_folder, sha256_folder
 from erasediff.errors import GateFailed, IntegrityError, ModelError, TrackingError
 from erasediff.families import family_of
 from erasediff.loading import load
-from erasediff.registry import publishing
+from erasediff.registry import logged_model, publishing
 from erasediff.registry.history import history
 from erasediff.registry.promotion import promote, promote_initial
 from erasediff.registry.store import fetch_pipeline_folder
@@ -197,7 +197,7 @@ def test_a_promotion_takes_effect_at_the_next_load_and_an_altered_model_is_not_s
 @pytest.mark.unit
 def test_transformers_is_needed_where_the_pipeline_has_a_part_of_it(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"text_encoder": ["transformers", "CLIPTextModel"]}))
-    assert any(r.startswith("transformers==") for r in publishing.requirements(tmp_path))
+    assert any(r.startswith("transformers==") for r in logged_model.requirements(tmp_path))
 
 
 @pytest.mark.system

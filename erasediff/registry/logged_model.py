@@ -1,0 +1,160 @@
+"""A model as MLflow keeps it: its pipeline, the code that serves it, and where a LoRA's base is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasediff.artifacts import read_json
+from erasediff.records import Json
+from erasediff.tracking import server
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+    from mlflow.models.model import ModelInfo
+
+REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was erased from, by reference.
+
+    Attributes:
+        where: as ``DiffusionPipeline.from_pretrained`` takes it, or ``models:/NAME/VERSION``.
+        revision: commit of the hub; empty elsewhere.
+        sha256: of its folder.
+    """
+
+    where: str
+    revision: str
+    sha256: str
+
+    @classmethod
+    def of(cls, pretrain: Json, sha256: str, trained: Path) -> Base:
+        """The base of a run.
+
+        Args:
+            pretrain: that section of params.yaml.
+            trained: folder of a base that was trained here.
+        """
+        repo, revision = str(pretrain.get("repo")), str(pretrain.get("revision"))
+        elsewhere = {"hub": repo, "registry": f"models:/{repo}/{revision}", "folder": str(pretrain.get("path"))}
+        source = str(pretrain.get("source"))
+        return cls(elsewhere.get(source, str(trained)), revision if source == "hub" else "", sha256)
+
+
+class WithLora:
+    """A flavor beside our own: ``mlflow.diffusers.load_model`` gets the LoRA, a few MB, and what it goes with.
+
+    The whole pipeline is stored too: it is what was measured, and what is served needs no base.
+    """
+
+    def __init__(self, base: Base, weights: str):
+        self.base, self.weights = base, weights
+
+    def save_model(self, path: str, mlflow_model: Model, **options: Any) -> None:
+        """As MLflow's flavors do."""
+        import mlflow
+
+        from erasediff.unlearning.adapters import LORA_FILE
+
+        mlflow_model.add_flavor(
+            "diffusers",
+            base_model=self.base.where,
+            base_sha256=self.base.sha256,
+            adapter_type="lora",
+            adapter_weights=self.weights,
+            weight_name=LORA_FILE,
+            diffusers_version=installed("diffusers"),
+            **({"base_model_revision": self.base.revision} if self.base.revision else {}),
+        )
+        mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **options)
+
+
+def log_model(name: str, run_id: str, folder: Path, example_concept: str, base: Base | None) -> ModelInfo:
+    """Log a diffusers folder to a run: served by :mod:`erasediff.registry.served_model`, its code beside it.
+
+    Args:
+        name: of the registered model.
+        example_concept: for the model's input example.
+        base: where the folder holds a LoRA, what it goes with.
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.models import Model
+
+    from erasediff.unlearning.adapters import LORA_FILE, LORA_FOLDER
+
+    # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
+    example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
+    code = Path(__file__).parents[1]  # erasediff
+    quiet = server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
+    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), _real_files(folder) as real, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
+        has_lora = base is not None and (real / LORA_FOLDER / LORA_FILE).exists()
+        return Model.log(
+            artifact_path=None,  # its former name of the next
+            name=name.replace(".", "-"),  # MLflow takes no dot here
+            flavor=WithLora(base, f"artifacts/{real.name}/{LORA_FOLDER}") if base and has_lora else mlflow.pyfunc,
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"pipeline": str(real)},
+            code_paths=[str(code)],
+            signature=_signature(),
+            input_example=example,
+            pip_requirements=requirements(folder),
+        )
+
+
+def requirements(folder: Path) -> list[str]:
+    """Packages that the served model needs, pinned to what is installed; transformers only where it is used."""
+    index = folder / "model_index.json"
+    parts = read_json(index).values() if index.exists() else []
+    text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
+    # A CPU build of torch calls itself 2.13.0+cpu, which no index has.
+    return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Nothing compiled is written: MLflow imports the model's code from where it has just stored it."""
+    was, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = was
+
+
+def _signature() -> ModelSignature:
+    """Outputs and params of the served model.
+
+    No inputs: MLflow would drop columns that it does not know without a word, and refuse a request in which only some
+    rows have a seed. The model reads the rows itself (:mod:`erasediff.registry.served_request`).
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    from erasediff.registry.served_request import OPTIONS
+
+    return ModelSignature(
+        outputs=Schema([ColSpec("string", "concept"), ColSpec("string", "png_base64")]),
+        params=ParamSchema([ParamSpec(name, "double", None) for name in OPTIONS]),
+    )
+
+
+@contextmanager
+def _real_files(folder: Path) -> Iterator[Path]:
+    """The folder, or a copy where its files are links, as DVC's cache may have them: MLflow follows none out of it."""
+    if not folder.is_symlink() and not any(path.is_symlink() for path in folder.rglob("*")):
+        yield folder.resolve()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(shutil.copytree(folder, Path(temporary) / folder.name))
