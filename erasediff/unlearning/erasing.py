@@ -34,7 +34,7 @@ from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.progress import progress_bar
 from erasediff.unlearning.request import Request, request
-from erasediff.unlearning.settings import BY_WORDS, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
+from erasediff.unlearning.settings import BY_WORDS, CHOICES, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
 from erasediff.unlearning.words import Wordings, of_owner, takes_words
 
 if TYPE_CHECKING:
@@ -122,14 +122,14 @@ def erase(
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
             aim at), ``trainable`` (which weights change), ``accumulate`` and ``gradient_checkpointing`` (less memory).
-            ``None`` is as if it were not given. For a model that takes words, updates, batches, learning rate and
-            trained weights go by its size where they are not given: ``erasediff.unlearning.settings.BY_WORDS``.
+            For a model that takes words, updates, batches, learning rate and trained weights go by its size where they
+            are not given: ``erasediff.unlearning.settings.BY_WORDS``.
 
     Raises: UnknownConcept; DataError: images that cannot be used; ParamsError: nothing to keep, a concept to forget and
         to keep, an unknown method or setting, or a setting that the method fixes or that changes nothing;
         NonFiniteLoss; ModelError: the model cannot be asked for what the forget target needs; OutOfMemory.
     """
-    settings = {name: value for name, value in settings.items() if value is not None or name not in DEFAULTS}
+    settings = {k: "none" if v is None and "none" in CHOICES.get(k, ()) else v for k, v in settings.items()}
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})

@@ -125,6 +125,8 @@ DEFAULTS: dict[str, Value] = dict(vars(Settings()))
 
 #: One replacement: of several, a model that is guided draws something in between (docs/experiments.md).
 NEAREST_ANCHOR: dict[str, Value] = {"forget_target": "anchor", "anchor": NEAREST}
+#: Models of words are guided: what the null prompt loses, guidance multiplies (docs/experiments.md).
+GUIDED: dict[str, Value] = {"condition_dropout": 0.0, **NEAREST_ANCHOR}
 #: What ``erase`` takes where nobody says, of a model that takes words, by the number of its denoiser's weights. A small
 #: one as docs/experiments.md found on the example; a large one as UnlearnCanvas (arXiv 2402.11846) runs EraseDiff on
 #: Stable Diffusion 1.5, and a LoRA as is usual there.
@@ -134,8 +136,9 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "outer_steps": 160,
         "forget_batch_size": 32,
         "retain_batch_size": 32,
-        "learning_rate": 5e-4,
-        **NEAREST_ANCHOR,
+        "learning_rate": 1e-3,
+        "trainable": "attn",
+        **GUIDED,
     },
     ("small", "lora"): {
         "outer_steps": 160,
@@ -144,7 +147,7 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "learning_rate": 1e-2,
         "trainable": "attn",
         "rank": 4,
-        **NEAREST_ANCHOR,
+        **GUIDED,
     },
     ("large", "none"): {
         "outer_steps": 500,
@@ -152,14 +155,14 @@ BY_WORDS: dict[tuple[str, str], dict[str, Value]] = {
         "retain_batch_size": 4,
         "learning_rate": 5e-5,
         "trainable": "xattn",
-        **NEAREST_ANCHOR,
+        **GUIDED,
     },
     ("large", "lora"): {
         "outer_steps": 500,
         "forget_batch_size": 4,
         "retain_batch_size": 4,
         "learning_rate": 1e-4,
-        **NEAREST_ANCHOR,
+        **GUIDED,
     },
 }
 

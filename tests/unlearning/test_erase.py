@@ -78,9 +78,9 @@ def test_deterministic_and_resumed_bitwise(pipeline, data):
 
 
 @pytest.mark.unit
-def test_a_setting_of_none_is_as_if_it_were_not_given(pipeline, data):
+def test_no_adapter_and_no_mask_may_be_said_in_python_s_way(pipeline, data):
     plain = erase(pipeline, "a", **data, **SMALL)
-    with_none = erase(pipeline, "a", **data, adapter=None, learning_rate=None, **SMALL)
+    with_none = erase(pipeline, "a", **data, adapter=None, mask=None, **SMALL)
     assert with_none.settings == plain.settings
     assert torch.equal(weights(with_none.pipeline), weights(plain.pipeline))
 
