@@ -104,8 +104,8 @@ def evaluation_of(
     Raises: IntegrityError: the two were measured in different ways, or by another judge than the one given.
     """
     _require_same_way(base, erased, judge)
-    z = z_of(float(base.protocol.get("confidence") or CONFIDENCE))
-    near = [neighbour_accuracy(it.numbers, it.counts, base.neighbours, z) for it in (base, erased)]
+    sure = float(base.protocol.get("confidence") or CONFIDENCE)
+    near = [neighbour_accuracy(it.numbers, it.counts, base.neighbours, sure) for it in (base, erased)]
     before, after = ({**it.numbers, **numbers} for it, (numbers, _) in zip((base, erased), near, strict=True))
     counts, pairing = erased.counts | near[1][1], pairing_of(*readings)
     found = gates(before, after, limits, counts=counts, pairing=pairing)
@@ -113,7 +113,7 @@ def evaluation_of(
     return Evaluation(
         base=before,
         erased=after,
-        delta=_delta(before, after, pairing) | changes(*readings, z),
+        delta=_delta(before, after, pairing) | changes(*readings, z_of(sure)),
         gates=found,
         passed=all(gate.passed for gate in found.values()) and all(check.held for check in checks.values()),
         judge=judge,

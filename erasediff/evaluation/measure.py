@@ -104,6 +104,7 @@ class Measuring:
         self.asked = [p for prompts_of_one in wordings.values() for p in in_turns(prompts_of_one, each)]
         self.draws: list[Draw] = []
         self._first: list[Tensor] = []
+        self._of_planted: dict[str, Numbers] | None = None
 
     def draw_to(self, number: int) -> None:
         """Draw until there are so many draws."""
@@ -140,10 +141,10 @@ class Measuring:
         numbers = numbers_of(draws, protocol.seed, confidence=protocol.confidence)
         numbers.readings.update(_raw(self.reader.judge, draws))
         numbers.readings.update(features_of(draws))
-        found = self._planted(first, each) if plan.self_checks else {}
-        return Measurement(
-            numbers, shown, _instead(draws), how, found, neighbours_of(draws), _skipped(self.reader, numbers)
-        )
+        if self._of_planted is None:
+            self._of_planted = self._planted(first, each) if plan.self_checks else {}
+        near, skipped = neighbours_of(draws), _skipped(self.reader, numbers)
+        return Measurement(numbers, shown, _instead(draws), how, self._of_planted, near, skipped)
 
     def _planted(self, first: Tensor, each: int) -> dict[str, Numbers]:
         """Numbers of models that are planted to be seen through, made of this one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from erasediff.metrics.intervals import wilson
+from erasediff.metrics.intervals import of_share
 from erasediff.metrics.table import KEPT, NEIGHBOUR_ACCURACY
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def neighbours_of(draws: Sequence[Draw]) -> dict[str, list[str]]:
 
 
 def neighbour_accuracy(
-    numbers: Mapping[str, float], counts: Mapping[str, int], neighbours: Mapping[str, Sequence[str]], z: float
+    numbers: Mapping[str, float], counts: Mapping[str, int], neighbours: Mapping[str, Sequence[str]], confidence: float
 ) -> tuple[dict[str, float], dict[str, int]]:
     """The share of the neighbours' pictures that is recognised, with its interval, and the pictures it stands on.
 
     Args:
         numbers: of one model, with those of single concepts.
         neighbours: of the base, of each concept to forget.
-        z: how wide the interval is.
+        confidence: of the interval.
 
     Returns: nothing, where no neighbour was measured.
     """
@@ -55,6 +55,6 @@ def neighbour_accuracy(
     if not n:
         return {}, {}
     seen = round(sum(numbers[name] * counts[name] for name in names))
-    low, high = wilson(seen, n, z)
+    low, high = of_share(seen, n, confidence)
     own = NEIGHBOUR_ACCURACY.name
     return {own: seen / n, f"{own}_low": low, f"{own}_high": high}, {own: n}

@@ -14,7 +14,7 @@ from torch import Tensor
 from erasediff.artifacts import write_bytes
 from erasediff.errors import IntegrityError
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.intervals import CONFIDENCE, of_distance, of_mean, of_replicates, wilson, z_of
+from erasediff.metrics.intervals import CONFIDENCE, of_distance, of_mean, of_replicates, of_share, z_of
 from erasediff.metrics.rules import Metric, beside
 from erasediff.metrics.table import METRICS, metric_of
 from erasediff.randomness import generator
@@ -60,7 +60,7 @@ def numbers_of(
     flat = over_draws([first, *(score(draw) for draw in draws[1:])])
     sets = {m.name: min(m.resamples, resamples or m.resamples) for m in METRICS.values() if m.kind == "set"}
     readings = _resampled(draws, {name: n for name, n in sets.items() if name in first}, seed)
-    counts, z = {}, z_of(confidence)
+    counts = {}
     for metric in METRICS.values():
         if metric.kind == "set":
             found = {metric.name: readings[metric.name]} if metric.name in first else {}
@@ -69,7 +69,7 @@ def numbers_of(
         for name, values in found.items():
             readings[name] = values
             counts[name] = sum(int(d.retained.sum()) for d in draws) if metric.kind == "set" else len(values)
-            low, high = _interval(metric, flat[name], values, z)
+            low, high = _interval(metric, flat[name], values, confidence)
             flat |= {beside(name, "low"): low, beside(name, "high"): high}
     return Numbers(flat, counts, readings)
 
@@ -96,9 +96,10 @@ def _resampled(draws: Sequence[Draw], times: Mapping[str, int], seed: int) -> di
     }
 
 
-def _interval(metric: Metric, value: float, readings: Tensor, z: float) -> tuple[float, float]:
+def _interval(metric: Metric, value: float, readings: Tensor, confidence: float) -> tuple[float, float]:
     if metric.kind == "share":
-        return wilson(int(readings.sum()), len(readings), z)
+        return of_share(int(readings.sum()), len(readings), confidence)
+    z = z_of(confidence)
     if metric.kind == "set":
         found = readings.tolist()
         return of_distance(value, found, z) if metric.ends is None else of_replicates(value, found, metric.ends, z)

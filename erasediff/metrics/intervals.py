@@ -50,12 +50,11 @@ def z_of(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def wilson(successes: float, n: int, z: float = Z) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """The score interval of a share.
 
     Args:
         successes: of ``n`` independent trials.
-        z: how wide it is, of :func:`z_of`.
 
     Returns: both ends, in [0, 1].
     Raises: ValueError: no trial.
@@ -63,10 +62,29 @@ def wilson(successes: float, n: int, z: float = Z) -> tuple[float, float]:
     """
     if n < 1:
         raise ValueError("no share is known of no picture")
-    share, z2 = successes / n, z * z
-    middle, half = share + z2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    share, z2 = successes / n, Z * Z
+    middle, half = share + z2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
     return max(0.0, low) if successes > 0 else 0.0, min(1.0, high) if successes < n else 1.0
+
+
+def exact(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    """The interval of a share that misses the truth no more often than it says, whatever share and ``n``.
+
+    Wilson's errs by chance a little more at one end, where shares are near 0 or 1 and much confidence is asked for.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
+    return low, float(beta.isf(tail, successes + 1, n - successes)) if successes < n else 1.0
+
+
+def of_share(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of a share of ``n`` pictures: :func:`wilson`, and :func:`exact` where it is looked at repeatedly."""
+    return wilson(successes, n) if confidence == CONFIDENCE else exact(successes, n, confidence)
 
 
 def of_mean(value: float, deviation: float, n: int, z: float = Z) -> tuple[float, float]:

@@ -7,7 +7,7 @@ at, not only of those that decide when to stop.
 
 from __future__ import annotations
 
-from erasediff.metrics.intervals import CONFIDENCE, Estimate, Outcome, outcome, wilson, z_of
+from erasediff.metrics.intervals import CONFIDENCE, Estimate, Outcome, of_share, outcome
 
 
 def looks_at(draws: int, most: int | None) -> tuple[int, ...]:
@@ -38,4 +38,4 @@ def told(successes: int, n: int, limit: float, confidence: float, least: int = 1
     """
     if n < least:
         return "cannot be told"
-    return outcome(Estimate(successes / n, *wilson(successes, n, z_of(confidence))), limit, "min")
+    return outcome(Estimate(successes / n, *of_share(successes, n, confidence)), limit, "min")
