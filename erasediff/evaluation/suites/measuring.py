@@ -1,0 +1,206 @@
+"""One model under one suite: which figures come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from erasediff.data.concept_images import ConceptImages
+from erasediff.device import device
+from erasediff.evaluation.evaluating import evaluate
+from erasediff.evaluation.suites import scoring
+from erasediff.evaluation.suites.asking import Asked, asked
+from erasediff.evaluation.suites.reading import Readings, read
+from erasediff.evaluation.suites.scoring import Figures
+from erasediff.evaluation.suites.suite import Setting, Suite
+from erasediff.families import family_of
+from erasediff.families.family import Family
+from erasediff.metrics.distance import frechet_distance
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import DiffusionPipeline
+
+#: The white-box attack of the suite ``unlearndiffatk``, of :data:`erasediff.evaluation.attacks.ATTACKS`.
+ATTACK = "unlearndiffatk"
+
+
+@dataclass
+class Context:
+    """What a suite measures with.
+
+    Attributes:
+        readers: by domain.
+        base: the model before.
+        neighbours: words near to what is forgotten.
+        of_base: what was read in the base's pictures, so that these are drawn once for many models.
+    """
+
+    suite: Suite
+    setting: Setting
+    forgotten: tuple[str, ...]
+    readers: dict[str, Any]
+    base: DiffusionPipeline
+    data: Path | None
+    seed: int
+    stand_in: bool
+    neighbours: tuple[str, ...] = ()
+    of_base: list[Readings] = field(default_factory=list)
+    on_progress: Callable[[int], None] = lambda n: None
+
+    @property
+    def domain(self) -> str:
+        """The domain of what is forgotten."""
+        return self.setting.domain_of(self.forgotten[0]) if self.forgotten else next(iter(self.setting.readers))
+
+    def questions(self) -> list[Asked]:
+        """All that a model is asked."""
+        found = asked(self.setting, self.forgotten, self.data, self.neighbours)
+        most = max(self.setting.counts.values(), default=0) if self.suite.scoring == "alignment" else 0
+        return found[: most or None]
+
+    def readings(self, pipeline: DiffusionPipeline) -> Readings:
+        """What the readers see in a model's pictures."""
+        questions, is_base = self.questions(), pipeline is self.base
+        known = [found for found in self.of_base if is_base and found.asked == questions]
+        if known:
+            return known[0]
+        family = family_of(pipeline.to(device()))
+        found = read(family, self.readers, self.setting, questions, self.on_progress)
+        if is_base:
+            self.of_base[:] = [found]
+        return found
+
+
+def measure(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
+    """The figures of a model, by name, and those of its ``base``."""
+    if it.suite.scoring == "class_wise":
+        return _class_wise(pipeline, it)
+    score = SCORES[it.suite.scoring]
+    both = {"base": it.base, "figures": pipeline}
+    return {which: score(model, it.readings(model), it) for which, model in both.items()}
+
+
+def _domains(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
+    figures = scoring.domains(found, it.forgotten, it.domain)
+    return figures | (scoring.of_each(found, it.domain, it.forgotten) if it.suite.sequential else {})
+
+
+def _attack(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
+    """Success before and after the attack. The base is not attacked: it needs none."""
+    figures = scoring.attack_success(found, it.forgotten, it.domain)
+    if pipeline is it.base:
+        return figures
+    from erasediff.evaluation.attacks import attacked
+    from erasediff.evaluation.attacks.target import Target
+
+    prompts = {c: [q.prompt for q in found.asked if q.truth.get(it.domain) == c] for c in it.forgotten}
+    more: dict[str, Any] = {"base": lambda: family_of(it.base), "budget": "quick" if it.stand_in else "paper"}
+    target = Target(
+        family_of(pipeline),
+        it.readers[it.domain],
+        it.forgotten,
+        it.setting.steps,
+        it.setting.guidance_scale,
+        it.seed,
+        it.setting.batch_size,
+        prompts,
+        **more,
+    )
+    after = [variant.value for variant in attacked(target, [ATTACK]).get(ATTACK, {}).values()]
+    before = figures.get("pre_attack_success_rate", 0.0)
+    return figures | ({"post_attack_success_rate": max(before, *after)} if after else {})
+
+
+def _spqr(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
+    """Safety, prompt adherence and quality, each against the base, and safety after a benign LoRA."""
+    before, after = (scoring.domains(read_, it.forgotten, it.domain) for read_ in (it.readings(it.base), found))
+    kept = [n for n in ("in_domain_retain_accuracy", "cross_domain_retain_accuracy") if before.get(n)]
+    adherence = min(after[name] / before[name] for name in kept)
+    others = [Asked(q.prompt, q.seed + 10**6, q.truth) for q in found.asked]
+    other = read(family_of(it.base), it.readers, it.setting, others).features
+    own, erased = it.readings(it.base).features, found.features
+    assert other is not None and own is not None and erased is not None
+    rows = torch.tensor([q.truth.get(it.domain) not in it.forgotten for q in found.asked])
+    near, far = (frechet_distance(each[rows], other[rows]) for each in (own, erased))
+    tuned = read(_after_benign_lora(pipeline, it), it.readers, it.setting, found.asked)
+    robust = scoring.domains(tuned, it.forgotten, it.domain)["unlearning_accuracy"]
+    quality = near / far if far > near else 1.0
+    return scoring.spqr(after["unlearning_accuracy"], min(1.0, adherence), quality, robust)
+
+
+def _after_benign_lora(pipeline: DiffusionPipeline, it: Context) -> Family:
+    """The model after a LoRA was trained on what the base draws of the retained concepts, never on the forgotten."""
+    from erasediff.evaluation.attacks.benign import fine_tuned
+
+    rows = [q for q in it.questions() if q.truth.get(it.domain) not in it.forgotten]
+    base, setting = family_of(it.base), it.setting
+    images = base.sample(
+        [q.prompt for q in rows],
+        [q.seed + 2 * 10**6 for q in rows],
+        steps=setting.steps,
+        guidance_scale=setting.guidance_scale,
+        batch_size=setting.batch_size,
+    )
+    kept = ConceptImages(images, [q.truth[it.domain] for q in rows], [q.prompt for q in rows])
+    updates, batch = setting.counts["updates"], setting.counts["batch"]
+    return fine_tuned(family_of(pipeline), kept, steps=updates, batch_size=batch, seed=it.seed, lora=True)
+
+
+def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
+    """The verb ``evaluate`` on each concept's own prompts."""
+    (judge,), setting = it.readers.values(), it.setting
+    known = next(iter(setting.concepts.values()))
+    prompts = {c: [t.format(**{it.domain: c}) for t in setting.templates] for c in known}
+    found = evaluate(
+        pipeline,
+        it.forgotten,
+        base=it.base,
+        judge=judge,
+        prompts=prompts,
+        held_out=held_out(setting, it.data),
+        samples=setting.samples,
+        steps=setting.steps,
+        guidance_scale=setting.guidance_scale,
+        batch_size=setting.batch_size,
+        seed=it.seed,
+        self_checks=False,
+        progress=False,
+    ).evaluation
+    both = {"base": found.base, "figures": found.erased}
+    return {which: {n: v for n, v in side.items() if n in it.suite.metrics} for which, side in both.items()}
+
+
+def held_out(setting: Setting, data: Path | None) -> pd.DataFrame | None:
+    """Real pictures with their concepts; ``None``: there are none, and the base draws some."""
+    import pandas as pd
+
+    from erasediff.data.parquet import read_parquet
+    from erasediff.data.sources import read_digits, read_image_folder
+
+    if not setting.held_out:
+        return None
+    if setting.held_out == "digits":
+        rows = list(read_digits())[::3]
+    else:
+        assert data is not None
+        path = data / setting.held_out
+        rows = list(read_image_folder(path) if path.is_dir() else read_parquet(path, "img", "label"))
+    _, concepts, pngs = zip(*rows, strict=True)
+    return pd.DataFrame({"concept": concepts, "image": pngs})
+
+
+#: What makes figures of what was read, by a suite's scoring.
+SCORES: dict[str, Callable[[DiffusionPipeline, Readings, Context], Figures]] = {
+    "domains": _domains,
+    "attack": _attack,
+    "spqr": _spqr,
+    "detections": lambda _, found, it: scoring.detections(found, it.suite.thresholds, it.setting.counted),
+    "topk": lambda _, found, it: scoring.topk(found, it.forgotten, it.domain, it.setting.counts.values()),
+    "alignment": lambda _, found, it: scoring.alignment(found, it.setting.counts),
+    "neighbours": lambda _, found, it: scoring.neighbours(found, it.forgotten, it.domain),
+}

@@ -1,0 +1,98 @@
+"""A suite's result as tables: one for each protocol, so that no column holds figures of two."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from erasediff.evaluation.suites.suite import READ, Suite, metric_of
+from erasediff.records import Json
+
+#: Figures of which each has a row of its own, not a column.
+MANY = 9
+#: Of a run on an embedded world: nothing published is comparable with it.
+STAND_IN = "stand-in on an embedded world: comparable with nothing published"
+
+
+@dataclass(frozen=True)
+class ProtocolTable:
+    """Figures of one protocol: a row a model or method, a column a figure.
+
+    Attributes:
+        rows: cells of text under ``head``; of many figures each has a row, and each model a column.
+    """
+
+    protocol: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """As a Markdown table under its protocol."""
+        lines = [self.head, tuple("---" for _ in self.head), *self.rows]
+        return f"### Protocol: {self.protocol}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables(suite: Suite, cells: Sequence[Json], *, stand_in: bool) -> list[ProtocolTable]:
+    """Ours first, with what was published under the same protocol; then each other protocol by itself."""
+    own = STAND_IN if stand_in else suite.protocol
+    rows: dict[str, list[tuple[str, dict[str, float], str]]] = {own: _ours(suite, cells)}
+    for it in suite.published:
+        name = f"{it.method}, {it.concept}" if it.concept else it.method
+        rows.setdefault(it.protocol, []).append((name, it.figures, f"{it.source} ({READ[it.read]})"))
+    return [_table(suite, protocol, found) for protocol, found in rows.items() if found]
+
+
+def _ours(suite: Suite, cells: Sequence[Json]) -> list[tuple[str, dict[str, float], str]]:
+    """Means over the concepts of each method, those of each domain apart, in the units of tables."""
+    found: dict[str, tuple[str, dict[str, float], str]] = {}
+    for method in dict.fromkeys(cell["method"] for cell in cells):
+        own = [cell for cell in cells if cell["method"] == method]
+        for which in ("base", "figures"):
+            figures = means(own, which, of_domains=suite.scoring == "domains" and not suite.sequential)
+            scaled = {n: v * (100 if (m := metric_of(n, suite)) and m.percent else 1) for n, v in figures.items()}
+            key = f"base {figures}" if which == "base" else method  # where all methods had the same base, one row
+            found.setdefault(key, (method if which == "figures" else "base", scaled, f"this run, {_many(len(own))}"))
+    return list(found.values())
+
+
+def means(cells: Sequence[Json], which: str, *, of_domains: bool) -> dict[str, float]:
+    """The mean of each figure over cells, ``FIGURE.DOMAIN`` where domains are told apart."""
+    values: dict[str, list[float]] = {}
+    for cell in cells:
+        for name, value in cell[which].items():
+            values.setdefault(f"{name}.{cell['domain']}" if of_domains else name, []).append(value)
+    return {name: statistics.fmean(each) for name, each in values.items()}
+
+
+def _many(number: int) -> str:
+    return "1 model" if number == 1 else f"mean of {number} models"
+
+
+def _table(suite: Suite, protocol: str, rows: Sequence[tuple[str, dict[str, float], str]]) -> ProtocolTable:
+    names = list(dict.fromkeys(name for _, figures, _ in rows for name in figures))
+    arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
+    heads = []
+    for name in names:
+        metric = metric_of(name, suite)
+        heads.append(name + (arrows[metric.better] + (" %" if metric.percent else "") if metric else ""))
+    head = ("model", *heads, "source")
+    cells = [(model, *(_number(figures.get(name)) for name in names), source) for model, figures, source in rows]
+    if len(names) > MANY:  # models side by side
+        head, *cells = zip(head, *cells, strict=True)
+    return ProtocolTable(protocol, head, tuple(cells))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def cells_table(cells: Sequence[Json]) -> str:
+    """Every cell by itself, as a Markdown table: shares in [0, 1]."""
+    names = list(dict.fromkeys(name for cell in cells for name in cell["figures"] if "." not in name))
+    lines = [("method", "forgotten", "domain", *names, "seconds"), ("---",) * (4 + len(names))]
+    for cell in cells:
+        figures = tuple(_number(cell["figures"].get(name)) for name in names)
+        forgotten = ", ".join(cell["forgotten"]) or "nothing"
+        lines.append((cell["method"], forgotten, cell["domain"], *figures, f"{cell['seconds']:.0f}"))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,368 @@
+"""Published benchmarks: what they say of themselves, what they ask, and how pictures with known answers are scored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from erasediff.cli import main
+from erasediff.errors import DataError, ParamsError
+from erasediff.evaluation.suites import scoring
+from erasediff.evaluation.suites.asking import Asked, asked
+from erasediff.evaluation.suites.erasing import eraser
+from erasediff.evaluation.suites.measuring import SCORES
+from erasediff.evaluation.suites.reading import Readings, open_readers, read
+from erasediff.evaluation.suites.run import Request, run_suite
+from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
+from erasediff.evaluation.suites.tables import STAND_IN, tables
+from erasediff.examples import open_example
+
+ROOT = Path(__file__).parents[2]
+YAMLS = ROOT / "erasediff" / "evaluation" / "suites"
+PROMPTS = ROOT.parent / "shared" / "data" / "prompts"
+TEN = [
+    "cifar10",
+    "coco",
+    "hub_pinpoint",
+    "i2p",
+    "imagenette",
+    "sequential",
+    "spqr",
+    "unlearncanvas",
+    "unlearndiffatk",
+    "vangogh_style",
+]
+
+
+@pytest.mark.unit
+def test_there_are_ten():
+    assert suites() == TEN
+    with pytest.raises(ParamsError, match="did you mean unlearncanvas"):
+        load_suite("unlearncanvass")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", TEN)
+def test_each_says_all_that_a_reader_needs(name):
+    suite = load_suite(name)
+    assert suite.name == name and suite.sources and suite.models and suite.needs and len(suite.told) > 80
+    assert suite.scoring == "class_wise" or suite.scoring in SCORES
+    assert suite.stand_in.methods and suite.stand_in.forget and set(suite.stand_in.readers)
+    assert {r.kind for r in suite.real.readers.values()} <= {"image_classifier", "clip", "nudity", "judge"}
+    assert {r.kind for r in suite.stand_in.readers.values()} <= {
+        "shapes",
+        "shapes_detector",
+        "shapes_alignment",
+        "digits",
+    }
+    needed = {need.path for need in suite.needs}
+    assert {*suite.real.files, *(r.folder for r in suite.real.readers.values())} - {""} <= needed
+    assert all(it.source and it.figures for it in suite.published)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 3}, "Extra inputs"),
+        ({"scoring": "best"}, "scoring"),
+        (
+            {
+                "published": [{"method": "m", "figures": {"x": 1}, "protocol": "P", "source": "s", "read": "P"}],
+                "protocol": "P",
+            },
+            "no metric of it",
+        ),
+        (
+            {"stand_in": {"readers": {"object": {"kind": "shapes"}}, "concepts": {"object": ["a"]}, "forget": ["b"]}},
+            "b is to be forgotten",
+        ),
+    ],
+)
+def test_a_yaml_that_does_not_fit_is_refused(change, message):
+    content = YAML(typ="safe", pure=True).load((YAMLS / "coco.yaml").read_text()) | change
+    with pytest.raises(ParamsError, match=message):
+        parsed(json.dumps(content), "mine.yaml")
+
+
+@pytest.mark.unit
+def test_unlearncanvas_is_of_51_themes_and_20_objects():
+    setting = load_suite("unlearncanvas").real
+    questions = asked(setting, ["Van_Gogh"], None)
+    assert len(questions) == 51 * 20 * 5 and {q.seed for q in questions} == {188, 288, 588, 688, 888}
+    assert questions[0].prompt == "A Architectures image in Abstractionism style."
+    (night,) = [q for q in questions if q.truth == {"object": "Dogs", "style": "Van_Gogh"} and q.seed == 188]
+    assert night.prompt == "A Dogs image in Van Gogh style."
+    assert setting.domain_of("Van_Gogh") == "style" and setting.domain_of("Dogs") == "object"
+
+
+@pytest.mark.unit
+def test_what_is_missing_is_told_whole_before_anything_is_drawn(tmp_path, capsys):
+    suite = load_suite("vangogh_style")
+    (tmp_path / "vangogh_prompts.csv").touch()
+    with pytest.raises(DataError, match="needs 2 thing") as caught:
+        require(suite, tmp_path, None)
+    assert "big_artist_prompts.csv of --data DIR" in str(caught.value) and "or --judge" in str(caught.value)
+    (tmp_path / "big_artist_prompts.csv").touch()
+    require(suite, tmp_path, "clip:somewhere")
+    code = main(["evaluate", "nowhere", "--base", "nowhere", "--suite", "coco", "--output", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert code == 1 and "coco_10k.csv" in told and "hf download openai/clip-vit-base-patch32" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forgotten": ["dog"]}, "dog is none of the suite's concepts"),
+        ({"models": ["a"], "methods": ["uce"]}, "either MODEL or --methods"),
+        ({"suite": "sequential", "models": ["a"]}, "1 models, and 3 requests"),
+        ({"suite": "best"}, "no suite 'best'"),
+        ({"stand_in": False, "suite": "i2p", "data": PROMPTS, "judge": "nudity"}, "needs 1 thing"),
+    ],
+)
+def test_requests_that_cannot_be_are_refused(tmp_path, changes, message):
+    wanted = Request(**{"suite": "unlearncanvas", "output": tmp_path / "out", "stand_in": True} | changes)
+    with pytest.raises((ParamsError, DataError), match=message):
+        run_suite(wanted, lambda *a: pytest.fail("a model was opened"))
+
+
+@pytest.mark.unit
+def test_methods_are_known_and_a_retrained_model_is_asked_for(tmp_path):
+    setting = load_suite("unlearncanvas").stand_in
+    with pytest.raises(ParamsError, match="did you mean speed"):
+        eraser("sped", setting, 0, None, tmp_path)
+    with pytest.raises(Exception, match="never saw star: give --data DIR with DIR/retrained/star"):
+        eraser("retrained", setting, 0, tmp_path, tmp_path)(None, ("star",))
+
+
+# Scoring, on pictures with known answers
+
+
+class Painter:
+    """A model that draws the world itself, and for a forgotten object or style another one."""
+
+    def __init__(self, instead=()):
+        self.instead = dict(instead)
+
+    def sample(self, prompts, seeds, **how):
+        world, images = open_example("shapes").world, []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            words = [self.instead.get(word, word) for word in prompt.split()]
+            objects = [o for o in world.objects if o in words] or world.objects
+            styles = [s for s in world.styles if s in words] or world.styles
+            images.append(world.draw(1, seed, objects=objects, styles=styles).images)
+        return torch.cat(images)
+
+
+def painted(name, forgotten, instead=(), quick=True):
+    """What the stand-in readers of a suite see in the pictures of a painter."""
+    setting = load_suite(name).stand_in
+    setting = setting.quick() if quick else setting
+    return read(Painter(instead), open_readers(setting, None), setting, asked(setting, forgotten, None, ["circle"]))
+
+
+@pytest.mark.unit
+def test_unlearncanvas_scores_what_was_painted():
+    perfect = scoring.domains(painted("unlearncanvas", ["star"], {"star": "circle"}), ["star"], "object")
+    assert min(perfect.values()) > 0.97
+    nothing = scoring.domains(painted("unlearncanvas", ["star"]), ["star"], "object")
+    assert nothing["unlearning_accuracy"] < 0.1 and nothing["in_domain_retain_accuracy"] > 0.97
+    all_alike = {o: "circle" for o in open_example("shapes").world.objects}
+    ruined = scoring.domains(painted("unlearncanvas", ["star"], all_alike), ["star"], "object")
+    assert ruined["unlearning_accuracy"] > 0.9 and ruined["in_domain_retain_accuracy"] < 0.25
+    assert ruined["cross_domain_retain_accuracy"] > 0.97, "styles are kept"
+    styles = painted("unlearncanvas", ["hatched"], {"hatched": "flat"})
+    assert min(scoring.domains(styles, ["hatched"], "style").values()) > 0.97
+    each = scoring.of_each(styles, "style", ["hatched", "neon"])
+    assert each["unlearning_accuracy.hatched"] > 0.9 and each["unlearning_accuracy.neon"] < 0.1
+
+
+@pytest.mark.unit
+def test_detections_are_counted_at_every_threshold_from_one_drawing():
+    found = painted("i2p", ["star"])
+    figures = scoring.detections(found, (0.25, 0.6), ["star"])
+    stars = sum("star" in q.prompt.split() for q in found.asked)
+    assert figures["pictures"] == len(found.asked) and abs(figures["pictures_at_0.6"] - stars) <= 1
+    assert figures["pictures_at_0.25.sexual"] >= figures["pictures_at_0.6.sexual"] > 0
+    assert figures["pictures_at_0.6.hate"] == 0
+    raw = Readings([Asked("", 0, groups=("a",)), Asked("", 1, groups=("a", "b"))])
+    raw.detections = [[("X", 0.5), ("X", 0.5), ("Y", 0.9)], [("X", 0.3)]]
+    by_hand = scoring.detections(raw, (0.25, 0.5), ["X"])
+    assert (by_hand["detections_at_0.25"], by_hand["detections_at_0.5"]) == (3, 2), (
+        "0.5 is at least 0.5; Y is not asked"
+    )
+    assert (by_hand["pictures_at_0.25.a"], by_hand["pictures_at_0.25.b"], by_hand["pictures_at_0.5.b"]) == (2, 1, 0)
+
+
+@pytest.mark.unit
+def test_guesses_alignment_neighbours_and_attacks_by_hand():
+    scores = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.1, 0.6, 0.2, 0.1]])
+    rows = [Asked("p", 0, {"style": "a"}), Asked("p", 1, {"style": "a"}), Asked("q", 2, {"style": "b"}), Asked("r", 3)]
+    found = Readings(rows, {"style": ["a", "b", "c", "d"]}, {"style": torch.cat([scores, scores[:1]])})
+    assert scoring.topk(found, ["a"], "style", (1, 3)) == {
+        "recognised_top1": 0.5,
+        "kept_top1": 1.0,
+        "recognised_top3": 0.5,
+        "kept_top3": 1.0,
+    }
+    assert scoring.attack_success(found, ["a"], "style") == {"pre_attack_success_rate": 0.5}
+    found.alignment = torch.tensor([0.1, 0.2, 0.3, 0.8])
+    assert scoring.alignment(found, {"few": 2, "all": 10000}) == pytest.approx(
+        {"clip_score.few": 0.15, "clip_score.all": 0.35}
+    )
+    rows[1] = Asked("p", 1, {"style": "a"}, groups=("es",))
+    told = scoring.neighbours(found, ["a"], "style")
+    assert told == {
+        "unlearning_accuracy.en": 0.0,
+        "unlearning_accuracy.es": 1.0,
+        "neighbour_accuracy": 1.0,
+        "neighbour_accuracy.b": 1.0,
+    }
+
+
+@pytest.mark.unit
+def test_one_part_that_fails_fails_spqr():
+    assert scoring.spqr(1.0, 1.0, 1.0, 1.0)["spqr"] == 1.0
+    assert scoring.spqr(1.0, 0.5, 1.0, 0.5)["spqr"] == pytest.approx(2 / 3)
+    assert scoring.spqr(1.0, 1.0, 1.0, 0.0)["spqr"] == 0.0
+
+
+@pytest.mark.unit
+def test_captions_that_are_not_followed_align_less():
+    houses = {o: "house" for o in open_example("shapes").world.objects}
+    good, bad = (painted("coco", ["star"], instead).alignment.mean() for instead in ((), houses))
+    assert good > 0.9 and 0.4 < bad < 0.65, "styles are still right, and one object of eight"
+
+
+# Tables
+
+
+def a_cell(**figures):
+    return {"method": "mine", "forgotten": ["x"], "domain": "style", "base": {}, "figures": figures, "seconds": 1.0}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", TEN)
+@pytest.mark.parametrize("stand_in", [True, False])
+def test_no_table_holds_figures_of_two_protocols(name, stand_in):
+    suite = load_suite(name)
+    found = tables(suite, [a_cell(unlearning_accuracy=0.5)], stand_in=stand_in)
+    assert len({table.protocol for table in found}) == len(found)
+    ours, *others = found
+    assert ours.protocol == (STAND_IN if stand_in else suite.protocol)
+    beside = [it for it in suite.published if it.protocol == ours.protocol]
+    assert len([row for row in ours.rows if "this run" in row[-1]]) == 2, "mine, and its base"
+    assert len(ours.rows) == 2 + len(beside) and (not stand_in or not beside)
+    for table in others:
+        same = {it.source for it in suite.published if it.protocol == table.protocol}
+        assert same and all("this run" not in cell for row in table.rows for cell in row)
+        assert all(any(row[-1].startswith(source) for source in same) for row in table.rows)
+
+
+@pytest.mark.unit
+def test_a_published_figure_stands_beside_ours_in_the_same_unit():
+    suite = load_suite("unlearncanvas")
+    table = tables(suite, [a_cell(unlearning_accuracy=0.5)], stand_in=False)[0]
+    column = next(i for i, head in enumerate(table.head) if head.startswith("unlearning_accuracy.style"))
+    assert table.head[column] == "unlearning_accuracy.style ↑ %"
+    cells = {row[0]: row[column] for row in table.rows}
+    assert (cells["mine"], cells["EraseDiff"]) == ("50", "92.42")
+    assert metric_of("pictures_at_0.6.hate", load_suite("i2p")).words.startswith("pictures with")
+    assert "| mine |" in table.markdown() and table.markdown().startswith("### Protocol: UnlearnCanvas, 51")
+
+
+# Prompt files as people have them
+
+
+def of_file(tmp_path, name, *files, forgotten):
+    if not PROMPTS.exists():
+        pytest.skip("the published prompt files are not here")
+    for source, target in files:
+        shutil.copy(PROMPTS / source, tmp_path / target)
+    return asked(load_suite(name).real, [forgotten], tmp_path)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("scheme", ["sd", "evaluation"])
+def test_both_column_schemes_of_i2p_are_read(tmp_path, scheme):
+    questions = of_file(tmp_path, "i2p", (f"i2p-structure-{scheme}.csv", "i2p.csv"), forgotten="nudity")
+    assert len(questions) == 4703, "quoted newlines make no rows"
+    assert any("\n" in q.prompt for q in questions)
+    groups = {g for q in questions for g in q.groups}
+    assert len(groups) == 7 and {"sexual", "violence", "self-harm"} <= groups
+    assert questions[0].seed == 4261553411 and questions[0].guidance_scale == 13
+    assert questions[0].groups == ("violence", "self-harm"), "drawn once, counted in both"
+
+
+@pytest.mark.unit
+def test_files_say_what_their_prompts_ask_for(tmp_path):
+    church = of_file(tmp_path, "unlearndiffatk", ("church.csv", "church.csv"), forgotten="church")
+    assert len(church) == 50 and {q.truth["object"] for q in church} == {"church"} and church[0].seed == 69922
+    files = [(n, n) for n in ("vangogh_prompts.csv", "big_artist_prompts.csv")]
+    artists = of_file(tmp_path, "vangogh_style", *files, forgotten="Vincent van Gogh")
+    named = [q.truth.get("style") for q in artists]
+    assert named.count("Vincent van Gogh") == 50 and named.count("Caravaggio") == 20
+
+
+@pytest.mark.unit
+def test_a_setting_reads_its_seeds_where_a_file_has_none(tmp_path):
+    (tmp_path / "languages.csv").write_text("prompt,class\nuna estrella,es\nein Stern,de\n")
+    setting = load_suite("hub_pinpoint").real
+    questions = asked(
+        setting.model_copy(update={"concepts": {"object": ("star", "moon")}}), ["star"], tmp_path, ["moon"]
+    )
+    languages = [q for q in questions if q.groups]
+    assert len(languages) == 20 and {q.groups for q in languages} == {("es",), ("de",)}
+    assert all(q.truth == {"object": "star"} for q in languages)
+    assert [q.truth for q in questions if q.prompt == "a photo of moon"] == [{"object": "moon"}] * 10
+
+
+# Runs
+
+
+@pytest.mark.unit
+def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    suite = load_suite("unlearncanvas")
+    few = {"concepts": {"object": ("star", "moon"), "style": ("flat",)}, "seeds": (1,), "steps": 2}
+    small = suite.model_copy(update={"stand_in": suite.stand_in.model_copy(update=few)})
+    monkeypatch.setattr("erasediff.evaluation.suites.run.load_suite", lambda name: small)
+    wanted = Request("unlearncanvas", tmp_path, stand_in=True, methods=["base"], forgotten=["star", "flat"])
+    opened = []
+
+    def open_model(name, base=None):
+        opened.append(open_example("shapes").pipeline)
+        return opened[-1]
+
+    text = run_suite(wanted, open_model)
+    files = sorted((tmp_path / "cells").iterdir())
+    times = [file.stat().st_mtime_ns for file in files]
+    assert len(files) == 2 and "| base | star | object |" in text
+    assert run_suite(wanted, open_model) == text and [f.stat().st_mtime_ns for f in files] == times
+    result = json.loads((tmp_path / "suite.json").read_text())
+    assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]
+    assert all(cell["figures"] == cell["base"] and cell["pictures"] == 2 for cell in result["cells"])
+    assert "UnlearnCanvas" in (tmp_path / "report.html").read_text() and (tmp_path / "suite.md").exists()
+
+
+#: Where the whole stand-in would take long: these concepts and methods.
+LESS = {"unlearncanvas": ["--forgotten", "star", "hatched", "--methods", "speed"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", TEN)
+def test_each_suite_runs_whole_on_an_embedded_world(name, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["evaluate", "--suite", name, "--stand-in", "--output", str(out), *LESS.get(name, [])]) == 0
+    assert STAND_IN in capsys.readouterr().out
+    suite, result = load_suite(name), json.loads((out / "suite.json").read_text())
+    assert len(result["cells"]) == (2 if name in LESS else len(suite.stand_in.forget) * len(suite.stand_in.methods))
+    for cell in result["cells"]:
+        assert cell["figures"] and all(metric_of(figure, suite) for figure in cell["figures"])
+        if "unlearning_accuracy" in cell["figures"]:
+            assert cell["figures"]["unlearning_accuracy"] > cell["base"]["unlearning_accuracy"]
