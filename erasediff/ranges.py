@@ -66,6 +66,7 @@ RANGES: dict[str, Range] = {
     "gap_tolerance": Range(optional=True),
     "generate": replace(COUNT, optional=True),
     "inner_steps": COUNT,
+    "latent_anchoring": NOT_NEGATIVE,
     "learning_rate": POSITIVE,
     "lora_alpha": Range(gt=0, optional=True),
     "mask_fraction": Range(gt=0, le=1),

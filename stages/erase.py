@@ -18,7 +18,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     ``metrics/erase.json``, ``plots/erase.csv``."""
     from accelerate import Accelerator
 
-    from erasediff.artifacts import MANIFEST, new_folder, sha256_folder, write_bytes, write_json
+    from erasediff.artifacts import MANIFEST, new_folder, read_json, sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table
     from erasediff.device import repeatable
     from erasediff.families import family_of, open_pipeline
@@ -64,6 +64,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
             on_step=on_step,
             recipe=recipe,
             cache=layout.LATENTS,
+            before=read_json(layout.ERASURES),
             **erase.settings(),
         )
 

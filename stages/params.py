@@ -179,6 +179,8 @@ class Erase(Section):
     forget_target: Literal["relabel", "uniform_noise", "negative_guidance", "anchor"]
     forget_source: Literal["forget", "retain", "mixed"]
     retain_target: Literal["noise", "teacher"]
+    latent_anchoring: float
+    project_update: bool
     anchor: Text | None
     outer_steps: int
     passes: int | None

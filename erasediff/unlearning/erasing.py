@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ from erasediff.unlearning.words import Wordings, of_owner, takes_words
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+#: The start of a picture's id, among what was forgotten before: no concept.
+SAMPLE = re.compile("[0-9a-f]{16}")
 #: What to do where memory runs out.
 LESS_MEMORY = (
     "lower forget_batch_size and retain_batch_size, or raise accumulate; or set gradient_checkpointing, or adapter lora"
@@ -186,7 +189,8 @@ def erase(
             denoiser = chosen.solve(family, forget_set, retain_set)
         else:
             chosen = chosen.with_updates(record.updates)
-            denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, **how)
+            named = [name for name in before if not SAMPLE.fullmatch(name)] if takes_words(family) else []
+            denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, before=named, **how)
             # A constraint gap that was reached ends a run before its planned updates.
             record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
     change = change_of(family, denoiser, forget_set, retain_set, chosen.settings, seed=seed, accelerator=accelerator)

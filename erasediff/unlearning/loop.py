@@ -6,6 +6,8 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import NonFiniteLoss
-from erasediff.families.family import Family
+from erasediff.families.family import NULL_CONCEPT, Family
 from erasediff.training.encoding import encoders_of, placed
 from erasediff.training.sharding import in_plane, is_sharded, local, part_like
 from erasediff.training.state import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
@@ -25,6 +27,7 @@ from erasediff.unlearning.losses import Losses
 from erasediff.unlearning.methods import Method
 from erasediff.unlearning.multipliers import multiplier_of
 from erasediff.unlearning.network import cast, dtypes_of, finished, group_norms_mended, student, teaching
+from erasediff.unlearning.projection import Projection
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -86,6 +89,7 @@ def run_loop(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     cache: Path | None = None,
+    before: Sequence[str] = (),
 ) -> Result:
     r"""Erase: minimise L_r subject to the forget loss shrinking at every step.
 
@@ -93,6 +97,7 @@ def run_loop(
 
     Args:
         cache: folder that keeps the latents of pictures for the next run; by default they last as long as this one.
+        before: concepts that were forgotten earlier, which ``project_update`` protects beside those that are kept.
     Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged.
     Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
     Source: arXiv 2401.05779, Algorithm 1. Deviation: see docs/PAPERS.md for the defaults that differ.
@@ -116,14 +121,16 @@ def run_loop(
                 cache=cache,
             )
         with placed(encoders, torch.device("cpu")), group_norms_mended(denoiser):
-            updates = _update(losses, method, checkpoint, on_step)
+            updates = _update(losses, method, checkpoint, on_step, before)
         lora = lora_of(family, denoiser, method.settings, dtypes) if method.settings.adapter == "lora" else None
         denoiser = finished(family.denoiser, denoiser, method.settings)
         cast(denoiser, dtypes)
         return Result(denoiser, updates, lora)
 
 
-def _update(losses: Losses, method: Method, checkpoint: Checkpoint | None, on_step: OnStep | None) -> int:
+def _update(
+    losses: Losses, method: Method, checkpoint: Checkpoint | None, on_step: OnStep | None, before: Sequence[str]
+) -> int:
     """Train the student; return the number of updates that were made."""
     settings, accelerator = losses.settings, losses.accelerator
     trainable = {name: p for name, p in losses.denoiser.named_parameters() if p.requires_grad}
@@ -131,6 +138,12 @@ def _update(losses: Losses, method: Method, checkpoint: Checkpoint | None, on_st
     state = TrainState(trainable, optimizer, settings.ema_decay)
     # It measures the base: before a checkpoint is restored.
     joined = JoinedGradients(losses, method, list(trainable.values()))
+    updating: Callable[[], AbstractContextManager[None]] = nullcontext
+    if settings.project_update:
+        kept = sorted({*before, *losses.retain_set.concepts} - {NULL_CONCEPT})
+        projection = Projection(losses.family, trainable, kept)
+        joined.corrections = [*joined.corrections, projection.correct]
+        updating = projection.updating
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
 
@@ -155,7 +168,8 @@ def _update(losses: Losses, method: Method, checkpoint: Checkpoint | None, on_st
         if settings.gap_every and state.step % settings.gap_every == 0:
             row["constraint_gap"] = losses.constraint_gap(state.step, trainable)
             reached = settings.gap_tolerance is not None and row["constraint_gap"] <= settings.gap_tolerance
-        optimizer.step()
+        with updating():
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.after_update()
         if on_step is not None and accelerator.is_main_process:

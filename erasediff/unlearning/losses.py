@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
 from erasediff.families.family import NULL_CONCEPT, Family
+from erasediff.families.surrogates import surrogates
 from erasediff.training.encoding import EncodedPrompts, encoded
 from erasediff.training.state import draw_noise, process_share, sample_errors, shared_mse, sum_gradients
 from erasediff.unlearning.settings import Settings
@@ -95,7 +96,21 @@ class Losses:
             target = torch.where(is_null, target, teacher_prediction)
         asked = [NULL_CONCEPT if drop else p for p, drop in zip(prompts, dropped.tolist(), strict=True)]
         prediction = family.predict(self.denoiser, noisy, timesteps, self.condition(asked))
-        return {"retain": shared_mse(prediction, target, n)}
+        loss = shared_mse(prediction, target, n)
+        if s.latent_anchoring:
+            loss = loss + s.latent_anchoring * self._latent_anchoring(step, share, noisy, timesteps)
+        return {"retain": loss}
+
+    def _latent_anchoring(self, step: int, share: slice, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Mean squared error against the teacher under random embeddings, one for each noised picture."""
+        family, n = self.family, self.settings.retain_batch_size
+        generator = randomness.generator(self.seed, "latent-anchoring", step)
+        prompts = [prompt for _, prompt in self.relabelling.forgotten]
+        picked = torch.randint(len(prompts), (n,), generator=generator).tolist()
+        condition = surrogates(self.condition([prompts[i] for i in picked]), generator).take(torch.arange(n)[share])
+        with torch.no_grad():
+            target = family.predict(self.teacher, noisy, timesteps, condition)
+        return shared_mse(family.predict(self.denoiser, noisy, timesteps, condition), target, n)
 
     def forget_batch(self, step: int, generator: torch.Generator, part: int = 0) -> ForgetBatch:
         """Return images that x_t of the forget loss is made from: forgotten, retained, half of each, or of noise."""

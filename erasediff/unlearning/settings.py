@@ -41,6 +41,10 @@ class Settings:
         forget_source: images that x_t of the forget loss is made from: ``forget``, ``retain``, ``mixed`` (half of
             each), or ``noise`` (images of U[-1, 1) noise).
         retain_target: what the retain loss aims at: ``noise``, or ``teacher``, the frozen base.
+        latent_anchoring: weight of a second retain loss, which needs no words: the teacher's predictions under random
+            embeddings, of the length of those to forget (SPM); 0 none.
+        project_update: keys and values of the attention to the prompt change only across the embeddings of what is kept
+            and of what was forgotten before, so that a later request undoes neither (CUIG).
         anchor: concept of the forget target ``anchor``; ``nearest``: the retained one whose predictions lie nearest.
         outer_steps: number of updates.
         inner_steps: Adam steps of one measurement of the constraint gap.
@@ -74,6 +78,8 @@ class Settings:
     forget_target: ForgetTarget = "relabel"
     forget_source: ForgetSource = "retain"
     retain_target: RetainTarget = "teacher"
+    latent_anchoring: float = 0.0
+    project_update: bool = False
     anchor: str | None = None
     outer_steps: int = 140
     inner_steps: int = 2
@@ -112,6 +118,8 @@ class Settings:
                     raise ValueError(f"shared_batch goes with {name} {value} alone, not {getattr(self, name)}")
         if self.shard and (self.gap_every or self.mask != "none"):
             raise ValueError("shard goes with no mask and no gap_every")
+        if self.project_update and (self.shard or self.adapter != "none"):
+            raise ValueError("project_update is about the base's whole weights: it goes with no shard and no adapter")
         if self.adapter != "none" and (self.shard or self.mask != "none"):
             raise ValueError(
                 f"adapter {self.adapter} goes with no mask and no shard: both are about the base's weights"

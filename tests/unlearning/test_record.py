@@ -10,7 +10,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from erasediff.artifacts import new_folder, read_json
+from erasediff.artifacts import new_folder, read_json, write_json
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.images import encode_png
 from erasediff.data.table import generated_table
@@ -46,7 +46,7 @@ def other(name):
     if isinstance(default, bool):
         return not default
     if isinstance(default, float):
-        return default / 2
+        return default / 2 or 0.5
     given = {"anchor": "b", "trainable": "up_blocks", "gap_tolerance": 1e9, "lora_alpha": 4.0}
     return given.get(name) or default + 1
 
@@ -263,6 +263,7 @@ def test_the_stage_logs_and_writes_what_ran(changes, pipeline, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with new_folder(layout.BASE) as folder:
         pipeline.save_pretrained(folder)
+        write_json(folder / layout.ERASURES.name, [])
     with new_folder(layout.SETS) as folder:
         for path, images in ((layout.FORGET_TABLE, SETS["forget"]), (layout.RETAIN_TABLE, SETS["retain"])):
             table = generated_table([*map(encode_png, images.images)], images.concepts, (8, 8), "L")

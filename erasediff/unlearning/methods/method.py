@@ -126,6 +126,7 @@ class Method:
         trained = TRAINED + s.gradient_checkpointing
         if "retain" in weights:
             passes += s.retain_batch_size * (trained + (s.retain_target == "teacher"))
+            passes += s.retain_batch_size * (trained + 1) if s.latent_anchoring else 0
         if "forget" in weights:
             teacher = 0 if s.shared_batch else TEACHER_PASSES.get(s.forget_target, 0)
             passes += s.forget_batch_size * (trained + teacher)
@@ -153,7 +154,7 @@ class Method:
             (s.gap_every > 0, f"gap_every {s.gap_every}", ["inner_steps", "gap_tolerance"]),
             (s.adapter == "lora", f"adapter {s.adapter}", ["rank", "lora_alpha"]),
             *((s.multiplier in by, f"multiplier {s.multiplier}{chosen}", [name]) for name, by in READ_BY_RULE.items()),
-            (retains, method, ["retain_batch_size", "retain_target", "condition_dropout"]),
+            (retains, method, ["retain_batch_size", "retain_target", "condition_dropout", "latent_anchoring"]),
             (retains and forgets, method, ["shared_batch"]),
             (forgets, method, ["multiplier", *READ_BY_RULE]),
             (forgets or s.gap_every > 0, method, ["forget_target", "forget_source", "anchor"]),
