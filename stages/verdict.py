@@ -18,6 +18,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     from erasediff.evaluation.gates import evaluation_of, headline, read_readings
     from erasediff.evaluation.pictures import side_by_side
     from erasediff.evaluation.report import report_html
+    from erasediff.evaluation.table import HEAD, concept_rows, recognised_csv, table_rows
     from erasediff.records import EffectiveSettings, ForgetSummary, Measured
     from stages import layout
 
@@ -27,6 +28,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     evaluation = evaluation_of(base, erased, judge, verdict.model_dump(), readings)
     write_json(layout.EVALUATION, evaluation.to_json())
     write_json(layout.HEADLINE, headline(evaluation))
+    write_bytes(layout.RECOGNISED, recognised_csv(evaluation).encode())
     pictures = {f"drawn by the {which} model": layout.samples(which).read_bytes() for which in ("base", "erased")}
     write_bytes(layout.BEFORE_AFTER, side_by_side(*pictures.values()))
     sets, ran = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
@@ -34,6 +36,8 @@ def main(run: StageRun, verdict: Verdict) -> None:
     write_bytes(layout.REPORT, report.encode())
     gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
+    run.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
+    run.log_table("recognised.json", ("concept", "base", "erased"), concept_rows(evaluation, sets.erasures.concepts))
     for path in (layout.EVALUATION, layout.BEFORE_AFTER, layout.REPORT):
         run.log_artifact(path)
     print(f"gates {evaluation.outcome}; report: {layout.REPORT}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Collection
 
 from erasediff.metrics.rules import Metric
@@ -51,6 +53,16 @@ def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tup
             cells = metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name)
             rows.append((f"{concept} (to be forgotten)" if concept in forgotten else concept, *cells))
     return rows
+
+
+def recognised_csv(evaluation: Evaluation) -> str:
+    """The columns ``drawn``, such as "8, erased", and ``recognised``, the share of these pictures: a bar a row."""
+    of = {name: metric for name, metric in compared(evaluation.base, evaluation.erased).items() if metric.per_concept}
+    both = (("base", evaluation.base), ("erased", evaluation.erased))
+    rows = [(f"{n.partition('.')[2]}, {which}", numbers[n]) for n in of for which, numbers in both if n in numbers]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([("drawn", "recognised"), *rows])
+    return lines.getvalue()
 
 
 def gate_cell(evaluation: Evaluation, metric: Metric) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -139,6 +139,10 @@ class StageRun:
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Attach a file."""
         self._put(Call("artifact", [str(path), folder]))
+
+    def log_table(self, file: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Attach a table, which MLflow's pages show as one; ``file`` ends with ``.json``."""
+        self._put(Call("table", [file, list(head), [list(row) for row in rows]]))
 
     def log_dataset(self, name: str, digest: str, context: str) -> None:
         """Note data that the stage read, by its hash: the pictures themselves stay where they are."""

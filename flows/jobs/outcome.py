@@ -46,6 +46,7 @@ def tell_mlflow(evaluation: Evaluation, made: Registered, parent: tracking.Paren
     concepts = str(asked(params)["concepts"])
     parent.set_tag(NAME, f"forget {concepts} · v{made.version}")
     parent.log_metrics({name: float(value) for name, value in headline(evaluation).items()})
+    parent.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
     verdict = f"Gates {evaluation.outcome}."
     lines = [f"- {sentence}" for sentence in sentences(evaluation, concepts)]
     parent.set_tag(DESCRIPTION, "\n".join([f"**{made}: {verdict}**", "", *lines]))

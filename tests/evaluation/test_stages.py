@@ -25,13 +25,16 @@ class Run:
     """What a stage logs to; kept."""
 
     def __init__(self):
-        self.metrics, self.files = {}, []
+        self.metrics, self.files, self.tables = {}, [], {}
 
     def log_metrics(self, metrics, step=None):
         self.metrics |= metrics
 
     def log_artifact(self, path, folder=None):
         self.files.append(path.name)
+
+    def log_table(self, file, head, rows):
+        self.tables[file] = [tuple(head), *rows]
 
 
 @pytest.fixture
@@ -65,6 +68,10 @@ def checkout(tmp_path, monkeypatch, pipeline):
         lines.writerow(["step", "retain_loss", "forget_loss", "multiplier", "gradient_cosine"])
         lines.writerows([[1, 0.1, 0.5, 0.9, 0.1], [2, 0.1, 0.4, 1.0, 0.0]])
     return tmp_path
+
+
+def rows_of(file):
+    return list(csv.reader(file.read_text().splitlines()))
 
 
 def evaluated(which, **changes):
@@ -116,6 +123,11 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     assert headline["passed"] is True and headline["unlearning_accuracy"] == 0.75
     assert run.metrics["passed"] == 1.0 and run.metrics["gate.unlearning_accuracy"] == 0.75
     assert run.files == ["evaluation.json", "before_after.png", "report.html"]
+    assert run.tables["recognised.json"][0] == ("concept", "base", "erased")
+    head, *bars = rows_of(layout.RECOGNISED)
+    assert head == ["drawn", "recognised"] and [bar[0] for bar in bars][:3] == ["a, base", "a, erased", "b, base"]
+    assert float(bars[0][1]) == evaluation.base["accuracy.a"]
+    assert run.tables["recognised.json"][1][0] == "a (to be forgotten)" and len(run.tables["numbers.json"]) > 5
     _, failed = judged(min_unlearning_accuracy=0.8)
     assert not failed.passed and read_json(layout.HEADLINE)["passed"] is False
     page = layout.REPORT.read_text()

@@ -52,7 +52,7 @@ def test_deployments_lead_to_these_flows():
 
 @pytest.mark.unit
 def test_a_command_loads_nothing_heavy_before_it_has_read_its_arguments():
-    assert sorted(COMMANDS) == ["compare", "erase", "promote", "recheck", "sample", "serve", "servers"]
+    assert sorted(COMMANDS) == ["compare", "erase", "evaluate", "promote", "recheck", "sample", "serve", "servers"]
     code = f"import sys, {', '.join(f'flows.{name}' for name in COMMANDS)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"prefect", "torch", "mlflow", "dvc", "psutil", "pydantic", "flows.jobs"} & set(done.stdout.split())

@@ -86,6 +86,8 @@ def test_a_run_holds_what_was_logged(store, monkeypatch):
         run.log_metrics({"accuracy.dogs & cats": 0.5, "passed": True})
         run.log_artifact("grid.png", "pictures")
         run.set_tag("k", "v")
+        for _ in range(2):  # as where the answer to the first call was lost
+            run.log_table("numbers.json", ("metric", "base"), [("kept ↑", "0.97 ± 0.01")])
         run.result["version"] = "1"
     record = read_json(Path("runs/erase.json"))
     assert record["logged"] is True and record["version"] == "1" and record["experiment_id"]
@@ -99,6 +101,8 @@ def test_a_run_holds_what_was_logged(store, monkeypatch):
     assert logged.data.tags["omp_num_threads"] == "3" and int(logged.data.tags["cpus"]) > 0
     assert logged.data.tags["k"] == "v" and "git_commit" in logged.data.tags
     assert (store / "mlartifacts" / record["run_id"] / "artifacts" / "pictures" / "grid.png").exists()
+    table = client.load_table(record["experiment_id"], "numbers.json", [record["run_id"]])
+    assert table.to_dict("list") == {"metric": ["kept ↑"], "base": ["0.97 ± 0.01"]}
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ  # a later upload keeps MLflow's own patience
 
 
