@@ -35,6 +35,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=within(2, 10**6), help="pictures of each concept and model (default: 50)")
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+    parser.add_argument("--sampler", metavar="CLASS", help="a scheduler of diffusers (default: the model's own)")
+    parser.add_argument("--inception", metavar="FILE", help="inception-2015-12-05.pt, for FID (default: no FID)")
     parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the pictures (default: 0)")
     parser.add_argument(
         "--limit", dest="limits", action="append", default=[], type=_limit, metavar="NAME=VALUE", help="of a gate"
@@ -61,6 +63,8 @@ def evaluate(
     samples: int | None,
     steps: int | None,
     guidance_scale: float | None,
+    sampler: str | None,
+    inception: str | None,
     seed: int,
     limits: list[tuple[str, float]],
     suite: str | None,
@@ -99,7 +103,7 @@ def evaluate(
     asked = None if prompts is None else prompts_by_concept(words_table(read_prompts(Path(prompts), concepts), 0).table)
     known = concepts or sorted({*forgotten, *(asked or {})})
     opened = named_judge(judge, known, read_labels(labels) if labels else None)
-    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "limits": dict(limits)}
+    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     found = verb(
         open_model(models[0], base),
         forgotten,
@@ -107,6 +111,8 @@ def evaluate(
         judge=opened,
         prompts=asked,
         samples=samples or 50,
+        limits=dict(limits),
+        inception=inception,
         **how,
     )
     found.save(output)
@@ -114,7 +120,7 @@ def evaluate(
 
 
 def open_model(model: str, base: str | None = None) -> DiffusionPipeline:
-    """A pipeline of whatever form a model has; a LoRA is fused into its base.
+    """A pipeline of whatever form a model has: a LoRA is fused into its base, a single file is built as its base is.
 
     Raises: ModelError: it cannot be opened. ParamsError: a LoRA without a base.
     """
@@ -133,7 +139,7 @@ def open_model(model: str, base: str | None = None) -> DiffusionPipeline:
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             nn.Module.float(part)
         return pipeline
-    return load(model)
+    return load(model, config=base if base and Path(model).is_file() and Path(base).is_dir() else None)
 
 
 def _require(model: str) -> None:

@@ -81,10 +81,12 @@ def evaluate(
     samples: int = 50,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    sampler: str | None = None,
     batch_size: int = 16,
     seed: int = 0,
     limits: Mapping[str, float] | None = None,
     judge_accuracy: float | None = None,
+    inception: Path | str | None = None,
     self_checks: bool = True,
     progress: bool = True,
 ) -> Evaluated:
@@ -100,9 +102,10 @@ def evaluate(
         held_out: real pictures that distances are measured to, a table with ``image`` and ``concept``; by default the
             base draws some under other seeds.
         samples: pictures of each concept by each model.
-        steps, guidance_scale: of the sampler; the model's own by default.
+        steps, guidance_scale, sampler: of drawing; the model's own by default.
         limits: of gates, where they differ from :data:`LIMITS`.
         judge_accuracy: where it is known.
+        inception: file of Inception-v3 as TorchScript, for FID.
         self_checks: planted models are measured too; no verdict counts before the evaluation saw through them.
 
     Raises: UnknownConcept: the judge does not know a forgotten concept. ParamsError: an unknown limit, too few
@@ -121,7 +124,7 @@ def evaluate(
             told = lambda done, total: bar(done, {})  # noqa: E731
             family = family_of(base.to(device()))
             held_out = judge_pictures(family, kept, train=0, test=HELD_OUT, on_progress=told, **how)
-    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed)  # type: ignore[arg-type]
+    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler)
     found = {}
     for which, model in {"base": base, "erased": pipeline}.items():
         with progress_bar(which, 0, "picture", shown=progress) as bar:
@@ -135,6 +138,7 @@ def evaluate(
                 prompts=prompts,
                 self_checks=self_checks and which == "base",
                 domains=domains if len({*domains.values()}) > 1 else {},
+                inception=inception,
                 on_progress=lambda done, total, bar=bar: bar(done, {}),  # type: ignore[misc]
             )
     hashes = {"base": weights_sha256(base), "erased": weights_sha256(pipeline)}

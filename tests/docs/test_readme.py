@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/tutorial.md", "docs/operations.md", "docs/trust-and-safety.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/operations.md", "docs/suites.md", "docs/trust-and-safety.md")
 PYTHON = ".venv/bin/python"
 
 

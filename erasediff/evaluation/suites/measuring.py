@@ -166,13 +166,20 @@ def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
         samples=setting.samples,
         steps=setting.steps,
         guidance_scale=setting.guidance_scale,
+        sampler=setting.sampler,
         batch_size=setting.batch_size,
+        inception=_inception(setting, it.data),
         seed=it.seed,
         self_checks=False,
         progress=False,
     ).evaluation
     both = {"base": found.base, "figures": found.erased}
     return {which: {n: v for n, v in side.items() if n in it.suite.metrics} for which, side in both.items()}
+
+
+def _inception(setting: Setting, data: Path | None) -> Path | None:
+    file = data / setting.inception if data and setting.inception else None
+    return file if file and file.exists() else None
 
 
 def held_out(setting: Setting, data: Path | None) -> pd.DataFrame | None:

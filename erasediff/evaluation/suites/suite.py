@@ -57,6 +57,7 @@ class Setting(Strict):
         counted: labels whose detections count.
         held_out: real pictures that distances are measured to, below ``--data``: a folder of folders, or a parquet
             file; ``digits``: the embedded ones.
+        inception: file of Inception-v3 below ``--data``, for FID where it is there.
         methods: how each concept is erased where neither models nor methods are given.
         settings: of the erasing, by method.
     """
@@ -77,6 +78,7 @@ class Setting(Strict):
     counts: dict[str, int] = {}
     counted: tuple[str, ...] = ()
     held_out: str = ""
+    inception: str = ""
     methods: tuple[str, ...] = ()
     settings: dict[str, dict[str, Any]] = {}
 
