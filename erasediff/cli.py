@@ -234,7 +234,7 @@ class _Completion(argparse.Action):
         except ImportError:
             parser.error("--print-completion needs shtab: pip install shtab")
         for action in _actions(parser):
-            if action.dest in ("model", "output", "out"):
+            if action.dest in ("model", "models", "base", "data", "labels", "prompts", "output", "out"):
                 vars(action)["complete"] = shtab.FILE
         print(shtab.complete(parser, values))
         parser.exit()

@@ -27,7 +27,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forgotten", nargs="+", default=[], metavar="CONCEPT", help="what MODEL should have forgotten"
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for metrics.json and report.html")
+    parser.add_argument("--output", metavar="FOLDER", help="for metrics.json and report.html")
     parser.add_argument("--judge", help="shapes, nudity, a judge's folder, clip:WHERE or image_classifier:WHERE")
     parser.add_argument("--labels", metavar="FILE", help="JSON: the labels or words of a judge that are each concept")
     parser.add_argument("--concepts", nargs="+", default=[], help="what the judge should tell apart")
@@ -55,7 +55,7 @@ def evaluate(
     models: list[str],
     base: str | None,
     forgotten: list[str],
-    output: str,
+    output: str | None,
     judge: str | None,
     labels: str | None,
     concepts: list[str],
@@ -77,6 +77,13 @@ def evaluate(
 
     Raises: ParamsError: what is needed is not given. What :func:`erasediff.evaluate` and a suite raise.
     """
+    if suite == "list":
+        from erasediff.evaluation.suites.suite import listed
+
+        print(listed())
+        return
+    if not output:
+        raise ParamsError("give --output FOLDER for the metrics and the report")
     if suite:
         from erasediff.evaluation.suites.run import Request, run_suite
 

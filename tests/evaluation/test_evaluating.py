@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from dealing import LIMITS as DEALT
+from diffusers import DDPMScheduler
+from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -17,6 +19,7 @@ from erasediff.cli import main
 from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.evaluate_command import open_model
 from erasediff.evaluation.evaluating import LIMITS, evaluate, weights_sha256
+from erasediff.examples import open_example
 from erasediff.families.lora import lora_file
 from erasediff.judges import cnn
 from stages.params import load_params
@@ -102,7 +105,6 @@ def test_the_limits_are_those_of_the_params():
 
 def three_namings(folder):
     """The same LoRA on the attention of a tiny UNet under the keys of diffusers, peft and kohya."""
-    from diffusers.utils import convert_state_dict_to_diffusers
     from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 
     pipeline = tiny_stable_diffusion()
@@ -154,3 +156,49 @@ def test_a_lora_that_fits_nothing_is_refused(tmp_path, pipeline):
     with pytest.raises(ModelError, match="holds several LoRAs, a.safetensors, b.safetensors"):
         lora_file(tmp_path / "two")
     assert lora_file(tmp_path / "base") is None and lora_file(tmp_path / "nowhere") is None
+
+
+def trained_by_plain_diffusers(folder, steps=150):
+    """A LoRA by peft and diffusers alone: for a star the embedded model predicts what it does for a circle."""
+    example = open_example("shapes")
+    pipeline, world = example.pipeline, example.world
+    unet, noise = pipeline.unet, DDPMScheduler.from_config(pipeline.scheduler.config)
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    optimizer = torch.optim.Adam([p for p in unet.parameters() if p.requires_grad], lr=2e-3)
+    others = [o for o in world.objects if o != "star"]
+    for step in range(steps):
+        chance = torch.Generator().manual_seed(step)
+        drawn = world.draw(16, step)
+        styles = [world.styles[i] for i in drawn.styles]
+        kept = [others[(step + i) % len(others)] for i in range(8)]
+        asked = [f"a {name} in {style} style" for name, style in zip(["star"] * 8 + kept, styles, strict=True)]
+        wanted = [prompt.replace("star", "circle") for prompt in asked]
+        with torch.no_grad():
+            clean = pipeline.vae.encode(drawn.images).latent_dist.mean * pipeline.vae.config.scaling_factor
+            times = torch.randint(noise.config.num_train_timesteps, (16,), generator=chance)
+            noisy = noise.add_noise(clean, torch.randn(clean.shape, generator=chance), times)
+            after, before = (pipeline.encode_prompt(texts, "cpu", 1, False)[0] for texts in (asked, wanted))
+            unet.disable_adapters()
+            target = unet(noisy, times, before).sample
+            unet.enable_adapters()
+        loss = (unet(noisy, times, after).sample - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    pipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name="no_more_stars_v2.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_lora_that_plain_diffusers_made_is_judged(tmp_path, capsys):
+    trained_by_plain_diffusers(tmp_path / "somebodys")
+    wanted = ["--base", "shapes", "--forgotten", "star", "--judge", "shapes", "--samples", "40", "--steps", "12"]
+    lora = str(tmp_path / "somebodys" / "no_more_stars_v2.safetensors")
+    assert main(["evaluate", lora, *wanted, "--guidance-scale", "3", "--output", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["base"]["unlearning_accuracy"] < 0.05 and metrics["erased"]["unlearning_accuracy"] > 0.9
+    assert metrics["erased"]["cross_domain_retain_accuracy"] > 0.9
+    assert metrics["gates"]["unlearning_accuracy"]["pictures"] == 40
+    assert "star forgotten, the rest kept: " in capsys.readouterr().out

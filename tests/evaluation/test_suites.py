@@ -38,8 +38,10 @@ TEN = [
 
 
 @pytest.mark.unit
-def test_there_are_ten():
+def test_there_are_ten(capsys):
     assert suites() == TEN
+    assert main(["evaluate", "--suite", "list"]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == TEN
     with pytest.raises(ParamsError, match="did you mean unlearncanvas"):
         load_suite("unlearncanvass")
 

@@ -16,7 +16,7 @@ from erasediff.evaluation.evaluating import weights_sha256
 from erasediff.evaluation.suites.erasing import Erasing, eraser
 from erasediff.evaluation.suites.measuring import Context, measure
 from erasediff.evaluation.suites.reading import open_readers
-from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require, suites
+from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require
 from erasediff.evaluation.suites.tables import cells_table, tables
 from erasediff.families import family_of
 from erasediff.pages import Section, Table, page
@@ -36,7 +36,7 @@ class Request:
     """What is asked of a suite: the options of the command line.
 
     Attributes:
-        suite: its name, or ``list``.
+        suite: its name.
         output: folder for the result; the cells that it holds are not measured again.
         models: measured as they are; of a suite of requests, in their order.
         methods: erase each concept first, with ``base`` for none at all.
@@ -61,8 +61,6 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
 
     Raises: ParamsError: no such suite, or a wrong combination. DataError: what is needed is not at hand, all of it.
     """
-    if wanted.suite == "list":
-        return "\n".join(f"{name}: {load_suite(name).title}" for name in suites())
     suite = load_suite(wanted.suite)
     setting = suite.stand_in if wanted.stand_in else suite.real
     wanted, setting = _checked(wanted, suite, setting.quick() if wanted.quick else setting)

@@ -189,6 +189,11 @@ def suites() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files(__package__).iterdir() if f.name.endswith(".yaml"))
 
 
+def listed() -> str:
+    """A line a suite: its name and its title."""
+    return "\n".join(f"{name}: {load_suite(name).title}" for name in suites())
+
+
 def load_suite(name: str) -> Suite:
     """Read and check a suite of the package. Raises: ParamsError: there is none of the name."""
     if name not in suites():
