@@ -23,6 +23,7 @@ FAMILIES = {
     "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXLFamily"),
     "StableDiffusion3Pipeline": ("stable_diffusion_3", "StableDiffusion3Family"),
     "FluxPipeline": ("flux", "FluxFamily"),
+    "Flux2KleinPipeline": ("flux2_klein", "Flux2KleinFamily"),
     "SanaPipeline": ("sana", "SanaFamily"),
     "PixArtAlphaPipeline": ("pixart", "PixArtAlphaFamily"),
     "PixArtSigmaPipeline": ("pixart", "PixArtSigmaFamily"),
@@ -35,6 +36,7 @@ PARTS: dict[tuple[str | None, ...], str] = {
     ("UNet2DConditionModel", "CLIPTextModel", None): "StableDiffusionPipeline",
     ("SD3Transformer2DModel", "CLIPTextModelWithProjection", "CLIPTextModelWithProjection"): "StableDiffusion3Pipeline",
     ("FluxTransformer2DModel", "CLIPTextModel", "T5EncoderModel"): "FluxPipeline",
+    ("Flux2Transformer2DModel", "Qwen3ForCausalLM", None): "Flux2KleinPipeline",
     ("SanaTransformer2DModel", "Gemma2Model", None): "SanaPipeline",
     ("PixArtTransformer2DModel", "T5EncoderModel", None): "PixArtSigmaPipeline",
 }

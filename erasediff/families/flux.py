@@ -14,6 +14,9 @@ from erasediff.families.flow_matching import FlowMatching, flow_shift
 from erasediff.families.selections import JOINT_ATTENTION
 from erasediff.families.text_to_image import How, TextToImage
 
+#: Steps of FLUX.1-schnell, which takes no guidance and samples without a shift.
+SCHNELL_STEPS = 4
+
 
 class FluxFamily(TextToImage, FlowMatching):
     """The family interface over :class:`diffusers.FluxPipeline`, and whatever is made of its parts.
@@ -29,6 +32,9 @@ class FluxFamily(TextToImage, FlowMatching):
 
     def __init__(self, pipeline: DiffusionPipeline):
         super().__init__(pipeline)
+        dynamic = self.pipeline.scheduler.config.get("use_dynamic_shifting")
+        if not (self.denoiser.config.guidance_embeds or dynamic):
+            self.default_steps = SCHNELL_STEPS
         _, height, width = self.latent_shape
         self.shift = flow_shift(self.pipeline.scheduler, (height // 2) * (width // 2))
         self.num_timesteps = self.pipeline.scheduler.config.num_train_timesteps

@@ -26,7 +26,7 @@ from erasediff.families.selections import CROSS_ATTENTION, Selection
 from erasediff.families.weights import widened
 
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
-ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction")
+ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "text_encoder_out_layers")
 
 
 class How(NamedTuple):
@@ -201,7 +201,7 @@ class TextToImage:
         """Latents that the pipeline draws from this noise; its sampler may go on with the generators."""
         away = {} if how.negative_prompt is None else {"negative_prompt": [how.negative_prompt] * len(prompts)}
         return self.drawing(
-            prompts,
+            prompt=prompts,
             num_inference_steps=how.steps,
             guidance_scale=how.guidance_scale,
             latents=noise,  # the pipeline multiplies by init_noise_sigma itself

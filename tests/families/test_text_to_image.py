@@ -9,7 +9,9 @@ from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinInpaintPipeline,
     FluxImg2ImgPipeline,
     KandinskyV22Pipeline,
     LatentConsistencyModelPipeline,
@@ -27,7 +29,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
-from tiny_pipelines import PIPELINES, flux, sana, stable_diffusion_3, stable_diffusion_xl
+from tiny_pipelines import PIPELINES, flux, flux2_klein, sana, stable_diffusion_3, stable_diffusion_xl
 from tiny_stable_diffusion import tiny_stable_diffusion
 from transformers import CLIPImageProcessor
 
@@ -89,7 +91,7 @@ def test_a_prediction_is_what_the_pipeline_computes_inside(family):
     noisy, timestep, output = calls[0]
     timesteps = timestep.reshape(-1)[:1].expand(2)
     guided = len(noisy) == 4
-    if "FluxPipeline" in type(family.pipeline).__name__:
+    if type(family.pipeline).__name__ in ("FluxPipeline", "Flux2KleinPipeline"):
         timesteps = timesteps * 1000
         noisy, output = (family.unpacked(x, *family.latent_shape[1:]) for x in (noisy, output))
     first = ["", ""] if guided and not family.concepts else prompts
@@ -195,6 +197,7 @@ def test_a_folder_of_it_opens_and_draws_the_same(name, tmp_path):
         (stable_diffusion_xl, StableDiffusionXLInpaintPipeline, {}),
         (stable_diffusion_3, StableDiffusion3InpaintPipeline, {}),
         (flux, FluxImg2ImgPipeline, {}),
+        (flux2_klein, Flux2KleinInpaintPipeline, {}),
         (sana, SanaPAGPipeline, {}),
         (PIPELINES["pixart_sigma"], PixArtSigmaPAGPipeline, {}),
     ],
@@ -240,7 +243,7 @@ def test_what_no_family_handles_gets_the_list():
     pipeline = KandinskyV22Pipeline(unet=parts.unet, scheduler=DDIMScheduler(), movq=parts.vae)
     with pytest.raises(ModelError, match="no family handles a KandinskyV22Pipeline; there are those of: Class.*Flux"):
         family_of(pipeline)
-    assert len(FAMILIES) == 11
+    assert len(FAMILIES) == 12
 
 
 @pytest.mark.unit
@@ -433,3 +436,36 @@ def test_a_cpu_draws_half_precision_in_float32_and_leaves_every_weight_as_it_was
     family_of(pipeline).sample(["a star"], [0], steps=1, guidance_scale=1.0)
     assert seen == {torch.float32}
     assert before == {name: dtypes_of(pipeline.components[name]) for name in before}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("make", [tiny_stable_diffusion, stable_diffusion_xl])
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (EulerAncestralDiscreteScheduler(timestep_spacing="trailing"), (4, 1.0)),
+        (EulerDiscreteScheduler(timestep_spacing="trailing"), (4, 1.0)),
+        (EulerDiscreteScheduler(timestep_spacing="leading"), (50, None)),
+        (EulerDiscreteScheduler(timestep_spacing="trailing", prediction_type="v_prediction"), (50, None)),
+        (EulerDiscreteScheduler(timestep_spacing="trailing", rescale_betas_zero_snr=True), (50, None)),
+    ],
+)
+def test_a_model_that_was_distilled_to_few_steps_draws_in_few_by_default(make, scheduler, expected):
+    """The schedulers that SDXL-Turbo, SD-Turbo, SDXL and models of zero terminal SNR come with."""
+    pipeline = make()
+    pipeline.scheduler = type(scheduler).from_config({**pipeline.scheduler.config, **scheduler.config})
+    family = family_of(pipeline)
+    steps, guidance = expected
+    assert (family.default_steps, family.default_guidance_scale) == (steps, guidance or family.default_guidance_scale)
+    assert guidance or family.default_guidance_scale > 1
+
+
+@pytest.mark.unit
+def test_distilled_transformers_draw_in_few_steps_by_default():
+    assert family_of(flux()).default_steps == 28
+    schnell = flux(guidance_embeds=False)
+    schnell.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    assert family_of(schnell).default_steps == 4
+    assert family_of(flux2_klein()).default_steps == 50
+    distilled = family_of(flux2_klein(is_distilled=True))
+    assert (distilled.default_steps, distilled.default_guidance_scale) == (4, 1.0)

@@ -4,12 +4,15 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
@@ -32,6 +35,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
@@ -40,10 +45,10 @@ WORDS = sorted({word for caption in CAPTIONS for word in caption.split()} | set(
 
 
 def _seeded(make):
-    def seeded():
+    def seeded(**how):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return make()
+            return make(**how)
 
     return seeded
 
@@ -185,6 +190,48 @@ def flux(guidance_embeds=True):
 
 
 @_seeded
+def flux2_klein(is_distilled=False):
+    transformer = Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * 16,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    ).eval()
+    autoencoder = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    ).eval()
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2.0)
+    text_encoder = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(WORDS) + 3,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=28,  # the pipeline reads the layers 9, 18 and 27
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    ).eval()
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    return Flux2KleinPipeline(scheduler, autoencoder, text_encoder, tokenizer, transformer, is_distilled=is_distilled)
+
+
+@_seeded
 def sana():
     transformer = SanaTransformer2DModel(
         in_channels=4,
@@ -273,6 +320,7 @@ PIPELINES = {
     "stable_diffusion_xl": stable_diffusion_xl,
     "stable_diffusion_3": stable_diffusion_3,
     "flux": flux,
+    "flux2_klein": flux2_klein,
     "sana": sana,
     "pixart_alpha": pixart_alpha,
     "pixart_sigma": pixart_sigma,
