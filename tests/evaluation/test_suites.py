@@ -17,7 +17,7 @@ from erasediff.evaluation.suites.measuring import SCORES
 from erasediff.evaluation.suites.reading import Readings, open_readers, read
 from erasediff.evaluation.suites.run import Request, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
-from erasediff.evaluation.suites.tables import STAND_IN, tables
+from erasediff.evaluation.suites.tables import STAND_IN, protocol_of, tables
 from erasediff.examples import open_example
 
 ROOT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def a_cell(**figures):
 @pytest.mark.parametrize("stand_in", [True, False])
 def test_no_table_holds_figures_of_two_protocols(name, stand_in):
     suite = load_suite(name)
-    found = tables(suite, [a_cell(unlearning_accuracy=0.5)], stand_in=stand_in)
+    found = tables(suite, [a_cell(unlearning_accuracy=0.5)], protocol_of(suite, stand_in=stand_in))
     assert len({table.protocol for table in found}) == len(found)
     ours, *others = found
     assert ours.protocol == (STAND_IN if stand_in else suite.protocol)
@@ -267,9 +267,20 @@ def test_no_table_holds_figures_of_two_protocols(name, stand_in):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("changed", ["quick", "judge"])
+def test_a_run_that_was_cut_short_or_read_by_another_judge_stands_alone(changed):
+    suite = load_suite("unlearncanvas")
+    ours, *others = tables(
+        suite, [a_cell(unlearning_accuracy=0.5)], protocol_of(suite, stand_in=False, **{changed: True})
+    )
+    assert {row[0] for row in ours.rows} == {"mine", "base"} and f"--{changed}" in ours.protocol
+    assert any(table.protocol == suite.protocol for table in others)
+
+
+@pytest.mark.unit
 def test_a_published_figure_stands_beside_ours_in_the_same_unit():
     suite = load_suite("unlearncanvas")
-    table = tables(suite, [a_cell(unlearning_accuracy=0.5)], stand_in=False)[0]
+    table = tables(suite, [a_cell(unlearning_accuracy=0.5)], suite.protocol)[0]
     column = next(i for i, head in enumerate(table.head) if head.startswith("unlearning_accuracy.style"))
     assert table.head[column] == "unlearning_accuracy.style ↑ %"
     cells = {row[0]: row[column] for row in table.rows}
@@ -303,7 +314,7 @@ def test_both_column_schemes_of_i2p_are_read(tmp_path, scheme):
 
 @pytest.mark.unit
 def test_files_say_what_their_prompts_ask_for(tmp_path):
-    church = of_file(tmp_path, "unlearndiffatk", ("church.csv", "church.csv"), forgotten="church")
+    church = of_file(tmp_path, "unlearndiffatk", ("church.csv", "prompts.csv"), forgotten="church")
     assert len(church) == 50 and {q.truth["object"] for q in church} == {"church"} and church[0].seed == 69922
     files = [(n, n) for n in ("vangogh_prompts.csv", "big_artist_prompts.csv")]
     artists = of_file(tmp_path, "vangogh_style", *files, forgotten="Vincent van Gogh")

@@ -33,9 +33,20 @@ class ProtocolTable:
         return f"### Protocol: {self.protocol}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def tables(suite: Suite, cells: Sequence[Json], *, stand_in: bool) -> list[ProtocolTable]:
-    """Ours first, with what was published under the same protocol; then each other protocol by itself."""
-    own = STAND_IN if stand_in else suite.protocol
+def protocol_of(suite: Suite, *, stand_in: bool, quick: bool = False, judge: bool = False) -> str:
+    """The protocol of a run: the suite's only where it ran whole, read by what the suite says."""
+    if stand_in:
+        return STAND_IN
+    changed = [", cut short by --quick"] * quick + [", judge given by --judge"] * judge
+    return suite.protocol + "".join(changed)
+
+
+def tables(suite: Suite, cells: Sequence[Json], own: str) -> list[ProtocolTable]:
+    """Ours first, with what was published under the same protocol; then each other protocol by itself.
+
+    Args:
+        own: :func:`protocol_of` the run.
+    """
     rows: dict[str, list[tuple[str, dict[str, float], str]]] = {own: _ours(suite, cells)}
     for it in suite.published:
         name = f"{it.method}, {it.concept}" if it.concept else it.method
