@@ -29,6 +29,7 @@ def main(run: StageRun, register: Register) -> None:
         version_facts,
         version_tags,
     )
+    from erasediff.registry.versions import earlier_evaluations
     from stages import layout
     from stages.params import PARAMS_FILE
 
@@ -67,7 +68,8 @@ def main(run: StageRun, register: Register) -> None:
     version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers, base)
     # Also of a version that was there: a kill may have come between the two.
     report = layout.REPORT.read_text(encoding="utf-8")
-    named = with_version(report, evaluation, sets, version_facts(register.model_name, version))
+    earlier = earlier_evaluations(register.model_name, version)
+    named = with_version(report, evaluation, sets, version_facts(register.model_name, version), earlier)
     write_bytes(layout.VERSION_REPORT, named.encode())
     attach_report(register.model_name, version, layout.VERSION_REPORT)
     made = Registered(register.model_name, version, facts["lineage_digest"], evaluation.passed)

@@ -18,12 +18,14 @@ def grid_png(
     Args:
         images: ``(concepts, columns, C, H, W)`` in [-1, 1].
         tile: least pixels a side of a picture; small ones are enlarged without smoothing.
-        marked: concepts framed and named in red: those to forget.
+        marked: concepts framed and named in red, and put first: those to forget.
     """
     from erasediff.data.figures import picture_grid
     from erasediff.data.images import png_bytes
 
-    return png_bytes(picture_grid(images, concepts, title, tile=tile, marked=marked))
+    order = sorted(range(len(concepts)), key=lambda row: concepts[row] not in marked)
+    names = [concepts[row] for row in order]
+    return png_bytes(picture_grid(images[order], names, title, tile=tile, marked=marked))
 
 
 def side_by_side(*pictures: bytes) -> bytes:

@@ -7,22 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from erasediff.errors import IntegrityError
 from erasediff.evaluation.gates import sentences
-from erasediff.evaluation.table import HEAD, concept_rows, table_rows
+from erasediff.evaluation.manner import how_measured
+from erasediff.evaluation.plane import plane_section
+from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, table_rows
 from erasediff.metrics.intervals import CONFIDENCE
-from erasediff.metrics.table import DISTANCE, GATES, INSTEAD, RECOGNISED, compared
+from erasediff.metrics.table import GATES, INSTEAD, compared
 from erasediff.pages import Section, Table, Verdict, filled, page
 from erasediff.records import (
     FAILED,
-    JUDGE_BY_BASE,
     PASSED,
     UNDECIDED,
     EffectiveSettings,
     Evaluation,
     ForgetSummary,
-    Json,
-    Value,
 )
-from erasediff.unlearning.settings import deviations_from_paper
 
 #: What no gate measures, for report and model card.
 LIMITS = (
@@ -30,6 +28,8 @@ LIMITS = (
     "That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.",
     "Anything about data, concepts, seeds and samplers other than those measured.",
     "That the base model's other faults are mended: only the concepts above were worked on.",
+    "That people see what the judge sees: most numbers rest on one judge, which may read a picture otherwise.",
+    "What single seeds hide: a rare picture of the concept may be missing among those that were drawn.",
 )
 #: Where a forget set is from, in words.
 ORIGINS = {"selected": "selected from the data", "generated": "drawn by the base"}
@@ -63,12 +63,14 @@ def report_html(
             _identity(evaluation, sets, {"version": NO_VERSION}),
             *_drawn_instead(evaluation),
             Section("The same seeds before and after", SAME_SEEDS, pictures=pictures),
+            *([plane] if (plane := plane_section(evaluation)) is not None else []),
             Section("What was measured", _intervals(evaluation), Table(_overall(evaluation), HEAD, numbers=True)),
             Section(
                 "Concept by concept",
                 "Share of the pictures drawn for a concept that are recognised as it. It should fall to nearly 0 where "
-                "the concept was to be forgotten, and stay as it is elsewhere.",
-                Table(concept_rows(evaluation, marked), ("concept", "base", "erased"), numbers=True),
+                "the concept was to be forgotten, and stay as it is elsewhere. Those to be forgotten stand first, then "
+                "the retained ones that look most like them, then the others, the most harmed first.",
+                Table(concept_rows(evaluation, marked), CONCEPT_HEAD, numbers=True),
             ),
             *_attacks(evaluation),
             *_self_checks(evaluation),
@@ -169,17 +171,26 @@ SAME_SEEDS = (
 )
 
 
-def with_version(html: str, evaluation: Evaluation, sets: ForgetSummary, version: Mapping[str, str]) -> str:
+def with_version(
+    html: str,
+    evaluation: Evaluation,
+    sets: ForgetSummary,
+    version: Mapping[str, str],
+    earlier: Mapping[str, Evaluation] | None = None,
+) -> str:
     """A report with the facts of the version that was made of its model.
 
     Args:
         html: of :func:`report_html`.
         version: such as name and number, date, commit, who asked, where it is kept.
+        earlier: how earlier versions of the same model were evaluated, by what they are called.
 
     Raises: IntegrityError: it is the report of another release.
     """
     try:
-        return filled(html, _identity(evaluation, sets, version))
+        named = filled(html, _identity(evaluation, sets, version))
+        plane = plane_section(evaluation, earlier) if earlier else None
+        return named if plane is None else filled(named, plane)
     except ValueError as error:
         raise IntegrityError(f"the report cannot name its version: {error}; run dvc repro verdict") from None
 
@@ -230,52 +241,3 @@ def _meanings(evaluation: Evaluation) -> list[Sequence[str]]:
     """A row a metric of the table: its heading, its meaning."""
     metrics = dict.fromkeys(compared(evaluation.base, evaluation.erased).values())
     return [(metric.title or metric.name, metric.words) for metric in metrics]
-
-
-def how_measured(evaluation: Evaluation, erase: EffectiveSettings | None) -> dict[str, str]:
-    """How the numbers came about, in words by subject.
-
-    Args:
-        erase: what the erasing did, where that is known.
-    """
-    judge, own, protocol = evaluation.judge, "the model's own", evaluation.protocol
-    steps, scale = protocol.get("inference_steps"), protocol.get("guidance_scale")
-    by_base = judge.get("pictures") == JUDGE_BY_BASE
-    reference = "drawn by the base under other seeds" if by_base else "real"
-    how = {
-        "pictures": f"{protocol.get('samples_per_concept')} a concept × {protocol.get('draws')} draws of noise, "
-        f"{_count(protocol.get('drawn_pictures'))} in all, the same seeds for both models",
-        "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
-        "classifier": _judge_in_words(judge),
-        "distance": f"{DISTANCE.words}: {_count(protocol.get('held_out_pictures'))}, {reference}",
-        **({"method": method_in_words(erase)} if erase else {}),
-    }
-    if RECOGNISED.name in evaluation.base:
-        how["base model"] = f"{RECOGNISED.cell(evaluation.base, RECOGNISED.name)} of its pictures recognised, all told"
-    if erase and (differs := deviations_from_paper(erase)):
-        how["deviation from the paper"] = f"{'; '.join(differs)}; the evidence is in docs/PAPERS.md"
-    return how
-
-
-def _judge_in_words(judge: Json) -> str:
-    """How well the judge reads, and what it learned from."""
-    kind = judge.get("kind", "cnn")
-    others = "" if kind == "cnn" else f"{kind}, trained by others; "
-    if judge["accuracy"] is None:
-        return f"{others}its accuracy was not measured: there are no pictures with labels"
-    by_base = judge.get("pictures") == JUDGE_BY_BASE
-    learned = ", as it learned from: those that the base drew under other seeds" if by_base else ""
-    return f"{others}accuracy {judge['accuracy']:.4f} on {judge['test_samples']} held-out pictures{learned}"
-
-
-def _count(number: Value) -> str:
-    return f"{number:,}" if isinstance(number, int) else "an unknown number"
-
-
-def method_in_words(erase: EffectiveSettings) -> str:
-    """``erasediff, 140 updates, multiplier paper, eta 1``: of the settings those that the run really used."""
-    words = [erase.method, f"{erase.updates} updates"]
-    for name in ("multiplier", "eta", "fixed_multiplier", "norm_ratio"):
-        if (value := erase.settings.get(name)) is not None:
-            words.append(f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}")
-    return ", ".join(words)

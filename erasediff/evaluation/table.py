@@ -7,11 +7,12 @@ import io
 from collections.abc import Collection
 
 from erasediff.metrics.rules import Metric
-from erasediff.metrics.table import compared, gate_of
+from erasediff.metrics.table import CHANGE, compared, gate_of
 from erasediff.records import Evaluation
 
-#: Heads of the table's columns.
+#: Heads of the tables' columns.
 HEAD = ("metric", "base", "erased", "gate")
+CONCEPT_HEAD = ("concept", "base", "erased", "lost", "pictures moved")
 
 
 def table_rows(
@@ -40,19 +41,27 @@ def heading(name: str, metric: Metric) -> str:
     return f"{name.partition('.')[2]}: {metric.title}" if metric.per_concept else metric.heading
 
 
-def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tuple[str, str, str]]:
-    """``(concept, base, erased)`` as text: the share of its pictures that are recognised.
+def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tuple[str, ...]]:
+    """A row of :data:`CONCEPT_HEAD` a concept, as text: those to be forgotten first, then the retained ones that look
+    most like them, then the others, the most harmed first.
 
     Args:
         forgotten: concepts that say of themselves that they were to be forgotten.
     """
+    near = [c for each in evaluation.neighbours.values() for c in each]
     rows = []
     for name, metric in compared(evaluation.base, evaluation.erased).items():
-        if metric.per_concept:
-            concept = name.partition(".")[2]
-            cells = metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name)
-            rows.append((f"{concept} (to be forgotten)" if concept in forgotten else concept, *cells))
-    return rows
+        if not metric.per_concept:
+            continue
+        concept = name.partition(".")[2]
+        lost = evaluation.base[name] - evaluation.erased[name]
+        rank = 0 if concept in forgotten else 1 if concept in near else 2
+        said = concept + ("", " (looks alike)", " (to be forgotten)")[2 - rank]
+        change = evaluation.delta.get(f"{CHANGE.name}.{concept}")
+        cells = metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name)
+        moved = "" if change is None else CHANGE.text(change)
+        rows.append(((rank, -lost), (said, *cells, metric.text(lost), moved)))
+    return [row for _, row in sorted(rows, key=lambda row: row[0])]
 
 
 def recognised_csv(evaluation: Evaluation) -> str:

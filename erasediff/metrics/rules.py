@@ -115,8 +115,14 @@ class Metric:
         """A number as text, with its interval where that is known, else its spread: ``0.973 (0.948 to 0.986)``."""
         value, low, high, spread = (numbers.get(beside(name, end)) for end in ("", "low", "high", "sd"))
         if low is not None and high is not None:
-            return f"{value:.{self.digits}f} ({low:.{self.digits}f} to {high:.{self.digits}f})"
-        return f"{value:.{self.digits}f}" + ("" if spread is None else f" ± {spread:.{self.digits}f}")
+            return f"{self.text(value)} ({self.text(low)} to {self.text(high)})"
+        return self.text(value) + ("" if spread is None else f" ± {self.text(spread)}")
+
+    def text(self, value: float | None) -> str:
+        """A number with the metric's digits; what rounds to nothing has no sign."""
+        if value is None:
+            return ""
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"
 
 
 def beside(name: str, suffix: str) -> str:

@@ -337,6 +337,7 @@ def gate_of(metric: Metric) -> GatedMetric | None:
 
 
 def compared(base: Numbers, erased: Numbers) -> dict[str, Metric]:
-    """The numbers that are shown side by side, with their metrics: those that both models have, in the base's order."""
-    found = {name: metric_of(name) for name in base if name in erased}
-    return {name: metric for name, metric in found.items() if metric is not None and metric.compared}
+    """The numbers shown side by side, with their metrics: those that both models have, in this table's order."""
+    found = {name: metric for name in base if name in erased and (metric := metric_of(name)) and metric.compared}
+    order = {name: number for number, name in enumerate(METRICS)}
+    return dict(sorted(found.items(), key=lambda pair: order[pair[1].name]))

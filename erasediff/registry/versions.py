@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erasediff.errors import EraseDiffError, ModelError, TrackingError
+from erasediff.errors import EraseDiffError, IntegrityError, ModelError, TrackingError
 from erasediff.records import Erasures, Evaluation, Json
 from erasediff.registry.lock import yaml_object
 from erasediff.tracking import server
@@ -222,6 +222,22 @@ def evaluation_of_version(version: Version) -> Evaluation:
     """
     where = f"evaluation.json of version {version.version} of {version.name}"
     return Evaluation.from_json(evidence(version, "evaluation.json"), where)
+
+
+def earlier_evaluations(name: str, version: str, most: int = 6) -> dict[str, Evaluation]:
+    """How the versions before one were evaluated, by what a page calls them, the oldest of the last few first.
+
+    One that has no evaluation, or none that can be read any more, is left out. Raises: TrackingError.
+    """
+    with registry_client() as client:
+        numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+    found = {}
+    for number in [n for n in numbers if n < int(version)][-most:]:
+        try:
+            found[f"version {number}"] = evaluation_of_version(version_of(name, str(number)))
+        except (ModelError, IntegrityError):  # of another pipeline, or its run was deleted
+            continue
+    return found
 
 
 def attached(run_id: str, file: str) -> bytes | None:

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from PIL import Image
 
 from erasediff.errors import IntegrityError, ParamsError
 from erasediff.evaluation.gates import evaluation_of, gates, headline, sentences
+from erasediff.evaluation.manner import how_measured
 from erasediff.evaluation.numbers import over_draws, score
 from erasediff.evaluation.pictures import grid_png, side_by_side, tiled_png
+from erasediff.evaluation.plane import plane_section
 from erasediff.evaluation.report import LIMITS as NOT_SHOWN
-from erasediff.evaluation.report import NO_VERSION, how_measured, report_html, with_version
+from erasediff.evaluation.report import NO_VERSION, report_html, with_version
 from erasediff.evaluation.table import concept_rows, table_rows
 from erasediff.metrics.draw import Draw
 from erasediff.records import (
@@ -213,6 +216,15 @@ def test_numbers_have_a_spread_over_draws_but_for_single_concepts():
 
 
 @pytest.mark.unit
+def test_what_was_to_be_forgotten_stands_first_in_a_grid():
+    black, white = torch.full((1, 2, 1, 8, 8), -1.0), torch.full((1, 2, 1, 8, 8), 1.0)
+    rows = torch.cat([black, black, white])
+    found = grid_png(rows, ["a", "b", "c"], "t", marked=["c"])
+    first = torch.cat([white, black, black])
+    assert found == grid_png(first, ["c", "a", "b"], "t", marked=["c"]) != grid_png(rows, ["a", "b", "c"], "t")
+
+
+@pytest.mark.unit
 def test_grid_is_a_picture():
     assert grid_png(torch.zeros(2, 3, 1, 8, 8), ["a", "chat noir"], "base").startswith(b"\x89PNG")
 
@@ -283,7 +295,45 @@ def test_concepts_have_a_table_of_their_own_that_says_which_were_to_be_forgotten
     evaluation = evaluated(
         BASE | {"accuracy.a": 1.0, "accuracy.b": 0.5}, ERASED | {"accuracy.a": 0.0, "accuracy.b": 0.5}
     )
-    assert concept_rows(evaluation, {"a"}) == [("a (to be forgotten)", "1.000", "0.000"), ("b", "0.500", "0.500")]
+    assert concept_rows(evaluation, {"a"}) == [
+        ("a (to be forgotten)", "1.000", "0.000", "1.000", ""),
+        ("b", "0.500", "0.500", "0.000", ""),
+    ]
+
+
+@pytest.mark.unit
+def test_the_concept_that_looks_alike_and_then_the_most_harmed_one_come_first():
+    base = BASE | {f"accuracy.{c}": 0.9 for c in "abcde"}
+    erased = ERASED | {"accuracy.a": 0.0, "accuracy.b": 0.8, "accuracy.c": 0.9, "accuracy.d": 0.2, "accuracy.e": 0.95}
+    measured = Measured(base, "b", PROTOCOL, neighbours={"a": ["e"]}), Measured(erased, "e", PROTOCOL)
+    rows = concept_rows(evaluation_of(*measured, dict(JUDGE), LIMITS), {"a"})
+    assert [row[0] for row in rows] == ["a (to be forgotten)", "e (looks alike)", "d", "b", "c"]
+    assert [row[3] for row in rows] == ["0.900", "-0.050", "0.700", "0.100", "0.000"]
+
+
+@pytest.mark.unit
+def test_the_plane_has_the_models_the_region_that_the_gates_allow_and_earlier_versions():
+    evaluation = evaluated()
+    alone = plane_section(evaluation)
+    assert list(alone.pictures) == [
+        "base at (0.970, 0.030), erased at (0.960, 0.950); allowed from 0.950 to the right and 0.900 upwards"
+    ]
+    alike, other = evaluated(erased=ERASED | {"unlearning_accuracy": 0.5}), evaluated(draws=1)
+    both = plane_section(evaluation, {"version 1": alike, "version 2": other})
+    assert "earlier versions" in both.text and "Hollow" in both.text
+    assert "Hollow" not in plane_section(evaluation, {"version 1": alike}).text and "Grey" not in alone.text
+    html = report(evaluation)
+    named = with_version(html, evaluation, SETS, {"version": "m, version 3"}, {"version 1": alike})
+    assert "Grey: earlier versions of this model." in named and "Grey" not in html
+    nothing = {name: number for name, number in BASE.items() if name != "unlearning_accuracy"}
+    assert plane_section(evaluated(nothing, nothing)) is None
+
+
+@pytest.mark.unit
+def test_the_report_says_what_was_not_measured_and_why():
+    evaluation = replace(evaluated(), skipped={"clip_score": "the judge is no CLIP model", "concept z": "unknown"})
+    told = how_measured(evaluation, RAN)["not measured"]
+    assert told == "CLIP score (the judge is no CLIP model); concept z (unknown)"
 
 
 @pytest.mark.unit

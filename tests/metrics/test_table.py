@@ -101,3 +101,11 @@ def test_a_gate_in_words():
 def test_the_table_is_read_without_torch():
     code = "import sys, erasediff.evaluation.table, erasediff.evaluation.gates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.unit
+def test_what_rounds_to_nothing_has_no_sign():
+    metric = METRICS["kid_classifier"]
+    assert metric.cell(
+        {"kid_classifier": -2e-6, "kid_classifier_low": -0.01, "kid_classifier_high": 0.0}, metric.name
+    ) == ("0.0000 (-0.0100 to 0.0000)")

@@ -39,6 +39,7 @@ ATTACKS = {"settings": {"2 steps": {"value": 0.18, "low": 0.1, "high": 0.29, "pi
 def evaluated(unlearning_accuracy, low=None):
     numbers = {f"accuracy.{c}": 0.97 for c in CONCEPTS}
     shared = {"recognised": 0.96, "in_domain_retain_accuracy": 0.95, "fd_classifier": 0.5} | numbers
+    shared |= {f"forget_{mark}": 0.01 for mark in ("blank", "noise", "copied", "repeated")}
     spread = {f"{name}_sd": 0.01 for name in ("recognised", "in_domain_retain_accuracy", "unlearning_accuracy")}
     protocol = {"seed": 0, "samples_per_concept": 100, "draws": 3, "inference_steps": None, "guidance_scale": None}
     base = Measured({"unlearning_accuracy": 0.05, **shared, **spread}, 64 * "b", protocol)
@@ -148,9 +149,9 @@ def test_a_phone_shows_every_column_and_charts_over_its_whole_width(shown, tmp_p
     (tmp_path / "page.html").write_text(report(tmp_path, 0.95))
     shown.open(tmp_path / "page.html", 390)
     heads = shown.evaluate('[...document.querySelectorAll(".numbers th")].map(e => e.getBoundingClientRect().right)')
-    assert len(heads) == 7 and max(heads) <= 390 - 16
+    assert len(heads) == 9 and max(heads) <= 390 - 16
     widths = shown.evaluate("[...document.images].map(image => image.getBoundingClientRect().width)")
-    assert len(widths) == 4 and min(widths) > 340
+    assert len(widths) == 5 and min(widths) > 340
 
 
 @pytest.mark.pipeline

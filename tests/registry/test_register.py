@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
+from registering import version
 
 from erasediff import tracking
 from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
@@ -18,6 +19,7 @@ from erasediff.registry import publishing
 from erasediff.registry.store import verify_stored
 from erasediff.registry.versions import (
     aliases,
+    earlier_evaluations,
     erasures_of,
     evaluation_of_version,
     evidence,
@@ -131,6 +133,11 @@ def test_evidence_stays_with_the_model_when_its_run_is_gone(project):
     assert evaluation_of_version(gone).erased["unlearning_accuracy"] == 0.5
     with pytest.raises(ModelError, match=f"has no nothing.json: .* its run {'0' * 32} was deleted"):
         evidence(gone, "nothing.json")
+    number = version([])  # which was never evaluated
+    assert earlier_evaluations(MODEL, "1") == earlier_evaluations("m", str(int(number) + 1)) == {}
+    assert {name: it.erased for name, it in earlier_evaluations(MODEL, "2").items()} == {
+        "version 1": evaluation_of_version(found).erased
+    }
 
 
 @pytest.mark.pipeline
