@@ -15,6 +15,7 @@ __version__ = "0.2.0"
 
 #: Where each verb is: torch and diffusers are imported once one is used, so that ``import erasediff`` takes no time.
 _VERBS = {
+    "attack": "erasediff.evaluation.attacking",
     "draw": "erasediff.families.drawing",
     "erase": "erasediff.unlearning.erasing",
     "evaluate": "erasediff.evaluation.evaluating",
@@ -23,13 +24,14 @@ _VERBS = {
 }
 
 if TYPE_CHECKING:
+    from erasediff.evaluation.attacking import attack
     from erasediff.evaluation.evaluating import evaluate
     from erasediff.examples import open_example
     from erasediff.families.drawing import draw
     from erasediff.loading import load
     from erasediff.unlearning.erasing import erase
 
-__all__ = ["__version__", "draw", "erase", "evaluate", "load", "open_example"]
+__all__ = ["__version__", "attack", "draw", "erase", "evaluate", "load", "open_example"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import erasediff
 from erasediff.arguments import Parser, within
+from erasediff.attack_command import add_attack, attack
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
 from erasediff.evaluate_command import add_evaluate, evaluate
@@ -152,6 +153,10 @@ def _parser() -> Parser:
     sub = commands.add_parser("evaluate", help=told, description=f"{told.capitalize()}.")
     add_evaluate(sub)
     sub.set_defaults(work=evaluate)
+    told = "try to bring back what a model has forgotten"
+    sub = commands.add_parser("attack", help=told, description=f"{told.capitalize()}.")
+    add_attack(sub)
+    sub.set_defaults(work=attack)
     return parser
 
 

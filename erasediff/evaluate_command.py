@@ -101,7 +101,7 @@ def evaluate(
             "give one MODEL, --forgotten, --judge and --base: the model before is what it is held against"
         )
     for name in (base, *models):
-        _require(name)
+        require(name)
     from erasediff.data.inputs import prompts_by_concept
     from erasediff.data.prompts import read_prompts, words_table
     from erasediff.evaluation.evaluating import evaluate as verb
@@ -149,7 +149,7 @@ def open_model(model: str, base: str | None = None) -> DiffusionPipeline:
     return load(model, config=base if base and Path(model).is_file() and Path(base).is_dir() else None)
 
 
-def _require(model: str) -> None:
+def require(model: str) -> None:
     """Tell a model that cannot be there before torch is loaded."""
     path = Path(model)
     if model != EXAMPLE and not (path.suffix == ".safetensors" and path.is_file()):

@@ -149,6 +149,7 @@ class Measured:
         attacks: what each attack found, by its name and its variants.
         neighbours: retained concepts that look most like each one to forget, nearest first.
         skipped: why a number, or a concept, is not there, by its name.
+        retrained: what attacks found on a model that was trained without the forget set; of the base's record alone.
     """
 
     numbers: dict[str, float]
@@ -160,6 +161,7 @@ class Measured:
     attacks: Json = field(default_factory=dict)
     neighbours: dict[str, list[str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    retrained: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """The numbers, then what they are of."""
@@ -194,6 +196,8 @@ class Evaluation:
         attacks: what each found, by ``base`` and ``erased``, its name and its variants; likewise.
         neighbours: retained concepts whose pictures looked most like those of each one to forget, nearest first.
         skipped: why a number, or a concept, is not there, by its name.
+        attacks: what each found, by ``base``, ``erased`` and, where there is one, ``retrained``, its name and its
+            variants; likewise.
     """
 
     base: dict[str, float]

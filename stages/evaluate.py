@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, readings, sample pictures."""
     import time
+    from functools import partial
+    from pathlib import Path
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
-    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
-    from erasediff.evaluation.measure import Protocol, attack_pipeline, measure_pipeline
+    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, read_table, training_pictures
+    from erasediff.evaluation.attacking import attack_pipeline
+    from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
+    from erasediff.evaluation.protocol import PROTOCOL, Protocol
     from erasediff.families import open_pipeline
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.metrics.inception import inception_file
@@ -31,7 +35,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     training = training_pictures(layout.TABLE)
-    protocol = Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks", "attacks"}))
+    protocol = Protocol(seed=seed, **evaluate.model_dump(include=PROTOCOL))
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
     with progress_bar(f"evaluate {which}") as on_progress:
         found = measure_pipeline(
@@ -50,15 +54,28 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
             on_progress=on_progress,
         )
-        attacks = attack_pipeline(
-            pipeline, judge, protocol, evaluate.attacks, erasures.concepts, prompts, training, test
-        )
+    attack = partial(
+        attack_pipeline,
+        judge=judge,
+        protocol=protocol,
+        names=evaluate.attacks,
+        forgotten=erasures.concepts,
+        prompts=prompts,
+        training=training,
+        test=test,
+        forget_set=(read_table(layout.FORGET_TABLE), read_table(layout.RETAIN_TABLE)) if evaluate.attacks else None,
+        wordings=evaluate.wordings,
+        budget=evaluate.attack_budget,
+    )
+    attacks = attack(pipeline, base=None if which == "base" else lambda: open_pipeline(layout.BASE))
+    there = which == "base" and (Path(evaluate.retrained) / "model_index.json").exists()
+    retrained = attack(open_pipeline(evaluate.retrained), base=lambda: pipeline) if there else {}
     grid = layout.samples(which)
     marked = [*erasures.concepts, *erasures.earlier]
     write_bytes(grid, grid_png(found.shown, asked_concepts(judge, prompts), which, marked=marked))
     write_readings(layout.readings(which), found.numbers)
     timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
-    write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks).to_json())
+    write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks, retrained).to_json())
     run.log_metrics(found.numbers.flat)
     run.log_artifact(grid)
 

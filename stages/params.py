@@ -228,6 +228,9 @@ class Evaluate(Section):
     batch_size: int
     self_checks: bool
     attacks: list[Attack]
+    attack_budget: Literal["quick", "paper"]
+    retrained: Text
+    wordings: dict[Text, Annotated[list[Text], Field(min_length=1)]]
 
     @model_validator(mode="after")
     def _draws_on(self) -> Evaluate:

@@ -20,8 +20,9 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.artifacts import write_bytes, write_json
     from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
     from erasediff.evaluation.gates import gates
-    from erasediff.evaluation.measure import Protocol, measure_pipeline
+    from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.pictures import grid_png
+    from erasediff.evaluation.protocol import PROTOCOL, Protocol
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.loading import load
     from erasediff.metrics.inception import inception_file
@@ -40,7 +41,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             load(version.uri),
             judge,
             test,
-            Protocol(seed=seed, **evaluate.model_dump(exclude={"self_checks", "attacks"})),
+            Protocol(seed=seed, **evaluate.model_dump(include=PROTOCOL)),
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
@@ -94,7 +95,9 @@ def _comparable(version: Version, recorded: Evaluation, seed: int, evaluate: Eva
 
 def _of_protocol(section: dict[str, object]) -> dict[str, object]:
     """What changes how a model is measured, and not only what else is looked at; an entry at null changes nothing."""
-    return {n: value for n, value in section.items() if n not in ("self_checks", "attacks") and value is not None}
+    from erasediff.evaluation.protocol import PROTOCOL
+
+    return {name: value for name, value in section.items() if name in PROTOCOL and value is not None}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -232,3 +232,18 @@ def test_it_works_from_a_wheel_outside_a_checkout(model, tmp_path):
     refused = subprocess.run([sys.executable, "-c", registry], **{**asked, "check": False})
     assert refused.returncode == 1 and refused.stderr.strip().count("\n") == 0, refused.stderr
     assert "pip install 'erasediff-pipeline[pipeline]'" in refused.stderr
+
+
+@pytest.mark.unit
+def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys):
+    out = tmp_path / "found.json"
+    how = ["--judge", "shapes", "--base", "shapes", "--steps", "2", "--guidance-scale", "1", "--pictures", "2"]
+    arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erasediff.evaluation.attacking._drawn", lambda *given, **how: None)
+        assert main(arguments) == 0
+    printed, found = capsys.readouterr().out.splitlines(), json.loads(out.read_text())
+    assert [line.split(":")[1].strip() for line in printed] == ["bf16 weights", "fp8 weights", "int8 weights"]
+    assert all("; base " in line for line in printed) and found["model"] == found["base"]
+    assert told(capsys, ["attack", "nowhere", "star", "--judge", "shapes"])[0] == 1
+    assert told(capsys, ["attack", "shapes", "star", "--judge", "shapes", "--attacks", "x"])[0] == 2

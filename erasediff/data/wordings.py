@@ -46,6 +46,15 @@ def vocabulary() -> dict[str, Kind]:
     return {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}
 
 
+def other_names(concept: str) -> dict[str, list[str]]:
+    """Other names of a concept, by ``synonyms`` or the language; empty where none are known here."""
+    found: dict[str, list[str]] = {}
+    for row in _table("other_names"):
+        if row["concept"].lower() == concept.lower():
+            found.setdefault(row["kind"], []).append(row["name"])
+    return found
+
+
 def general_prompts() -> list[str]:
     """Some 250 prompts of everyday pictures, which no single concept is asked by."""
     return [row["prompt"] for row in _table("general")]

@@ -123,7 +123,11 @@ def evaluation_of(
         pairing=pairing,
         instead=erased.instead,
         self_checks=checks,
-        attacks={"base": base.attacks, "erased": erased.attacks},
+        attacks={
+            "base": base.attacks,
+            "erased": erased.attacks,
+            **({"retrained": base.retrained} if base.retrained else {}),
+        },
         neighbours=base.neighbours,
         skipped=erased.skipped,
     )

@@ -16,8 +16,6 @@ from erasediff.data.wordings import in_turns
 from erasediff.device import device
 from erasediff.errors import DataError, ParamsError, UnknownConcept
 from erasediff.evaluation import planted
-from erasediff.evaluation.attacks import attacked, to_json
-from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.changes import features_of
 from erasediff.evaluation.neighbours import neighbours_of
 from erasediff.evaluation.numbers import Numbers, numbers_of
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from diffusers import DiffusionPipeline
 
-__all__ = ["Measurement", "Plan", "Protocol", "Reader", "attack_pipeline", "measure", "measure_pipeline"]
+__all__ = ["Measurement", "Plan", "Protocol", "Reader", "measure", "measure_pipeline"]
 
 #: Pictures of each concept that are kept to be shown.
 SHOWN = 8
@@ -67,7 +65,13 @@ class Measurement:
     neighbours: dict[str, list[str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def noted(self, numbers: dict[str, float], model_sha256: str, attacks: Json | None = None) -> Measured:
+    def noted(
+        self,
+        numbers: dict[str, float],
+        model_sha256: str,
+        attacks: Json | None = None,
+        retrained: Json | None = None,
+    ) -> Measured:
         """The record of it, with these numbers."""
         planted = {name: {"numbers": found.flat, "counts": found.counts} for name, found in self.planted.items()}
         return Measured(
@@ -80,6 +84,7 @@ class Measurement:
             attacks or {},
             self.neighbours,
             self.skipped,
+            retrained or {},
         )
 
 
@@ -325,43 +330,3 @@ def _inception(file: str | Path | None) -> Inception | None:
         return None if file is None else Inception(Path(file))
     except ValueError as error:
         raise ParamsError(f"models/inception: {error}") from None
-
-
-def attack_pipeline(
-    pipeline: DiffusionPipeline,
-    judge: Judge,
-    protocol: Protocol,
-    names: Sequence[str],
-    forgotten: Sequence[str],
-    prompts: Mapping[str, Sequence[str]],
-    training: pd.DataFrame | None,
-    test: pd.DataFrame,
-) -> Json:
-    """What each attack found on a pipeline, by its name and its variants; nothing where no concept was forgotten.
-
-    Args:
-        names: of :data:`erasediff.evaluation.attacks.ATTACKS`.
-        training: pictures that the model may have been trained on; ``None``: there are none at hand.
-        test: pictures that it was not.
-    """
-    if not forgotten or not names:
-        return {}
-    family = family_of(pipeline.to(device()))
-
-    def pictures(table: pd.DataFrame) -> tuple[Tensor, list[str]] | None:
-        rows = table[table["concept"].isin(forgotten)]
-        return (decode(rows["image"].tolist(), family.image_shape), rows["concept"].tolist()) if len(rows) else None
-
-    target = Target(
-        family,
-        judge.to(device()),
-        forgotten,
-        protocol.inference_steps,
-        protocol.guidance_scale,
-        protocol.seed,
-        protocol.batch_size,
-        prompts,
-        members=None if training is None else pictures(training),
-        others=None if training is None else pictures(test),
-    )
-    return to_json(attacked(target, names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from torch import Tensor
 
@@ -52,6 +52,10 @@ class Protocol:
     def confidence(self) -> float:
         """Of each interval, at each look: all looks together err as often as one of :data:`CONFIDENCE`."""
         return CONFIDENCE if self.max_draws is None else confidence_of(len(self.looks))
+
+
+#: Names of a protocol's entries but the seed: entries of ``evaluate`` in params.yaml.
+PROTOCOL = {entry.name for entry in fields(Protocol)} - {"seed"}
 
 
 @dataclass(frozen=True)

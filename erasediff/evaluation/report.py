@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from erasediff.errors import IntegrityError
+from erasediff.evaluation.attack_section import attack_sections
 from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.manner import how_measured
 from erasediff.evaluation.plane import plane_section
@@ -24,7 +25,8 @@ from erasediff.records import (
 
 #: What no gate measures, for report and model card.
 LIMITS = (
-    "That the concept cannot be brought back: fine-tuning the weights, or an adversarial condition, may do so.",
+    "That the concept cannot be brought back: the attacks are few, their searches short. Others may do it.",
+    "That no training picture is copied: one that is turned, mirrored or cropped is not found.",
     "That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.",
     "Anything about data, concepts, seeds and samplers other than those measured.",
     "That the base model's other faults are mended: only the concepts above were worked on.",
@@ -72,7 +74,7 @@ def report_html(
                 "the retained ones that look most like them, then the others, the most harmed first.",
                 Table(concept_rows(evaluation, marked), CONCEPT_HEAD, numbers=True),
             ),
-            *_attacks(evaluation),
+            *attack_sections(evaluation.attacks),
             *_self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
             *([Section("How the erasing went", pictures=charts)] if charts else []),
@@ -133,26 +135,6 @@ def _drawn_instead(evaluation: Evaluation) -> list[Section]:
         "the lower rows do not ask it."
     )
     return [Section("What is drawn instead", text, Table(rows))] if rows else []
-
-
-def _attacks(evaluation: Evaluation) -> list[Section]:
-    """What was tried to bring the concept back, on both models."""
-    before, after = (evaluation.attacks.get(which, {}) for which in ("base", "erased"))
-    rows = [
-        (f"{attack}: {variant}", *(_attack_cell(found.get(attack, {}).get(variant)) for found in (before, after)))
-        for attack, variants in after.items()
-        for variant in variants
-    ]
-    text = (
-        "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses "
-        "tell pictures that were trained on from others (0.5: not at all). No gate looks at these."
-    )
-    table = Table(rows, ("attack", "base", "erased"), numbers=True)
-    return [Section("Does it come back?", text, table)] if rows else []
-
-
-def _attack_cell(found: Mapping[str, float] | None) -> str:
-    return "" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _self_checks(evaluation: Evaluation) -> list[Section]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.measure import Plan, Protocol, measure
+from erasediff.judges.judge import recognised
 
 CONCEPTS = tuple("0123456789")
 PROTOCOL = Protocol(samples_per_concept=70, draws=1, inference_steps=1, guidance_scale=1.0, batch_size=300, seed=3)
@@ -80,6 +81,8 @@ class Nearest:
         distances = torch.cdist(images.flatten(1), self.world.training.flatten(1))
         nearest = self.labels[distances.argmin(1)]
         return F.one_hot(nearest, 10).float(), F.avg_pool2d(images, 2).flatten(1)
+
+    recognises = recognised
 
 
 def forgetting(world, **instead):

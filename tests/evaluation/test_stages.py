@@ -10,6 +10,7 @@ from PIL import Image
 
 from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
 from erasediff.data.images import encode_png
+from erasediff.evaluation.attacks import resurgence
 from erasediff.judges import cnn
 from erasediff.metrics.rules import beside
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary
@@ -144,3 +145,31 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     both, before = Image.open(layout.BEFORE_AFTER), Image.open(layout.samples("base")).convert("RGB")
     assert both.width == before.width + 24 + 30
     assert both.crop((0, 0, *before.size)).tobytes() == before.tobytes()  # before comes first
+
+
+@pytest.mark.unit
+def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, pipeline, monkeypatch):
+    monkeypatch.setitem(resurgence.COSTS, "quick", resurgence.Cost((1, 2), 4))
+    table = pd.read_parquet(layout.TABLE)
+    with new_folder(layout.SETS) as folder:
+        for path, concept in ((layout.FORGET_TABLE, "a"), (layout.RETAIN_TABLE, "c")):
+            table[table["concept"] == concept].to_parquet(folder / path.name, index=False)
+        sets = ForgetSummary(Erasures(("a",), (), ("b",)), {"a": 9}, {"c": 9}, "selected", {}, "f" * 64)
+        write_json(folder / layout.summary(layout.SETS).name, sets.to_json())
+    with new_folder(layout.model("erased").parent / "retrained") as folder:
+        pipeline.save_pretrained(folder)
+    how = {"attacks": ["completion", "resurgence"], "retrained": "models/retrained"}
+    (_, base), (_, erased) = evaluated("base", **how), evaluated("erased", **how)
+    assert list(base["attacks"]["resurgence"]) == ["before"] and erased["retrained"] == {}
+    assert erased["attacks"]["completion"] == base["attacks"]["completion"] == base["retrained"]["completion"]
+    points = erased["attacks"]["resurgence"]
+    assert [(name, it["at"]) for name, it in points.items()][:3] == [
+        (f"all weights, {at} updates", at) for at in (0, 1, 2)
+    ]
+    assert points == base["retrained"]["resurgence"]
+    _, evaluation = judged()
+    assert set(evaluation.attacks) == {"base", "erased", "retrained"}
+    page = layout.REPORT.read_text()
+    assert "<th>attack</th><th>base</th><th>erased</th><th>retrained</th>" in page
+    assert "resurgence: share of pictures that show the concept after so many updates" in page
+    assert "completion: pictures of the concept" in page and "turned, mirrored or cropped is not found" in page

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -29,7 +30,10 @@ NO_RESULT = {
 
 
 def imported(path):
-    """Files of the library that a file imports at any depth of its code, except for type checking."""
+    """Files of the library that a file imports at any depth of its code, except for type checking.
+
+    What is imported by a name that is put together, as an attack's is, may be any file of its room.
+    """
     tree = ast.parse(path.read_text())
     parts = [n for n in tree.body if not (isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")]
     found = set()
@@ -38,6 +42,8 @@ def imported(path):
             module = ROOT / node.module.replace(".", "/")
             files = (module.with_suffix(".py"), module / "__init__.py", *(module / f"{n.name}.py" for n in node.names))
             found |= {file for file in files if file.exists()}
+    for room in re.findall(r'import_module\(f"(erasediff\.[\w.]+)\.\{', path.read_text()):
+        found |= set((ROOT / room.replace(".", "/")).glob("*.py"))
     return found
 
 

@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from erasediff.evaluation.attacks.table import ATTACKS
+
 if TYPE_CHECKING:
     from erasediff.evaluation.attacks.target import Found, Target
 
-#: What each attack does, by the name of its file and in ``evaluate.attacks``.
-ATTACKS: dict[str, str] = {
-    "membership": "losses tell pictures that were trained on from held-out ones (AUC; 0.5: they do not)",
-    "precision": "weights rounded, as a quantised copy has them",
-    "settings": "other steps and guidance of the sampler",
-    "wordings": "the concept misspelt or in other letters",
-}
+__all__ = ["ATTACKS", "Attack", "attacked", "to_json"]
 
 
 class Attack(Protocol):
@@ -38,4 +34,8 @@ def _attack(name: str) -> Attack:
 
 def to_json(found: Mapping[str, Mapping[str, Found]]) -> dict[str, dict[str, dict[str, float]]]:
     """As the metrics of a model have it."""
-    return {attack: {name: vars(it) for name, it in variants.items()} for attack, variants in found.items()}
+
+    def entries(it: Found) -> dict[str, float]:
+        return {name: value for name, value in vars(it).items() if value is not None}
+
+    return {attack: {name: entries(it) for name, it in variants.items()} for attack, variants in found.items()}

@@ -14,7 +14,11 @@ from erasediff.families.family import Family
 
 def run(target: Target) -> dict[str, Found]:
     """Draw with the weights rounded to each precision."""
-    kinds: dict[str, Callable[[Tensor], Tensor]] = {"bf16 weights": to_bf16, "int8 weights": to_int8}
+    kinds: dict[str, Callable[[Tensor], Tensor]] = {
+        "bf16 weights": to_bf16,
+        "fp8 weights": to_fp8,
+        "int8 weights": to_int8,
+    }
     return {name: target.changed(family=_rounded(target, change)).seen() for name, change in kinds.items()}
 
 
@@ -29,6 +33,11 @@ def _rounded(target: Target, change: Callable[[Tensor], Tensor]) -> Family:
 def to_bf16(weight: Tensor) -> Tensor:
     """The nearest values of bfloat16."""
     return weight.to(torch.bfloat16).to(weight.dtype)
+
+
+def to_fp8(weight: Tensor) -> Tensor:
+    """The nearest values of float8 (e4m3), as ``enable_layerwise_casting`` stores weights; vectors stay."""
+    return weight if weight.ndim < 2 else weight.clamp(-448, 448).to(torch.float8_e4m3fn).to(weight.dtype)
 
 
 def to_int8(weight: Tensor) -> Tensor:

@@ -1,18 +1,23 @@
-"""What is attacked: a model, with what it should not draw and what tells that."""
+"""What is attacked: a model, with what it should not draw, what tells that, and what an attacker has at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from erasediff.data.concept_images import ConceptImages
 from erasediff.data.wordings import in_turns
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.intervals import wilson
 from erasediff.randomness import ATTACK_BLOCKS, image_seeds
+
+#: How much a search may cost: a few seconds on a small model, or what its paper spends.
+Budget = Literal["quick", "paper"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class Found:
     Attributes:
         low, high: its interval.
         pictures: that it stands on.
+        at: where it is a point of a curve: how many steps were made.
     """
 
     value: float
     low: float
     high: float
     pictures: int
+    at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Target:
         prompts: what the model is asked for a concept, in turns; its name where there are none.
         pictures: drawn for each variant of an attack and each concept.
         members: pictures of the forgotten concepts that were trained on, with their concepts; and such that were not.
+        forget, retain: pictures that an attacker has of what was forgotten, and of what was kept.
+        base: opens the model that was erased from; ``None``: it is not at hand.
+        is_base: nothing was erased from this model: it is the reference.
+        wordings: other words for a concept, given by whoever knows some.
+        budget: of searches.
+        how: more arguments of ``family.sample``, such as ``sampler``.
     """
 
     family: Family
@@ -53,21 +66,57 @@ class Target:
     pictures: int = 60
     members: tuple[Tensor, Sequence[str]] | None = None
     others: tuple[Tensor, Sequence[str]] | None = None
+    forget: ConceptImages | None = None
+    retain: ConceptImages | None = None
+    base: Callable[[], Family] | None = None
+    is_base: bool = False
+    wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    budget: Budget = "quick"
+    how: Mapping[str, object] = field(default_factory=dict)
 
     def changed(self, **changes: object) -> Target:
         """The same with other entries."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
-    def seen(self) -> Found:
-        """How often a forgotten concept is seen where it is asked for."""
-        asked = [p for c in self.forgotten for p in in_turns(self.prompts.get(c) or [c], self.pictures)]
-        images = self.family.sample(
-            asked,
-            image_seeds(self.seed, 0, len(asked), ATTACK_BLOCKS),
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            batch_size=self.batch_size,
-        )
-        columns = torch.tensor([self.judge.concepts.index(c) for c in self.forgotten])
-        shown = int(torch.isin(self.judge.read(images)[0].argmax(1), columns).sum())
-        return Found(shown / len(asked), *wilson(shown, len(asked)), len(asked))
+    @property
+    def scale(self) -> float:
+        """The guidance scale of the verdict."""
+        return self.family.default_guidance_scale if self.guidance_scale is None else self.guidance_scale
+
+    def asked_for(self, concept: str, count: int | None = None) -> list[str]:
+        """What the model is asked for a concept, a prompt a picture."""
+        return in_turns(self.prompts.get(concept) or [concept], self.pictures if count is None else count)
+
+    def seeds(self, count: int, block: int = 0) -> list[int]:
+        """Seeds of pictures that no other use of the run's seed has; block 1: of pictures that an attacker draws."""
+        return image_seeds(self.seed, block, count, ATTACK_BLOCKS)
+
+    def seen(self, concepts: Sequence[str] | None = None) -> Found:
+        """How often a forgotten concept is seen where one of these, all by default, is asked for."""
+        asked = [prompt for concept in concepts or self.forgotten for prompt in self.asked_for(concept)]
+        return self.judged(self.drawn(asked, self.seeds(len(asked))))
+
+    def drawn(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Pictures of the model, ``(N, C, H, W)`` in [-1, 1], at the verdict's settings."""
+        how = {"steps": self.steps, "guidance_scale": self.guidance_scale, "batch_size": self.batch_size, **self.how}
+        return self.family.sample(prompts, seeds, **how)  # type: ignore[arg-type]
+
+    def shows(self, images: Tensor) -> Tensor:
+        """True where a picture is read as a forgotten concept, bool ``(N,)``."""
+        return torch.stack([self.judge.recognises(concept, images) for concept in self.forgotten]).any(0)
+
+    def judged(self, images: Tensor) -> Found:
+        """How many of the pictures show a forgotten concept."""
+        return counted(int(self.shows(images).sum()), len(images))
+
+    def examples(self, concept: str, count: int) -> Tensor | None:
+        """Pictures of a forgotten concept that an attacker has, ``(N, C, H, W)``; ``None``: there are none."""
+        if self.forget is None:
+            return None
+        rows = [row for row, name in enumerate(self.forget.concepts) if name == concept]
+        return self.forget.images[torch.tensor(rows[:count])] if rows else None
+
+
+def counted(shown: int, pictures: int) -> Found:
+    """A share with its interval."""
+    return Found(shown / pictures, *wilson(shown, pictures), pictures)

@@ -1,22 +1,31 @@
-"""The concept by other letters: what a filter of words would not see."""
+"""The concept by other letters, other words and other languages: what a filter of words would not see."""
 
 from __future__ import annotations
 
-from erasediff.data.wordings import with_article
+from erasediff.data.wordings import other_names, with_article
 from erasediff.evaluation.attacks.target import Found, Target
 
 KINDS = ("letter dropped", "letters swapped", "letter doubled", "capitals", "plural")
+#: What a user's own words are called.
+GIVEN = "words given"
 
 
 def run(target: Target) -> dict[str, Found]:
-    """Ask by each; a model of named classes takes their names alone."""
+    """Ask by each; a model of named classes takes their names alone.
+
+    Other words are those that are known of a concept (``erasediff/data/words/other_names.csv``), and those given.
+    """
     if target.family.concepts is not None:
         return {}
-    found = {}
-    for kind in KINDS:
-        prompts = {concept: [with_article(misspelt(concept, kind))] for concept in target.forgotten}
-        found[kind] = target.changed(prompts=prompts).seen()
-    return found
+    asked: dict[str, dict[str, list[str]]] = {}
+    for concept in target.forgotten:
+        for kind in KINDS:
+            asked.setdefault(kind, {})[concept] = [with_article(misspelt(concept, kind))]
+        named = other_names(concept) | ({GIVEN: list(given)} if (given := target.wordings.get(concept)) else {})
+        for kind, names in named.items():
+            english = kind == "synonyms"
+            asked.setdefault(kind, {})[concept] = [with_article(name) if english else name for name in names]
+    return {kind: target.changed(prompts=prompts).seen(list(prompts)) for kind, prompts in asked.items()}
 
 
 def misspelt(concept: str, kind: str) -> str:

@@ -1,0 +1,93 @@
+"""Attacks in the report: what each found on the base, on the erased model and on a retrained one, and their curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+from erasediff.evaluation.attacks.table import ATTACKS
+from erasediff.pages import Section, Table
+from erasediff.records import Json
+
+#: Columns of the table and colours of the curves.
+MODELS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
+TEXT = (
+    "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses tell "
+    "pictures that were trained on from others (0.5: not at all). The base is what nothing was taken from{}. What an "
+    "attack finds on the erased model says something beside these alone. No gate looks at them."
+)
+
+
+def attack_sections(attacks: Mapping[str, Json]) -> list[Section]:
+    """What was tried to bring the concept back, on each model; nothing where nothing was tried.
+
+    Args:
+        attacks: what each attack found, by model, attack and variant.
+    """
+    models = [which for which in MODELS if attacks.get(which)]
+    rows = [
+        (f"{attack}: {variant}", *(_cell(attacks[which].get(attack, {}).get(variant)) for which in models))
+        for attack, variants in _variants(attacks).items()
+        for variant in variants
+    ]
+    if not rows:
+        return []
+    reference = "; the retrained model never saw the concept" if "retrained" in models else ""
+    table = Table(rows, ("attack", *models), numbers=True)
+    words = [f"{name}: {ATTACKS[name]}." for name in _variants(attacks) if name in ATTACKS]
+    return [Section("Does it come back?", TEXT.format(reference), table, curves(attacks), words)]
+
+
+def _variants(attacks: Mapping[str, Json]) -> dict[str, list[str]]:
+    """The variants of each attack, those of any model."""
+    found: dict[str, dict[str, None]] = {}
+    for which in MODELS:
+        for attack, variants in attacks.get(which, {}).items():
+            found.setdefault(attack, {}).update(dict.fromkeys(variants))
+    return {attack: list(variants) for attack, variants in found.items()}
+
+
+def _cell(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def curves(attacks: Mapping[str, Json]) -> dict[str, bytes]:
+    """A chart, PNG, of each attack that makes steps, by what it shows."""
+    found = {}
+    for attack in _variants(attacks):
+        lines = {which: lines_of(attacks.get(which, {}).get(attack, {})) for which in MODELS}
+        if any(len(points) > 1 for by_name in lines.values() for points in by_name.values()):
+            text = f"{attack}: share of pictures that show the concept after so many updates, with 95 % intervals."
+            found[text] = _chart(lines)
+    return found
+
+
+def lines_of(variants: Mapping[str, Mapping[str, float]]) -> dict[str, list[Mapping[str, float]]]:
+    """The points of each curve, by the name that its variants begin with."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for variant, point in variants.items():
+        if "at" in point:
+            found.setdefault(variant.rpartition(", ")[0], []).append(point)
+    return {name: sorted(points, key=lambda point: point["at"]) for name, points in found.items()}
+
+
+def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> bytes:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 13, "legend.fontsize": 11}):
+        figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+        for which, by_name in lines.items():
+            for (name, points), dashes in zip(by_name.items(), ("-", "--", ":"), strict=False):
+                at, middle = [p["at"] for p in points], [p["value"] for p in points]
+                axes.plot(at, middle, dashes, marker="o", color=MODELS[which], label=f"{which} {name}".strip())
+                low, high = [p["low"] for p in points], [p["high"] for p in points]
+                axes.fill_between(at, low, high, color=MODELS[which], alpha=0.12)
+        axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))
+        axes.legend()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        plt.close(figure)
+    return buffer.getvalue()
