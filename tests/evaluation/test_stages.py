@@ -10,7 +10,7 @@ from PIL import Image
 
 from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
 from erasediff.data.images import encode_png
-from erasediff.evaluation.attacks import resurgence
+from erasediff.evaluation.attacks import completion, resurgence
 from erasediff.judges import cnn
 from erasediff.metrics.rules import beside
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary
@@ -150,6 +150,7 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
 @pytest.mark.unit
 def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, pipeline, monkeypatch):
     monkeypatch.setitem(resurgence.COSTS, "quick", resurgence.Cost((1, 2), 4))
+    monkeypatch.setitem(completion.STEPS, "quick", 4)
     table = pd.read_parquet(layout.TABLE)
     with new_folder(layout.SETS) as folder:
         for path, concept in ((layout.FORGET_TABLE, "a"), (layout.RETAIN_TABLE, "c")):
