@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
+from tiny_stable_diffusion import CAPTIONS, tiny_stable_diffusion
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from erasediff.cli import main
 from erasediff.errors import DataError, ParamsError
+from erasediff.evaluate_command import open_model
+from erasediff.evaluation.judging import named_judge
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
@@ -19,6 +23,7 @@ from erasediff.evaluation.suites.run import Request, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
 from erasediff.evaluation.suites.tables import STAND_IN, protocol_of, tables
 from erasediff.examples import open_example
+from erasediff.families import family_of
 
 ROOT = Path(__file__).parents[2]
 YAMLS = ROOT / "erasediff" / "evaluation" / "suites"
@@ -360,6 +365,43 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]
     assert all(cell["figures"] == cell["base"] and cell["pictures"] == 2 for cell in result["cells"])
     assert "UnlearnCanvas" in (tmp_path / "report.html").read_text() and (tmp_path / "suite.md").exists()
+
+
+def tiny_clip(folder):
+    """A CLIP model of the true class, untrained, as the hub's folders are."""
+    tokenizer = CLIPTokenizer(model_max_length=16).train_new_from_iterator(CAPTIONS, vocab_size=600)
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, **size, **ends}
+    config = CLIPConfig(text_config=text, vision_config={"image_size": 16, "patch_size": 8, **size}, projection_dim=8)
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.unit
+def test_a_suite_runs_for_real_where_weights_and_prompts_are_at_hand(tmp_path, capsys, monkeypatch):
+    suite = load_suite("coco")
+    faster = suite.model_copy(update={"real": suite.real.model_copy(update={"steps": 3})})
+    monkeypatch.setattr("erasediff.evaluation.suites.run.load_suite", lambda name: faster)
+    tiny_stable_diffusion(0).save_pretrained(tmp_path / "base")
+    tiny_stable_diffusion(1).save_pretrained(tmp_path / "erased")
+    tiny_clip(tmp_path / "clip-vit-base-patch32")
+    (tmp_path / "coco_10k.csv").write_text('prompt,evaluation_seed\n"a red circle,\nsmall",3\na blue star,4\n')
+    given = {"--base": "base", "--suite": "coco", "--data": "", "--output": "out"}
+    words = [
+        w for option, value in given.items() for w in (option, value if value == "coco" else str(tmp_path / value))
+    ]
+    assert main(["evaluate", str(tmp_path / "erased"), *words]) == 0
+    told, result = capsys.readouterr().out, json.loads((tmp_path / "out" / "suite.json").read_text())
+    (cell,) = result["cells"]
+    assert cell["pictures"] == 2 and set(cell["figures"]) == {"clip_score.100", "clip_score.10k"}
+    assert cell["figures"] != cell["base"] and cell["readers"][0].startswith("clip ")
+    assert result["protocol"] == suite.protocol and "| ESD, nudity forgotten |" in told
+    pipeline = open_model(erased)
+    images = family_of(pipeline).sample(["a red circle,\nsmall", "a blue star"], [3, 4], steps=3, guidance_scale=7.5)
+    judge = named_judge(f"clip:{tmp_path / 'clip-vit-base-patch32'}", ["a picture"])
+    aligned = judge.alignment(judge.read(images)[1], ["a red circle,\nsmall", "a blue star"])
+    assert cell["figures"]["clip_score.100"] == pytest.approx(float(aligned.mean()), abs=1e-5)
 
 
 #: Where the whole stand-in would take long: these concepts and methods.
