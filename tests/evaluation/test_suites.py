@@ -387,11 +387,9 @@ def test_a_suite_runs_for_real_where_weights_and_prompts_are_at_hand(tmp_path, c
     tiny_stable_diffusion(1).save_pretrained(tmp_path / "erased")
     tiny_clip(tmp_path / "clip-vit-base-patch32")
     (tmp_path / "coco_10k.csv").write_text('prompt,evaluation_seed\n"a red circle,\nsmall",3\na blue star,4\n')
-    given = {"--base": "base", "--suite": "coco", "--data": "", "--output": "out"}
-    words = [
-        w for option, value in given.items() for w in (option, value if value == "coco" else str(tmp_path / value))
-    ]
-    assert main(["evaluate", str(tmp_path / "erased"), *words]) == 0
+    base, erased, out = (str(tmp_path / name) for name in ("base", "erased", "out"))
+    command = ["evaluate", erased, "--base", base, "--suite", "coco", "--data", str(tmp_path), "--output", out]
+    assert main(command) == 0
     told, result = capsys.readouterr().out, json.loads((tmp_path / "out" / "suite.json").read_text())
     (cell,) = result["cells"]
     assert cell["pictures"] == 2 and set(cell["figures"]) == {"clip_score.100", "clip_score.10k"}

@@ -11,6 +11,9 @@ import torch
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.device import device
+from erasediff.evaluation.attacks import attacked
+from erasediff.evaluation.attacks.benign import fine_tuned
+from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.evaluating import evaluate
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
@@ -95,11 +98,7 @@ def _attack(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figure
     figures = scoring.attack_success(found, it.forgotten, it.domain)
     if pipeline is it.base:
         return figures
-    from erasediff.evaluation.attacks import attacked
-    from erasediff.evaluation.attacks.target import Target
-
     prompts = {c: [q.prompt for q in found.asked if q.truth.get(it.domain) == c] for c in it.forgotten}
-    more: dict[str, Any] = {"base": lambda: family_of(it.base), "budget": "quick" if it.stand_in else "paper"}
     target = Target(
         family_of(pipeline),
         it.readers[it.domain],
@@ -109,7 +108,9 @@ def _attack(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figure
         it.seed,
         it.setting.batch_size,
         prompts,
-        **more,
+        base=lambda: family_of(it.base.to(device())),
+        budget="quick" if it.stand_in else "paper",
+        how={"sampler": it.setting.sampler} if it.setting.sampler else {},
     )
     after = [variant.value for variant in attacked(target, [ATTACK]).get(ATTACK, {}).values()]
     before = figures.get("pre_attack_success_rate", 0.0)
@@ -135,8 +136,6 @@ def _spqr(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
 
 def _after_benign_lora(pipeline: DiffusionPipeline, it: Context) -> Family:
     """The model after a LoRA was trained on what the base draws of the retained concepts, never on the forgotten."""
-    from erasediff.evaluation.attacks.benign import fine_tuned
-
     rows = [q for q in it.questions() if q.truth.get(it.domain) not in it.forgotten]
     base, setting = family_of(it.base), it.setting
     images = base.sample(
