@@ -164,8 +164,8 @@ class TextToImage:
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)
-        require_unicode([*prompts, negative_prompt or ""], "prompt")
         how = How(steps, guidance_scale, self._checked_negative(negative_prompt, guidance_scale))
+        require_unicode([*prompts, negative_prompt or ""], "prompt")
         if self.drawing is not self.pipeline and getattr(self.pipeline, "safety_checker", None) is not None:
             warnings.warn(
                 "the safety checker, which blacks out pictures, is off while pictures are drawn", stacklevel=2
@@ -183,6 +183,8 @@ class TextToImage:
 
     def _checked_negative(self, negative_prompt: str | None, guidance_scale: float) -> str | None:
         """Raises: ParamsError: nothing is guided by a negative prompt."""
+        if negative_prompt is not None and not isinstance(negative_prompt, str):
+            raise ParamsError(f"negative_prompt {shown(negative_prompt)} is no text: give one for all pictures")
         if not self.guided_by_prompt:
             require_no_negative(negative_prompt, f"a {type(self.drawing).__name__}")
         if negative_prompt is not None and guidance_scale <= 1:

@@ -137,6 +137,7 @@ def erase(
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
     family = family_of(pipeline)
+    before = [before] if isinstance(before, str) else before
     require_no_adapter(pipeline)
     chosen = _by_words(chosen, family, settings) if takes_words(family) else chosen
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS

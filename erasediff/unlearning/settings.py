@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from erasediff.errors import shown
 from erasediff.ranges import require_in_range
 from erasediff.records import EffectiveSettings, Value
 
@@ -107,6 +108,10 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(choices)}")
+        for name, default in SWITCHES_AND_NAMES.items():
+            if not isinstance(getattr(self, name), type(default)):
+                told = "true or false" if isinstance(default, bool) else "a text"
+                raise ValueError(f"{name} {shown(getattr(self, name))} is not {told}")
         require_in_range(vars(self))
         if self.forget_target == "anchor" and self.anchor is None:
             raise ValueError("anchor names the concept of forget_target anchor: give one")
@@ -125,6 +130,15 @@ class Settings:
                 f"adapter {self.adapter} goes with no mask and no shard: both are about the base's weights"
             )
 
+
+#: Settings that are true or false, or a text that is none of a few; numbers have their ranges.
+SWITCHES_AND_NAMES: dict[str, bool | str] = {
+    "gradient_checkpointing": False,
+    "shard": False,
+    "shared_batch": False,
+    "project_update": False,
+    "trainable": "full",
+}
 
 #: What ``shared_batch`` goes with: where the retain loss's target is the forget loss's as well.
 SHARED: dict[str, str] = {"forget_source": "retain", "forget_target": "relabel", "retain_target": "teacher"}

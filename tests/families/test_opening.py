@@ -332,3 +332,9 @@ def test_any_json_assert_opens_or_ends_in_one_line(good, name, data):
     key = data.draw(st.sampled_from(sorted(entries)) | st.text(max_size=8))
     content = data.draw(st.just({**entries, key: data.draw(JSON)}) | JSON)
     assert_opens_or_ends_in_one_line(good, name, json.dumps(content).encode())
+
+
+@pytest.mark.unit
+def test_a_folder_of_anything_else_is_told_before_it_is_read(tmp_path):
+    (tmp_path / "notes.txt").symlink_to("/etc/hostname")
+    assert_refused(tmp_path, "is no diffusers folder: it has neither model_index.json nor unet/", ModelError)

@@ -88,6 +88,8 @@ def test_what_cannot_be_is_told(family):
         family.sample(["a"], [0], steps=1, negative_prompt="b")
     with pytest.raises(ParamsError, match="negative_prompt 'b': a FluxPipeline takes none"):
         family_of(flux()).sample(["a"], [0], steps=1, negative_prompt="b")
+    with pytest.raises(ParamsError, match="negative_prompt 3 is no text"):
+        family_of(tiny_stable_diffusion()).sample(["a"], [0], steps=1, negative_prompt=3)
     with pytest.raises(ParamsError, match="negative_prompt 'b' has no effect at guidance_scale 1.0: give one above 1"):
         family_of(tiny_stable_diffusion()).sample(["a"], [0], steps=1, guidance_scale=1.0, negative_prompt="b")
 

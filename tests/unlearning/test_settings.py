@@ -330,3 +330,17 @@ def test_a_recipe_has_the_same_ranges(name, value):
 def test_a_number_of_numpy_is_one():
     settings = method_for("erasediff", outer_steps=np.int64(3), learning_rate=np.float32(0.1), ema_decay=0).settings
     assert (settings.outer_steps, settings.ema_decay) == (3, 0)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("gradient_checkpointing", "no", "gradient_checkpointing no is not true or false"),
+        ("project_update", 1, "project_update 1 is not true or false"),
+        ("trainable", ["attn2"], "trainable .*attn2.* is not a text"),
+    ],
+)
+def test_a_setting_of_another_kind_is_told(pipeline, name, value, match):
+    with pytest.raises(ParamsError, match=match):
+        erase(pipeline, "a", **{name: value})
