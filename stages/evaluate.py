@@ -65,6 +65,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
         test=test,
         forget_set=(read_table(layout.FORGET_TABLE), read_table(layout.RETAIN_TABLE)) if evaluate.attacks else None,
         wordings=evaluate.wordings,
+        pictures=evaluate.attack_pictures,
         budget=evaluate.attack_budget,
     )
     attacks = attack(pipeline, base=None if which == "base" else lambda: open_pipeline(layout.BASE))

@@ -228,6 +228,7 @@ class Evaluate(Section):
     batch_size: int
     self_checks: bool
     attacks: list[Attack]
+    attack_pictures: Annotated[int, Field(ge=1, lt=2**20)]
     attack_budget: Literal["quick", "paper"]
     retrained: Text
     wordings: dict[Text, Annotated[list[Text], Field(min_length=1)]]

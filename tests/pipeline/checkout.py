@@ -29,6 +29,7 @@ TINY = {
     "evaluate.samples_per_concept": 15,
     "evaluate.draws": 2,
     "evaluate.attacks": ["settings"],
+    "evaluate.attack_pictures": 8,
     "evaluate.self_checks": False,  # these limits let anything pass
     "evaluate.inference_steps": 2,
     "verdict.min_unlearning_accuracy": 0.0,
