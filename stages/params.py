@@ -21,6 +21,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 
 from erasediff.artifacts import write_bytes
+from erasediff.data.names import unseen
 from erasediff.data.wordings import Kind
 from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.evaluation.attacks import ATTACKS
@@ -49,7 +50,7 @@ REPO = r"[\w.-]+(/[\w.-]+)?"
 
 
 def _printable(text: str) -> str:
-    if not text.isprintable():
+    if unseen(text):
         raise ValueError("a line of text without control characters is needed")
     return text
 
@@ -254,7 +255,7 @@ class Verdict(Section):
 
 class Register(Section):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    request: Annotated[str, Field(pattern=r"^[^\r\n]+$", max_length=200)] | None = None
+    request: Annotated[Text, Field(max_length=200)] | None = None
 
 
 class Params(Section):

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from ruamel.yaml import YAML
 
+from erasediff.data.names import concept_name
 from erasediff.errors import ParamsError
 from erasediff.ranges import RANGES
 from stages.params import Classifier, Erase, Params, Pretrain, load_params
@@ -34,6 +35,14 @@ def changed(tmp_path, *changes):
 @pytest.mark.unit
 def test_the_file_of_the_repository_is_valid():
     assert load_params(FILE).erase.method == "erasediff"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["می\u200cخواهم", "👩\u200d🚒", "a\u00a0b", "\ue000"])
+def test_every_name_that_a_folder_may_have_can_be_forgotten(tmp_path, name):
+    """Letters and emoji are joined by characters that are not printable."""
+    assert concept_name(name, "here") == name
+    assert load_params(changed(tmp_path, ("forget_set.concepts", [name]))).forget_set.concepts == [name]
 
 
 @pytest.mark.unit
@@ -86,6 +95,7 @@ def test_all_errors_in_one_message(tmp_path):
         ([("curate.path", "")], "curate.path: .*at least 1 character"),
         ([("curate.path", "a\0b")], "curate.path: a line of text without control characters is needed"),
         ([("forget_set.concepts", ["cat\n"])], "concepts.0: a line of text without control characters"),
+        ([("register.request", "17 \x1b[2J")], "register.request: a line of text without control characters"),
         ([("forget_set.concepts", ["a", "a"])], "names one twice"),
         ([("erase.anchor", "x" * 1001)], "at most 1000 characters"),
         ([("erase.forget_target", "anchor")], "anchor names"),

@@ -20,6 +20,12 @@ def text_of(name: str) -> str:
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
+def unseen(text: str) -> list[str]:
+    """The characters of a text that cannot be seen: line breaks, control characters, halves of others."""
+    kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return [c for c in text if unicodedata.category(c) in kinds and c not in JOINERS]
+
+
 def concept_name(label: str, where: str) -> str:
     """A label as a concept's name, without the white space around it.
 
@@ -29,8 +35,7 @@ def concept_name(label: str, where: str) -> str:
     Raises: DataError: it is empty, longer than 200 characters, or has characters that cannot be seen.
     """
     name = unicodedata.normalize("NFC", label).strip()
-    hidden = [c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in JOINERS]
-    if hidden:
+    if hidden := unseen(name):
         raise DataError(
             f"{where}: the concept '{shown(name)}' has a character that cannot be seen (U+{ord(hidden[0]):04X}): "
             "rename it"

@@ -7,6 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from erasediff import tracking
+from erasediff.artifacts import read_object
 from erasediff.evaluation.gates import headline, sentences
 from erasediff.evaluation.table import HEAD, table_rows
 from erasediff.records import Evaluation, Registered
@@ -42,10 +43,12 @@ def asked(params: Params) -> dict[str, object]:
 
 
 def tell_mlflow(evaluation: Evaluation, made: Registered, parent: tracking.ParentRun, params: Params) -> None:
-    """Give the MLflow run of a whole erasing its name, its headline numbers, and its verdict in sentences."""
+    """Give the MLflow run of a whole erasing its name, data, headline numbers, and its verdict in sentences."""
     concepts = str(asked(params)["concepts"])
     parent.set_tag(NAME, f"forget {concepts} · v{made.version}")
     parent.log_metrics({name: float(value) for name, value in headline(evaluation).items()})
+    for folder, context in {layout.CURATED: "curated", layout.SETS: "to forget and to retain"}.items():
+        parent.log_dataset(str(folder), str(read_object(layout.summary(folder)).get("sha256")), context)
     parent.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
     verdict = f"Gates {evaluation.outcome}."
     lines = [f"- {sentence}" for sentence in sentences(evaluation, concepts)]

@@ -87,7 +87,7 @@ def _alert(champion: Version, failure: str, withdraw: bool, table: str = "") -> 
         take_away(champion.name, champion.version, why=failure)
         message += "; the alias is withdrawn, there is no champion now: promote another version"
     else:
-        message += "; it is champion still: roll back, or recheck with --withdraw"
+        message += "; it is champion still: roll back, or recheck with withdraw (--withdraw)"
     get_run_logger().error("%s", message)
     markdown = f"**{message}**\n\n{table}".strip()
     create_markdown_artifact(key="recheck-alert", markdown=markdown, description="The champion failed its recheck")

@@ -55,6 +55,11 @@ def test_the_flow_runs_every_stage_and_sets_the_aliases(flow_run):
     erase = next(r for r in children if r.data.tags["stage"] == "erase")
     assert len(registry.get_metric_history(erase.info.run_id, "multiplier")) == 4
     assert parent.data.tags["stage.erase.run_id"] == erase.info.run_id
+    assert parent.info.run_name == "forget 8 · v1" and parent.data.metrics["passed"] == 1.0
+    digests = {read.dataset.name: read.dataset.digest for read in parent.inputs.dataset_inputs}
+    assert digests.keys() == {"data/curated", "data/forget_set"} and all(digests.values())
+    table = registry.load_table(parent.info.experiment_id, "numbers.json", [parent.info.run_id])
+    assert list(table.columns) == ["metric", "base", "erased", "gate"] and "passed" in table["gate"].iloc[0]
     # The commit that brings this very model back.
     assert project.git("status", "--porcelain") == ""
     version = registry.get_model_version("erasediff-digits", "1")
