@@ -35,8 +35,8 @@ def run_door(
 
     Args:
         add_arguments: adds the command's own arguments to a parser.
-        trains: ``main`` may run in several processes, as ``ERASEDIFF_LAUNCH`` says, and starts ``run`` itself in one
-            of them: it alone knows whether a killed process's run is to be gone on with.
+        trains: ``main``, which trains or draws, may run in several processes, as ``ERASEDIFF_LAUNCH`` says, and starts
+            ``run`` itself in one of them: it alone knows whether a killed process's run is to be gone on with.
         without_mlflow: what to do where MLflow cannot be used, of a stage that is pointless without it.
         outcome: words of :func:`erasediff.command.exit_code`.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.door import progress_bar, run_door
+from stages.door import logged_params, progress_bar, run_door
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
@@ -20,9 +20,15 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     from erasediff.data.inputs import has_pictures, prompts_by_concept, read_table
     from erasediff.data.overview import sets_overview
     from erasediff.data.selection import Sets, set_apart
+    from erasediff.environment import environment
     from erasediff.errors import DataError
     from stages import layout
 
+    first = environment().rank in (None, "0")
+    if first:
+        run.start(logged_params("forget_set", {"seed": seed, "forget_set": forget_set}))
+    elif forget_set.origin == "selected":  # nothing to share
+        return
     earlier = read_json(layout.ERASURES)
     table = read_table(layout.TABLE, "train")
     table, chosen = set_apart(table, forget_set.concepts, forget_set.sample_ids, earlier)
@@ -30,24 +36,30 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
     if forget_set.origin == "selected" and not has_pictures(table):
         raise DataError("the curated table holds words, no pictures to select: set forget_set.origin to generated")
     if forget_set.origin == "generated":
-        from erasediff.device import device  # seconds of torch, of which selecting needs nothing
+        from accelerate import Accelerator  # seconds of torch, of which selecting needs nothing
+
+        from erasediff.device import device
         from erasediff.families import family_of, open_pipeline
         from erasediff.families.drawing import drawn_table
         from erasediff.families.resuming import resumable
+        from erasediff.families.sharing import shared_drawing
         from erasediff.judges import open_judge
 
         family = family_of(open_pipeline(layout.BASE).to(device()))
+        kept = resumable(family, layout.DRAWN, sha256_folder(layout.BASE))
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
-                resumable(family, layout.DRAWN, sha256_folder(layout.BASE)),
+                shared_drawing(kept, Accelerator()),
                 prompts_by_concept(table),
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
                 forget_set.count,
                 seed=seed,
                 steps=forget_set.inference_steps,
                 guidance_scale=forget_set.guidance_scale,
-                on_progress=on_progress,
+                on_progress=on_progress if first else None,
             )
+        if not first:  # it has drawn its part
+            return
         chosen = table["concept"].isin(forget_set.concepts)
     sets = Sets(table[chosen], table[~chosen]).balanced(forget_set.retain_per_concept)
     by_id = bool(forget_set.sample_ids)
@@ -69,4 +81,4 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
 
 
 if __name__ == "__main__":
-    run_door("forget_set", main, __doc__)
+    run_door("forget_set", main, __doc__, trains=True)

@@ -21,6 +21,7 @@ from erasediff.data.given import Pictures
 from erasediff.errors import EraseDiffError, ModelError, ParamsError, did_you_mean, shown
 from erasediff.families import Family, family_of, require_no_adapter
 from erasediff.families.reading import require_read
+from erasediff.families.sharing import shared_drawing
 from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
@@ -157,11 +158,12 @@ def erase(
     shown = progress and on_step is None and accelerator.is_main_process
     reads = chosen.reads()
     wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator, erase_from)
+    drawer = shared_drawing(family, accelerator)
     forget_set = asked.forget_set or drawn_set(
-        family, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
+        drawer, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
     )
     retain_set = asked.retain_set or drawn_set(
-        family, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
+        drawer, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
     )
     if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
         batch = chosen.settings.forget_batch_size // chosen.settings.accumulate
