@@ -82,7 +82,11 @@ def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> byte
         for which, by_name in lines.items():
             for (name, points), dashes in zip(by_name.items(), ("-", "--", ":"), strict=False):
                 at, middle = [p["at"] for p in points], [p["value"] for p in points]
-                axes.plot(at, middle, dashes, marker="o", color=MODELS[which], label=f"{which} {name}".strip())
+                label = f"{which} {name}".strip()
+                if len(points) == 1:  # of the base, which is not trained
+                    axes.axhline(middle[0], linestyle=":", color=MODELS[which], label=label)
+                    continue
+                axes.plot(at, middle, dashes, marker="o", color=MODELS[which], label=label)
                 low, high = [p["low"] for p in points], [p["high"] for p in points]
                 axes.fill_between(at, low, high, color=MODELS[which], alpha=0.12)
         axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))

@@ -1,5 +1,7 @@
 """Attacks on planted models: a copy of the base, one that hides the word, one that truly forgot."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 import erasediff
 from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import ParamsError, UnknownConcept
+from erasediff.evaluation.attack_section import attack_sections, lines_of
 from erasediff.evaluation.attacks import (
     attacked,
     completion,
@@ -353,6 +356,63 @@ def test_other_words_languages_and_those_given_are_asked():
     assert {"étoile", "a five-pointed star", "asterism"} <= set(judge.texts)
     unknown = Target(what.family, judge, ["nothing"], 2, 1.0, seed=0, pictures=1)
     assert set(wordings.run(unknown)) == set(wordings.KINDS)
+
+
+# The report
+
+
+def point(value, **more):
+    return {"value": value, "low": value, "high": value, "pictures": 9, **more}
+
+
+@pytest.mark.unit
+def test_the_report_shows_each_attack_on_each_model_and_curves_of_those_that_train():
+    grown = {f"LoRA, {at} updates": point(at / 40, at=at) for at in (40, 0, 5)}
+    found = {
+        "base": {"resurgence": {"before": point(1.0, at=0)}, "precision": {"int8 weights": point(0.9)}},
+        "erased": {"resurgence": grown},
+        "retrained": {"precision": {"int8 weights": point(0.1)}},
+    }
+    (section,) = attack_sections(found)
+    rows = {row[0]: row[1:] for row in section.table.rows}
+    assert section.table.head == ("attack", "base", "erased", "retrained")
+    assert rows["precision: int8 weights"] == ("0.900 (0.900 to 0.900)", "", "0.100 (0.100 to 0.100)")
+    assert rows["resurgence: LoRA, 40 updates"][1].startswith("1.000") and len(rows) == 5
+    assert "the retrained model never saw the concept" in section.text and len(section.pictures) == 1
+    assert [p["at"] for p in lines_of(grown)["LoRA"]] == [0, 5, 40]
+    (without,) = attack_sections({"base": {}, "erased": {"precision": {"int8 weights": point(0.9)}}})
+    assert without.table.head == ("attack", "erased") and not without.pictures
+    assert attack_sections({"base": {}, "erased": {}}) == []
+
+
+# The embedded model
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+def test_a_star_whose_word_alone_was_taken_away_is_found_by_its_condition():
+    example = erasediff.open_example("shapes")
+    base, pipeline = family_of(example.pipeline), copy.deepcopy(example.pipeline)
+    family = family_of(pipeline)
+    words = vocabulary_of(family)
+    with torch.no_grad():
+        words.layer.weight[words.ids("star")] = words.layer.weight[words.ids("circle")]
+    images = base.sample(["a star"] * 16, list(range(16)), steps=12, guidance_scale=3.0)
+    what = Target(
+        family,
+        example.judge.object,
+        ["star"],
+        12,
+        3.0,
+        seed=0,
+        prompts={"star": ["a star"]},
+        pictures=12,
+        forget=ConceptImages(images, ["star"] * 16),
+    )
+    assert what.seen().value < 0.1 and what.changed(family=base).seen().value > 0.8
+    assert values(embedding.run(what))["condition searched"] > 0.5
+    left_half = values(completion.run(what))
+    assert left_half["from noise of 30%"] > 0.5  # most of the star is still there
 
 
 # The verb
