@@ -156,6 +156,19 @@ def decode(pngs: Sequence[bytes], image_shape: tuple[int, int, int]) -> Tensor:
     return images
 
 
+class Undecoded:
+    """PNG bytes as images: each is decoded when it is asked for, so that memory does not grow with their number."""
+
+    def __init__(self, pngs: Sequence[bytes], image_shape: tuple[int, int, int]):
+        self.pngs, self.image_shape = pngs, image_shape
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return decode([self.pngs[i] for i in index.tolist()], self.image_shape)
+
+    def __len__(self) -> int:
+        return len(self.pngs)
+
+
 def as_shape(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """Images ``(N, C, H, W)`` in [-1, 1] of any size, grey or RGB, to ``(N, *image_shape)``; those of it stay.
 

@@ -11,11 +11,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.data.images import decode
-from erasediff.data.inputs import has_pictures, load_images
+from erasediff.data.images import Undecoded, decode
+from erasediff.data.inputs import has_pictures
 from erasediff.device import device
 from erasediff.errors import ParamsError, UnknownConcept, did_you_mean, shown
 from erasediff.evaluation.attacks import ATTACKS, attacked, to_json
+from erasediff.evaluation.attacks.membership import PICTURES
 from erasediff.evaluation.attacks.target import Budget, Found, Target
 from erasediff.families import family_of
 from erasediff.families.drawing import draw_recognised
@@ -65,10 +66,11 @@ def attack_pipeline(
         rows = None if training is None or table is None else table[table["concept"].isin(forgotten)]
         if rows is None or not len(rows):
             return None
+        rows = rows.groupby("concept").head(PICTURES)
         return decode(rows["image"].tolist(), family.image_shape), rows["concept"].tolist()
 
     sets = [t if has_pictures(t) else None for t in forget_set] if forget_set else [None, None]
-    forget, retain = (None if table is None else load_images(table, family.image_shape) for table in sets)
+    forget, retain = (None if table is None else undecoded(table, family.image_shape) for table in sets)
     target = Target(
         family,
         judge.to(device()),
@@ -88,6 +90,12 @@ def attack_pipeline(
         **more,
     )
     return to_json(attacked(target, names))
+
+
+def undecoded(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> ConceptImages:
+    """A table's pictures, each decoded when it is asked for, with their concepts and prompts."""
+    prompts = table["prompt"].tolist() if "prompt" in table else ()
+    return ConceptImages(Undecoded(table["image"].tolist(), image_shape), table["concept"].tolist(), prompts)
 
 
 def opened_once(base: Callable[[], DiffusionPipeline]) -> Callable[[], Family]:
