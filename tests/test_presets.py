@@ -1,5 +1,6 @@
 """Presets fit the schema, and state only what differs."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,9 @@ def test_an_unknown_preset_gets_a_did_you_mean(project):
     assert (
         done.stderr.endswith("; did you mean cifar10?\n") and "there is no preset 'cifar', but cifar10, " in done.stderr
     )
+
+
+def test_the_page_has_every_preset_and_the_table_that_is_computed():
+    page = (ROOT / "docs" / "presets.md").read_text()
+    assert runpy.run_path(str(ROOT / "tests" / "benchmarks" / "presets.py"))["table"]() in page
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
