@@ -197,5 +197,8 @@ def test_dvc_shows_a_few_numbers_and_two_plots_of_the_erasing_and_leaves_the_che
     for plot, names in ((losses, {"retain_loss", "forget_loss"}), (weights, {"multiplier", "gradient_cosine"})):
         assert {row["field"] for row in plot["data"]["values"]} == names
         assert plot["encoding"]["color"]["field"] == "field"
+    bars = shown["recognised"][0]["content"]["data"]["values"]
+    assert {"0, base", "0, erased", "8, erased"} <= {bar["drawn"] for bar in bars}
+    assert all(0 <= float(bar["recognised"]) <= 1 for bar in bars)
     project.run("dvc", "plots", "show")
     assert (project.root / "dvc_plots/index.html").exists() and project.git("status", "--porcelain") == ""
