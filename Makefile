@@ -56,9 +56,10 @@ test-gpu: .venv/.dev ## the tests that need a GPU
 soak: .venv/.dev ## 20 runs with random kills, an hour or more
 	$(BIN)/python -m pytest -m soak
 
-bench: .venv/.dev ## one update beside the official way; a deployed run beside bare stages
+bench: .venv/.dev ## an update and an evaluation beside the plain way; a deployed run beside bare stages
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/updates.py
 	PYTHONPATH=.:tests/families $(BIN)/python tests/benchmarks/memory.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/evaluation.py
 	PYTHONPATH=.:tests/pipeline $(BIN)/python tests/benchmarks/overhead.py
 
 docs: .venv/.dev ## the pages of docs/ with the reference, as .work/site/index.html

@@ -40,7 +40,7 @@ def sampled_by(pipeline: DiffusionPipeline, name: str | None) -> Iterator[None]:
             f"there are: {', '.join(sorted(known))}"
         )
     try:
-        pipeline.scheduler = known[name].from_config(own.config)
+        pipeline.scheduler = known[name].from_config(own.config, **_clipped(own, known[name]))
         yield
     except EraseDiffError:
         raise
@@ -48,6 +48,18 @@ def sampled_by(pipeline: DiffusionPipeline, name: str | None) -> Iterator[None]:
         raise ModelError(f"{name} does not sample this model: {shown(str(error), 200)}") from None
     finally:
         pipeline.scheduler = own
+
+
+def _clipped(own: Any, kind: Any) -> dict[str, object]:
+    """How a sampler is told to keep x₀ within the range to which the pipeline's own one clips it.
+
+    Those of several orders know no ``clip_sample``, and without it draw scribble from a model of pixels in few steps.
+    Their dynamic thresholding, at most at the end of the range, is the same.
+    """
+    takes = inspect.signature(kind.__init__).parameters
+    if not own.config.get("clip_sample") or "clip_sample" in takes or "thresholding" not in takes:
+        return {}
+    return {"thresholding": True, "sample_max_value": own.config.get("clip_sample_range", 1.0)}
 
 
 def require_no_negative(negative_prompt: str | None, what: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, UNet2DModel
 from tiny_pipelines import PIPELINES, flux, sana
 from tiny_stable_diffusion import tiny_stable_diffusion
 
@@ -70,6 +70,21 @@ def test_an_unconditional_model_is_drawn_by_another_sampler_too():
     assert torch.isfinite(drawn).all() and not torch.allclose(drawn, family.sample(["", ""], SEEDS, steps=3))
     with pytest.raises(ParamsError, match="an unconditional model takes none"):
         family.sample([""], [0], negative_prompt="a")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
+def test_a_sampler_of_several_orders_keeps_x0_in_the_range_to_which_the_models_own_one_clips_it(name, pipeline):
+    """Without it a model of digits drew scribble in 12 steps, of which a judge recognised half."""
+    noisy, wild = torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), -300.0)
+    for clips in (True, False):
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=clips)
+        with sampled_by(pipeline, name):
+            sampler = pipeline.scheduler
+            sampler.set_timesteps(4)
+            sampler._init_step_index(sampler.timesteps[0])
+            clean = sampler.convert_model_output(wild, sample=noisy)
+        assert (clean.abs().max() <= 1.0) == clips
 
 
 @pytest.mark.unit
