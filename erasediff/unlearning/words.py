@@ -26,6 +26,9 @@ COMPANIONS = 8
 AT_ONCE, SAMPLES = 8, 2
 #: Timesteps of which those samples take two.
 DRAWS = 16
+#: Of an owner that loses a concept, so many concepts' pictures of each kind are kept: itself, with other concepts, and
+#: other owners with what it loses. With one of each, stars lost styles that they should keep.
+BESIDE = 3
 #: From one prompt with a companion to the next.
 STEP = 7
 
@@ -66,7 +69,7 @@ class Wordings:
         return in_turns(alone, count - half) + [together[i * STEP % len(together)] for i in range(half)]
 
     def beside(self, kept: Sequence[str], count: int) -> list[str]:
-        """Return what else is to be kept where an owner alone loses its concepts, ``count`` prompts of each kind.
+        """Return what else is to be kept where an owner alone loses its concepts, :data:`BESIDE` × ``count`` of a kind.
 
         The owner itself, the owner with what is kept beside each concept, and each concept with its other companions.
         """
@@ -77,7 +80,7 @@ class Wordings:
         for concept in self.concepts:
             others = [c for c in self.companions.get(kind_of(concept) == "style", []) if c != self.owner]
             groups.append([p for other in others for p in of_owner(concept, other)])
-        return [g[i * STEP % len(g)] for g in groups if g for i in range(count)]
+        return [g[i * STEP % len(g)] for g in groups if g for i in range(BESIDE * count)]
 
 
 def of_owner(concept: str, owner: str) -> list[str]:
