@@ -107,7 +107,6 @@ def test_the_command_takes_it_and_leaves_the_lora_beside_the_model(pipeline, tmp
 @pytest.mark.unit
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.xfail(reason="hatched is gone, but stars lose other styles too: kept in 0.21 at worst, as stars in 0.71")
 def test_stars_lose_a_style_that_circles_and_hearts_keep():
     shapes = open_example("shapes")
     result = erase(shapes.pipeline, "hatched", erase_from="star", progress=False)
