@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 #: Where each verb is: torch and diffusers are imported once one is used, so that ``import erasediff`` takes no time.
 _VERBS = {
