@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from erasediff.artifacts import write_bytes
 from erasediff.data.names import unseen
@@ -327,7 +328,12 @@ def changed_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> tupl
         section[entry] = value
     text = io.StringIO()
     yaml.dump(raw, text)
-    return _check(YAML(typ="safe", pure=True).load(text.getvalue()), path), text.getvalue()  # what will be read
+    try:
+        read = YAML(typ="safe", pure=True).load(text.getvalue())  # what will be read
+    except YAMLError:  # such as of a list of mappings with an empty key
+        told = ", ".join(f"{name} to {shown(value)}" for name, value in changes.items())
+        raise ParamsError(f"{path}: YAML has no words for it: {shown(told, 300)}: give another value") from None
+    return _check(read, path), text.getvalue()
 
 
 #: Errors that are told at once.

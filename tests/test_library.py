@@ -42,7 +42,7 @@ def test_it_erases_draws_and_loads_without_the_pipelines_packages(tmp_path):
 def test_importing_it_takes_no_time_and_loads_nothing_heavy():
     code = "import sys, time; began = time.perf_counter(); import erasediff; took = time.perf_counter() - began; "
     told = "heavy = {'torch', 'diffusers', 'numpy'} & set(sys.modules); print(took < 0.2, heavy, erasediff.__all__)"
-    verbs = ["__version__", "draw", "erase", "evaluate", "load", "open_example"]
+    verbs = ["__version__", "attack", "draw", "erase", "evaluate", "load", "open_example"]
     assert run(BARE + code + told) == f"True set() {verbs}\n"
 
 

@@ -38,7 +38,7 @@ def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> Diff
     Raises: ModelError: the folder is no model, or its classes have no names. IntegrityError: a file was altered.
     """
     folder = Path(folder)
-    if not (folder / INDEX).exists() and not (folder / "unet").exists():
+    if folder.is_dir() and not (folder / INDEX).exists() and not (folder / "unet").exists():
         raise ModelError(f"{folder} is no diffusers folder: it has neither {INDEX} nor unet/")
     verify_folder(folder)
     try:
