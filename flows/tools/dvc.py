@@ -180,15 +180,18 @@ def is_clean() -> bool:
 
 
 def outs_only_missing() -> bool:
-    """Return True if DVC has nothing to run but to check out the outs: ``dvc.lock`` says what they are."""
+    """Return True if DVC has nothing to run but to check out the outs: ``dvc.lock`` says what they are.
+
+    A dependency may be a file within an out.
+    """
     done = _ask("status", "--json")
     if done.returncode or not layout.DVC_LOCK.exists():
         return False
-    outs = {out["path"] for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
+    outs = {Path(out["path"]) for stage in read_lock()["stages"].values() for out in stage.get("outs", [])}
 
     def only_missing(change: object) -> bool:
         return isinstance(change, dict) and all(
-            isinstance(files, dict) and state == "deleted" and path in outs
+            isinstance(files, dict) and state == "deleted" and not outs.isdisjoint({Path(path), *Path(path).parents})
             for files in change.values()
             for path, state in (files.items() if isinstance(files, dict) else [("", "")])
         )
