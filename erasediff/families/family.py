@@ -239,6 +239,8 @@ def check_pixel_unet(unet: UNet2DModel) -> None:
         raise ModelError(f"the UNet takes {taken} channels: without a VAE it is 1 (grey) or 3 (RGB)")
     if taken != given:
         raise ModelError(f"the UNet takes {taken} channels and gives {given}: a learned variance is not handled")
+    if unet.config.sample_size is None:
+        raise ModelError("the UNet's config.json has no sample_size: write how many pixels a side its pictures have")
     if kind is not None:
         raise ModelError(f"the UNet's class_embed_type is {shown(kind)}: classes are taken by num_class_embeds alone")
 

@@ -258,6 +258,7 @@ def test_nested_and_huge_json_is_one_short_line(folder):
         ({"out_channels": 2}, None, "takes 1 channels and gives 2: a learned variance is not handled"),
         ({"in_channels": 4, "out_channels": 4}, None, "takes 4 channels: without a VAE it is 1"),
         ({"class_embed_type": "timestep", "num_class_embeds": None}, None, "class_embed_type is timestep"),
+        ({"sample_size": None}, None, "has no sample_size"),
         ({}, FlowMatchEulerDiscreteScheduler(), "a FlowMatchEulerDiscreteScheduler has no alphas_cumprod"),
         ({}, EDMEulerScheduler(), "a EDMEulerScheduler has no alphas_cumprod"),
     ],
