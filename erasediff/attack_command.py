@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from erasediff.arguments import within
 from erasediff.errors import DataError
-from erasediff.evaluate_command import MODEL, open_model, require
+from erasediff.evaluate_command import MODEL, open_model
 from erasediff.evaluation.attacks.table import ATTACKS
+from erasediff.loading import require_model
 
 if TYPE_CHECKING:
     from erasediff.evaluation.attacks.target import Found
@@ -54,7 +55,7 @@ def attack(
     Raises: What :func:`erasediff.attack` raises. DataError: no such ``out``.
     """
     for name in filter(None, (base, model)):
-        require(name)
+        require_model(name)
     from erasediff.artifacts import write_json
     from erasediff.device import device
     from erasediff.evaluation.attacking import attack as verb

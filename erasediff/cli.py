@@ -20,7 +20,7 @@ from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, Settings, method_for
 from erasediff.unlearning.settings import DEFAULTS
 
-MODEL = "diffusers folder, single .safetensors file, models:/NAME@ALIAS, models:/NAME/VERSION or hf://ORG/NAME@COMMIT"
+MODEL = "diffusers folder, single .safetensors file, models:/NAME@ALIAS or /VERSION, hf://ORG/NAME@COMMIT, or shapes"
 CONFIG = "of a single file: diffusers folder of such a model (default: the file's own folder, else the hub)"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1

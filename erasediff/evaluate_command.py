@@ -13,8 +13,6 @@ from erasediff.loading import load, require_model
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-#: The embedded text-to-image model by its name.
-EXAMPLE = "shapes"
 MODEL = "diffusers folder, LoRA (file or folder), models:/NAME@ALIAS, hf://ORG/NAME@COMMIT, or shapes"
 
 
@@ -101,7 +99,7 @@ def evaluate(
             "give one MODEL, --forgotten, --judge and --base: the model before is what it is held against"
         )
     for name in (base, *models):
-        require(name)
+        require_model(name)
     from erasediff.data.inputs import prompts_by_concept
     from erasediff.data.prompts import read_prompts, words_table
     from erasediff.evaluation.evaluating import evaluate as verb
@@ -137,23 +135,7 @@ def open_model(model: str, base: str | None = None) -> DiffusionPipeline:
         if base is None:
             raise ParamsError(f"{file} is a LoRA: say by --base which model it was made for")
         return with_lora(open_model(base), file)
-    if model == EXAMPLE and not Path(model).exists():
-        from torch import nn
-
-        from erasediff.examples import open_example
-
-        pipeline: Any = load(open_example("shapes").folder)
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            nn.Module.float(part)
-        return pipeline
     return load(model, config=base if base and Path(model).is_file() and Path(base).is_dir() else None)
-
-
-def require(model: str) -> None:
-    """Tell a model that cannot be there before torch is loaded."""
-    path = Path(model)
-    if model != EXAMPLE and not (path.suffix == ".safetensors" and path.is_file()):
-        require_model(model)
 
 
 def _limit(text: str) -> tuple[str, float]:

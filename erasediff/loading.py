@@ -1,11 +1,11 @@
-"""A pipeline from wherever it is: a diffusers folder, the Hugging Face hub, or a version of the registry."""
+"""A pipeline from wherever it is: a diffusers folder, the hub, a version of the registry, or this package."""
 
 from __future__ import annotations
 
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from erasediff.artifacts import read_json, read_object
 from erasediff.errors import IntegrityError, ModelError, shown
@@ -22,6 +22,8 @@ ERASURE = "erasure.json"
 ERASURES = "erasures.json"
 #: How a model of the hub is named: ``hf://ORGANISATION/NAME@COMMIT``.
 HUB = "hf://"
+#: The text-to-image model that comes along, where no folder has that name.
+EMBEDDED: Literal["shapes"] = "shapes"
 
 
 def load(
@@ -31,7 +33,8 @@ def load(
 
     Args:
         model: a folder, a single ``.safetensors`` file or a folder of one with its configuration,
-            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or ``hf://ORGANISATION/NAME@COMMIT``.
+            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``hf://ORGANISATION/NAME@COMMIT``, or ``shapes``, the
+            embedded example.
         concepts: names of the class embeddings, for a model that does not name them itself.
         config: of a single file: a diffusers folder that says how such a model is built. By default the file's own
             folder where it has a ``model_index.json``, else what the hub has of it.
@@ -43,6 +46,10 @@ def load(
     from erasediff.families import open_pipeline
     from erasediff.families.single_file import open_single_file
 
+    if _is_embedded(model):
+        from erasediff.examples import open_example
+
+        return open_example(EMBEDDED).pipeline
     if Path(model).is_file():
         return open_single_file(model, config)
     if single := _single_file_in(Path(model)):
@@ -71,13 +78,18 @@ def require_model(model: str | Path, config: str | Path | None = None) -> None:
         return
     if config is not None:
         raise ModelError(f"config {shown(str(config))} is for a single file, and {shown(str(model))} is none: leave it")
-    if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir():
+    if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir() or _is_embedded(model):
         return
     like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
     raise ModelError(
         f"{shown(str(model))} is no folder: give a diffusers folder, a single file, models:/NAME@ALIAS, "
-        f"models:/NAME/VERSION or hf://ORGANISATION/NAME@COMMIT{f'; did you mean {HUB}{model}?' if like_hub else ''}"
+        f"models:/NAME/VERSION, hf://ORGANISATION/NAME@COMMIT or {EMBEDDED}"
+        f"{f'; did you mean {HUB}{model}?' if like_hub else ''}"
     )
+
+
+def _is_embedded(model: str | Path) -> bool:
+    return str(model) == EMBEDDED and not Path(model).exists()
 
 
 def _single_file_in(folder: Path) -> Path | None:

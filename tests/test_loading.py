@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
 import erasediff
@@ -135,7 +136,7 @@ def test_a_gated_model_is_told_with_what_to_accept(monkeypatch):
     ("model", "match"),
     [
         ("runwayml/stable-diffusion-v1-5", "is no folder: .*did you mean hf://runwayml/stable-diffusion-v1-5\\?"),
-        ("here/and/there", "is no folder: .*or hf://ORGANISATION/NAME@COMMIT$"),
+        ("here/and/there", "is no folder: .*hf://ORGANISATION/NAME@COMMIT or shapes$"),
         (None, "None names no model"),
     ],
 )
@@ -178,3 +179,13 @@ def test_wrong_numbers_of_sample_are_wrong_usage(wrong):
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(["--model", "m", "--concept", "a", "--out", "o", *wrong])
     assert ended.value.code == 2
+
+
+@pytest.mark.unit
+def test_the_embedded_model_has_a_name_where_no_folder_has_it(pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    embedded = erasediff.load("shapes")
+    assert embedded.unet.dtype == torch.float32 and type(embedded).__name__ == "StableDiffusionPipeline"
+    assert erased_before("shapes") == []
+    pipeline.save_pretrained("shapes")
+    assert type(erasediff.load("shapes")) is type(pipeline)

@@ -105,7 +105,8 @@ def _remedies(evaluation: Evaluation) -> list[str]:
         if name in GATES and not gate.passed and misses:
             found[GATES[name].rule.remedy] = None
     if (more := more_pictures(evaluation)) is not None:
-        found[f"Too few pictures: set evaluate.samples_per_concept to {more:,} or more, and run again."] = None
+        where = f"set evaluate.samples_per_concept to {more:,} or more (of erasediff evaluate: --samples {more})"
+        found[f"Too few pictures: {where}, and run again."] = None
     if evaluation.unproven:
         found["The limits of verdict, the judge or the counts let a planted model pass: look at the self-checks."] = (
             None

@@ -207,7 +207,9 @@ INCEPTION = Metric(
 FIDELITY = (
     Metric(
         "kid_classifier",
-        "kernel distance of the judge's features, retained concepts, to held-out pictures; about 0 of the same",
+        # The estimate is unbiased for pictures of any concept by chance; of equally many each, pairs within are rarer.
+        "kernel distance of the judge's features, retained concepts, to held-out pictures; of the same about 0, and "
+        "below it where each concept is drawn equally often: compare it with the base's",
         "lower",
         "distance.kid_classifier",
         kind="set",

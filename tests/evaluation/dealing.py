@@ -5,21 +5,13 @@ from dataclasses import asdict
 import torch
 import torch.nn.functional as F
 
+from erasediff.evaluation.evaluating import LIMITS
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.measure import Plan, Protocol, measure
 from erasediff.judges.judge import recognised
 
 CONCEPTS = tuple("0123456789")
 PROTOCOL = Protocol(samples_per_concept=70, draws=1, inference_steps=1, guidance_scale=1.0, batch_size=300, seed=3)
-LIMITS = {
-    "min_unlearning_accuracy": 0.9,
-    "min_base_accuracy": 0.5,
-    "max_retain_accuracy_drop": 0.03,
-    "max_concept_drop": 0.15,
-    "max_distance_ratio": 1.25,
-    "max_forget_degenerate": 0.5,
-    "max_retain_degenerate_rise": 0.05,
-}
 
 
 class World:

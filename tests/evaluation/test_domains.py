@@ -7,6 +7,7 @@ import torch
 from erasediff.data.inputs import domains_by_concept
 from erasediff.data.prompts import read_prompts, template_prompts, words_table
 from erasediff.errors import UnknownConcept
+from erasediff.evaluation.evaluating import LIMITS
 from erasediff.evaluation.gates import gates
 from erasediff.evaluation.judging import shapes_judge
 from erasediff.evaluation.numbers import score
@@ -17,13 +18,6 @@ from erasediff.metrics.draw import Draw
 
 KNOWN = ["star", "circle", "hatched", "flat", "something else"]
 DOMAINS = {"star": "object", "circle": "object", "hatched": "style", "flat": "style"}
-LIMITS = {
-    "min_unlearning_accuracy": 0.9,
-    "min_base_accuracy": 0.5,
-    "max_retain_accuracy_drop": 0.03,
-    "max_concept_drop": 0.15,
-    "max_distance_ratio": 1.25,
-}
 
 
 def drawn(rows, domains=DOMAINS, forgotten=("star",)):

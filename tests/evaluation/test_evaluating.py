@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dealing import LIMITS as DEALT
 from diffusers import DDPMScheduler
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
@@ -100,7 +99,7 @@ def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, ju
 
 @pytest.mark.unit
 def test_the_limits_are_those_of_the_params():
-    assert load_params(ROOT / "params.yaml").verdict.model_dump() == LIMITS == DEALT
+    assert load_params(ROOT / "params.yaml").verdict.model_dump() == LIMITS
 
 
 def three_namings(folder):

@@ -43,7 +43,7 @@ def test_what_is_drawn_does_not_depend_on_the_number_of_processes(tmp_path):
     expected = drawn(family_of(open_pipeline(tmp_path / "model")))
     # In a process of its own: accelerate keeps what the first test of this one made.
     subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    (first, one), (second, other) = (torch.load(tmp_path / f"{i}.pt", weights_only=False) for i in (0, 1))
+    (first, one), (second, other) = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in (0, 1))
     assert torch.equal(first[0], second[0]) and first[1:] == second[1:]
     assert one < one + other and min(one, other) > 0
     assert torch.equal(first[0], expected[0]) and first[1:] == expected[1:]
