@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", "verdict", "register")
-#: Reads a version, whose hash is checked: how the registry is read changes no model.
-ONLY_FETCHES = {"pretrain": {"registry", "tracking", "records.py"}}
+#: Reads a version, whose hash is checked: how the registry is read changes no model. The embedded model is a folder
+#: here, which ``pretrain.path`` declares; its short name is for the library and the shell alone.
+ONLY_FETCHES = {"pretrain": {"registry", "tracking", "records.py", "examples"}}
 #: What changes no result: how it is written, noted and told, and what is refused; not what it is.
 NO_RESULT = {
     "__init__",
