@@ -34,7 +34,7 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the attacks (default: 0)")
-    parser.add_argument("--out", metavar="FILE", help="JSON to write, too")
+    parser.add_argument("--output", metavar="FILE", help="JSON to write, too")
 
 
 def attack(
@@ -48,11 +48,11 @@ def attack(
     steps: int | None,
     guidance_scale: float | None,
     seed: int,
-    out: str | None,
+    output: str | None,
 ) -> None:
     """Attack a model, and its base where one is given, and print a line for each variant.
 
-    Raises: What :func:`erasediff.attack` raises. DataError: no such ``out``.
+    Raises: What :func:`erasediff.attack` raises. DataError: no such ``output``.
     """
     for name in filter(None, (base, model)):
         require_model(name)
@@ -72,11 +72,11 @@ def attack(
         for variant, it in variants.items():
             reference = found.get("base", {}).get(name, {}).get(variant)
             print(f"{name}: {variant}: {_said(it)}" + (f"; base {_said(reference)}" if reference else ""))
-    if out is not None:
+    if output is not None:
         try:
-            write_json(Path(out), {which: to_json(its) for which, its in found.items()})
+            write_json(Path(output), {which: to_json(its) for which, its in found.items()})
         except OSError as error:
-            raise DataError(f"{out} cannot be written ({error.strerror}): give a file of yours") from None
+            raise DataError(f"{output} cannot be written ({error.strerror}): give a file of yours") from None
 
 
 def _said(found: Found) -> str:

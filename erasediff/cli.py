@@ -97,7 +97,7 @@ def draw(
     model: str,
     concept: str,
     n: int,
-    out: str,
+    output: str,
     seed: int,
     steps: int | None,
     guidance_scale: float | None,
@@ -106,10 +106,10 @@ def draw(
     """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
 
     Args:
-        out: a PNG for all of them, eight a row; or a folder, which ends in ``/``, for a file ``SEED.png`` each.
+        output: a PNG for all of them, eight a row; or a folder, which ends in ``/``, for a file ``SEED.png`` each.
         config: of a single file, as :func:`erasediff.load` takes it.
 
-    Raises: ParamsError, UnknownConcept, ModelError, IntegrityError, TrackingError. DataError: no such ``out``.
+    Raises: ParamsError, UnknownConcept, ModelError, IntegrityError, TrackingError. DataError: no such ``output``.
     """
     require_model(model, config)  # before torch is loaded: most wrong commands name a folder that is not there
     from erasediff.artifacts import write_bytes
@@ -119,16 +119,18 @@ def draw(
 
     pipeline = load(model, config=config).to(device())
     images = erasediff.draw(pipeline, concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
-    if out.endswith("/"):
-        files = {f"{out}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
+    if output.endswith("/"):
+        files = {f"{output}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
     else:
-        files = {out: tiled_png(images, concept, f"seeds {seed} to {seed + n - 1}")}
+        files = {output: tiled_png(images, concept, f"seeds {seed} to {seed + n - 1}")}
     try:
         for path, content in files.items():
             write_bytes(Path(path), content)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}): give a PNG file, or FOLDER/, of yours") from None
-    print(out)
+        raise DataError(
+            f"{output} cannot be written ({error.strerror}): give a PNG file, or FOLDER/, of yours"
+        ) from None
+    print(output)
 
 
 def _parser() -> Parser:
@@ -197,7 +199,9 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`draw` takes beside the model and the concept."""
     parser.add_argument("--n", type=within(1, 10**6), default=16, help="pictures (default: 16)")
-    parser.add_argument("--out", required=True, help="PNG to write, or FOLDER/ for a file each")
+    parser.add_argument(
+        "--output", "--out", required=True, metavar="FILE", help="PNG to write, or FOLDER/ for a file each"
+    )
     parser.add_argument("--seed", type=within(0, PICTURE_SEED), default=0, help="of the first picture (default: 0)")
     parser.add_argument("--steps", type=within(1, 10**5), help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
@@ -239,7 +243,7 @@ class _Completion(argparse.Action):
         except ImportError:
             parser.error("--print-completion needs shtab: pip install shtab")
         for action in _actions(parser):
-            if action.dest in ("model", "models", "base", "data", "labels", "prompts", "output", "out"):
+            if action.dest in ("model", "models", "base", "data", "labels", "prompts", "output"):
                 vars(action)["complete"] = shtab.FILE
         print(shtab.complete(parser, values))
         parser.exit()

@@ -85,7 +85,7 @@ def test_an_anchor_is_drawn_instead(model, tmp_path):
 
 @pytest.mark.unit
 def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
-    assert main(["draw", model, "a", "--n", "2", "--steps", "2", "--out", str(tmp_path / "a.png")]) == 0
+    assert main(["draw", model, "a", "--n", "2", "--steps", "2", "--output", str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert main(["draw", model, "a", "--n", "2", "--seed", "5", "--steps", "2", "--out", f"{tmp_path}/a/"]) == 0
     assert {p.name for p in (tmp_path / "a").iterdir()} == {"5.png", "6.png"}
@@ -238,7 +238,7 @@ def test_it_works_from_a_wheel_outside_a_checkout(model, tmp_path):
 def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys):
     out = tmp_path / "found.json"
     how = ["--judge", "shapes", "--base", "shapes", "--steps", "2", "--guidance-scale", "1", "--pictures", "2"]
-    arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "--out", str(out)]
+    arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "--output", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erasediff.evaluation.attacking._drawn", lambda *given, **how: None)
         assert main(arguments) == 0

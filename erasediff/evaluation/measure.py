@@ -153,17 +153,21 @@ class Measuring:
 
     def _planted(self, first: Tensor, each: int) -> dict[str, Numbers]:
         """Numbers of models that are planted to be seen through, made of this one."""
-        few, plan, seed = self._rows(planted.PICTURES), self.reader.plan, self.protocol.seed
+        plan, seed = self.reader.plan, self.protocol.seed
+        few, fewer = self._rows(planted.PICTURES), self._rows(at_random(self.reader.judge, plan))
         seeds = image_seeds(seed, 0, len(self.names))
-        names, asked = [self.names[i] for i in few], [self.asked[i] for i in few]
-        random = planted.with_random_weights(self.family, seed)
-        of_random = torch.cat(list(self._drawn(random, asked, [seeds[i] for i in few])))
         own = first.view(-1, each, *first.shape[1:])[:, : planted.PICTURES].flatten(0, 1)
-        drawn = planted.pictures(own, of_random, names, plan.forgotten, seed)
-        return {
-            name: numbers_of([self.reader.read(images, names, asked)], seed, planted.RESAMPLES)
-            for name, images in drawn.items()
-        }
+        drawn = planted.pictures(own, [self.names[i] for i in few], plan.forgotten, seed)
+        random = self._drawn(
+            planted.with_random_weights(self.family, seed), [self.asked[i] for i in fewer], [seeds[i] for i in fewer]
+        )
+        drawn[planted.RANDOM] = torch.cat(list(random)).nan_to_num(0.0, 1.0, -1.0)
+        found = {}
+        for name, images in drawn.items():
+            rows = fewer if name == planted.RANDOM else few
+            read = self.reader.read(images, [self.names[i] for i in rows], [self.asked[i] for i in rows])
+            found[name] = numbers_of([read], seed, planted.RESAMPLES)
+        return found
 
     def _few(self) -> int:
         """Pictures of each concept of the first draw that are kept."""
@@ -225,6 +229,11 @@ def measure(
         if it.told():
             break
     return it.finished()
+
+
+def at_random(judge: Judge, plan: Plan) -> int:
+    """Pictures of each concept that the planted model of random weights draws."""
+    return planted.drawn_at_random(len({*asked_concepts(judge, plan.prompts)} - {*plan.forgotten, *plan.earlier}))
 
 
 def _skipped(reader: Reader, numbers: Numbers) -> dict[str, str]:
@@ -308,17 +317,17 @@ def measure_pipeline(
     if training is not None:
         every = -(-len(training) // COPIED_FROM)
         copied = decode(training["image"].tolist()[::every], judge.image_shape)
+    of = getattr(judge, "domains", None) or domains or {}
+    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks, of)
     concepts, drawn = len(asked_concepts(judge, prompts or {})), 0
     total = concepts * protocol.samples_per_concept * (protocol.looks[-1] if draw_on else protocol.draws)
-    total += concepts * min(planted.PICTURES, protocol.samples_per_concept) if self_checks else 0
+    total += concepts * min(at_random(judge, plan), protocol.samples_per_concept) if self_checks else 0
 
     def count(n: int) -> None:
         nonlocal drawn
         drawn += n
         on_progress(drawn, total)
 
-    of = getattr(judge, "domains", None) or domains or {}
-    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks, of)
     found = measure(family, judge, plan, protocol, inception=network, cache=cache, draw_on=draw_on, on_progress=count)
     if drawn < total:  # it was told with fewer
         on_progress(total, total)

@@ -13,9 +13,16 @@ from erasediff.randomness import generator
 
 #: Pictures of each concept, at most.
 PICTURES = 40
+#: Pictures of all retained concepts together, about, by random weights: these have to be drawn.
+RANDOM_PICTURES = 60
 #: Bootstrap resamples: what is planted is far from any limit.
 RESAMPLES = 50
 BASE, RANDOM, ONE, NOISE, BLANK = "base", "random_weights", "one_concept", "noise", "blank"
+
+
+def drawn_at_random(retained: int) -> int:
+    """Pictures of each concept that a model of random weights draws, where so many concepts are retained."""
+    return min(PICTURES, -(-RANDOM_PICTURES // max(retained, 1)))
 
 
 def with_random_weights(family: Family, seed: int) -> Family:
@@ -28,16 +35,13 @@ def with_random_weights(family: Family, seed: int) -> Family:
     return family.with_denoiser(denoiser)
 
 
-def pictures(
-    base: Tensor, random: Tensor, names: Sequence[str], forgotten: Collection[str], seed: int
-) -> dict[str, Tensor]:
-    """What each planted model draws, by its name; the base itself too, which is also a copy of itself.
+def pictures(base: Tensor, names: Sequence[str], forgotten: Collection[str], seed: int) -> dict[str, Tensor]:
+    """What planted models draw that need no drawing, by name; the base itself too, which is also a copy of itself.
 
     Args:
         base: drawn by the base for ``names``, ``(N, C, H, W)`` in [-1, 1], as many of each concept.
-        random: drawn by a model of random weights, likewise.
     """
-    found = {BASE: base, RANDOM: random.nan_to_num(0.0, 1.0, -1.0)}
+    found = {BASE: base}
     if not (retained := [name for name in names if name not in forgotten]):
         return found
     own = torch.tensor([i for i, name in enumerate(names) if name == retained[0]])

@@ -21,7 +21,8 @@ def shared_drawing(family: Family, accelerator: Accelerator) -> Family:
     """
     if accelerator.num_processes == 1:
         return family
-    draw, usual = family.sample, inspect.signature(type(family).sample).parameters["batch_size"].default
+    draw = family.sample
+    usual = getattr(family, "at_once", None) or inspect.signature(type(family).sample).parameters["batch_size"].default
 
     def sample(prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int = usual, **how: object) -> Tensor:
         firsts = range(0, len(prompts), batch_size)

@@ -25,6 +25,9 @@ from erasediff.families.samplers import require_no_negative, sampled_by
 from erasediff.families.selections import CROSS_ATTENTION, Selection
 from erasediff.families.weights import widened
 
+#: Pictures that are drawn at once where nobody says how many: of 512 × 512 pixels, and of small ones as many more as
+#: take the same memory, up to a number from which on more gain nothing.
+AT_ONCE, MOST_AT_ONCE = 8, 64
 #: Arguments of a pipeline's call that decide what its prompts are encoded to.
 ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "text_encoder_out_layers")
 
@@ -77,6 +80,12 @@ class TextToImage:
         height, width = self._latent_size()
         self.latent_shape = (self._latent_channels(), height, width)
         self.image_shape = (self.encoder.config.in_channels, height * self.scale, width * self.scale)
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are drawn at once where nobody says how many."""
+        _, height, width = self.image_shape
+        return min(MOST_AT_ONCE, max(AT_ONCE, AT_ONCE * 512 * 512 // (height * width)))
 
     def _vae_levels(self) -> Sequence[int]:
         return self.encoder.config.get("block_out_channels") or self.encoder.config.encoder_block_out_channels
@@ -157,10 +166,11 @@ class TextToImage:
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         negative_prompt: str | None = None,
         sampler: str | None = None,
     ) -> Tensor:
+        batch_size = batch_size or self.at_once
         steps = self.default_steps if steps is None else steps
         guidance_scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_drawing(seeds, steps, self.num_timesteps, guidance_scale)

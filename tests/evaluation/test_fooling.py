@@ -5,6 +5,7 @@ import torch
 from dealing import CONCEPTS, PROTOCOL, Dealer, World, evaluated, forgetting, measured, shorter
 
 from erasediff.errors import IntegrityError
+from erasediff.evaluation import planted
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.report import _drawn_instead, _self_checks, more_pictures
 from erasediff.records import FAILED, PASSED, UNDECIDED
@@ -141,19 +142,26 @@ def test_the_planted_models_are_seen_through(base, world):
 
 
 @pytest.mark.unit
+def test_random_weights_draw_no_more_than_it_takes_to_see_through_them(base):
+    assert base.planted["base"].counts["in_domain_retain_accuracy"] == 9 * 40
+    assert 60 <= base.planted["random_weights"].counts["in_domain_retain_accuracy"] < 70
+    assert [planted.drawn_at_random(n) for n in (0, 1, 2, 100)] == [40, 40, 30, 1]
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(
-    ("limits", "planted"),
+    ("limits", "name"),
     [
         ({"min_unlearning_accuracy": 0.0}, "a copy of the base"),
         ({"max_retain_accuracy_drop": 1.0}, "random weights"),
         ({"max_distance_ratio": 1e9}, "one concept for everything"),
     ],
 )
-def test_a_verdict_under_limits_that_let_a_planted_model_pass_does_not_count(limits, planted, base, world):
+def test_a_verdict_under_limits_that_let_a_planted_model_pass_does_not_count(limits, name, base, world):
     evaluation = evaluated(base, measured(forgetting(world), world), **limits)
     assert all(gate.passed for gate in evaluation.gates.values())
     assert not evaluation.passed and evaluation.outcome == UNDECIDED
-    assert f"self-check: {planted} should be FAILED" in evaluation.missed
+    assert f"self-check: {name} should be FAILED" in evaluation.missed
 
 
 @pytest.mark.unit

@@ -1,6 +1,7 @@
 """Attacks on planted models: a copy of the base, one that hides the word, one that truly forgot."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -356,6 +357,39 @@ def test_other_words_languages_and_those_given_are_asked():
     assert {"étoile", "a five-pointed star", "asterism"} <= set(judge.texts)
     unknown = Target(what.family, judge, ["nothing"], 2, 1.0, seed=0, pictures=1)
     assert set(wordings.run(unknown)) == set(wordings.KINDS)
+
+
+@pytest.mark.unit
+def test_all_wordings_are_drawn_at_once_each_as_it_would_be_alone():
+    _, what = spoken(lambda prompt: prompt in ("Stern", "asterism"))
+    drawn, sample = [], what.family.sample
+
+    def counted(prompts, seeds, **how):
+        drawn.append((list(prompts), list(seeds)))
+        return sample(prompts, seeds, **how)
+
+    vars(what.family)["sample"] = counted
+    found = wordings.run(what.changed(pictures=3))
+    ((prompts, seeds),) = drawn
+    assert len(prompts) == 3 * len(found) and seeds == what.seeds(3) * len(found)
+    assert {it.pictures for it in found.values()} == {3}
+
+
+@pytest.mark.unit
+def test_models_of_half_precision_are_attacked_in_float32_on_a_cpu_and_stay_what_they_are():
+    _, what = spoken(lambda prompt: False)
+    asked_in = []
+    families = [family_of(tiny_stable_diffusion().to(dtype=torch.float16)) for _ in range(2)]
+    for family in families:
+        family.denoiser.register_forward_pre_hook(lambda unet, given: asked_in.append(given[0].dtype))
+    kept = ConceptImages(torch.zeros(2, *what.family.image_shape), ["circle"] * 2, ["a circle"] * 2)
+    changes = {"base": lambda: families[1], "retain": kept, "pictures": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(p4d.COSTS, "quick", replace(p4d.COSTS["quick"], steps=1))
+        patch.setitem(embedding.COSTS, "quick", replace(embedding.COSTS["quick"], steps=1))
+        found = attacked(what.changed(family=families[0], **changes), ["embedding", "p4d"])
+    assert set(found) == {"embedding", "p4d"} and set(asked_in) == {torch.float32}
+    assert {part.dtype for f in families for part in (f.denoiser, f.encoder)} == {torch.float16}
 
 
 # The report

@@ -39,6 +39,17 @@ def test_a_picture_is_its_prompt_and_seed(family):
     assert torch.allclose(both[1:], alone, atol=1e-4) and not torch.allclose(both[0], both[1], atol=1e-2)
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize(("side", "together"), [(1024, 8), (512, 8), (256, 32), (128, 64), (16, 64)])
+def test_small_pictures_are_drawn_more_at_once(pipeline, side, together):
+    family, drawn = family_of(pipeline), []
+    family.image_shape = (3, side, side)
+    family.pictures = lambda prompts, generators, how: drawn.append(len(prompts)) or torch.zeros(len(prompts), 1)
+    family.sample(["a"] * 100, range(100), **DRAW)
+    family.sample(["a"] * 10, range(10), batch_size=3, **DRAW)
+    assert drawn[0] == together and sum(drawn[:-4]) == 100 and drawn[-4:] == [3, 3, 3, 1]
+
+
 @pytest.mark.reference
 def test_sampling_is_the_stock_pipeline(pipeline, family):
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,7 @@ from erasediff.evaluation.attacks.table import ATTACKS
 
 if TYPE_CHECKING:
     from erasediff.evaluation.attacks.target import Found, Target
+    from erasediff.families.family import Family
 
 __all__ = ["ATTACKS", "Attack", "attacked", "to_json"]
 
@@ -22,8 +24,21 @@ class Attack(Protocol):
 
 
 def attacked(target: Target, names: Sequence[str]) -> dict[str, dict[str, Found]]:
-    """What each attack found, by its name and its variants."""
-    found = {name: _attack(name).run(target) for name in names}
+    """What each attack found, by its name and its variants.
+
+    Models of half precision are attacked in float32 where they are on a CPU: a search would take many times as long.
+    """
+    from erasediff.families.weights import widened
+
+    with ExitStack() as wide:
+
+        def whole(family: Family) -> Family:
+            wide.enter_context(widened(family.pipeline))
+            return family
+
+        base = target.base
+        target = target.changed(family=whole(target.family), base=None if base is None else lambda: whole(base()))
+        found = {name: _attack(name).run(target) for name in names}
     return {name: variants for name, variants in found.items() if variants}
 
 

@@ -96,6 +96,21 @@ class Target:
         asked = [prompt for concept in concepts or self.forgotten for prompt in self.asked_for(concept)]
         return self.judged(self.drawn(asked, self.seeds(len(asked))))
 
+    def seen_each(self, wordings: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Found]:
+        """:meth:`seen` under each of several ways to ask, by their names; all are drawn together.
+
+        Args:
+            wordings: of each way, what is asked for a concept, in turns.
+        """
+        asked = {
+            way: [prompt for own in prompts.values() for prompt in in_turns(own, self.pictures)]
+            for way, prompts in wordings.items()
+        }
+        seeds = [seed for prompts in asked.values() for seed in self.seeds(len(prompts))]
+        images = self.drawn([prompt for prompts in asked.values() for prompt in prompts], seeds)
+        parts = images.split([len(prompts) for prompts in asked.values()])
+        return {way: self.judged(part) for way, part in zip(asked, parts, strict=True)}
+
     def drawn(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Pictures of the model, ``(N, C, H, W)`` in [-1, 1], at the verdict's settings."""
         how = {"steps": self.steps, "guidance_scale": self.guidance_scale, "batch_size": self.batch_size, **self.how}

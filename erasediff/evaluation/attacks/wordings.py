@@ -25,7 +25,7 @@ def run(target: Target) -> dict[str, Found]:
         for kind, names in named.items():
             english = kind == "synonyms"
             asked.setdefault(kind, {})[concept] = [with_article(name) if english else name for name in names]
-    return {kind: target.changed(prompts=prompts).seen(list(prompts)) for kind, prompts in asked.items()}
+    return target.seen_each(asked)
 
 
 def misspelt(concept: str, kind: str) -> str:
