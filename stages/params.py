@@ -45,6 +45,20 @@ if TYPE_CHECKING:
 else:
     Method = Literal[tuple(METHODS)]  # one list: that of the methods
     Attack = Literal[tuple(ATTACKS)]
+#: Families of models that others trained: the files of ``erasediff/families/`` that have one.
+FamilyName = Literal[
+    "class_conditional",
+    "dit",
+    "flux",
+    "flux2_klein",
+    "pixart",
+    "sana",
+    "sana_sprint",
+    "stable_diffusion",
+    "stable_diffusion_3",
+    "stable_diffusion_xl",
+    "unconditional",
+]
 JudgeKind = Literal["cnn", "clip", "image_classifier", "nudity"]
 #: A repository of the Hugging Face hub.
 REPO = r"[\w.-]+(/[\w.-]+)?"
@@ -94,6 +108,7 @@ class Pretrain(Section):
     path: Text
     repo: Text | None
     revision: Text | None
+    family: FamilyName | None
     block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=8)]
     attention: Annotated[list[bool], Field(min_length=1, max_length=8)]
     layers_per_block: Annotated[int, Field(ge=1, le=16)]
@@ -116,6 +131,8 @@ class Pretrain(Section):
                 f"attention has {len(self.attention)} entries, block_out_channels {len(self.block_out_channels)}: "
                 "give one a level"
             )
+        if self.source == "train" and self.family is not None:
+            raise ValueError(f"family {self.family} is of a model that is taken, and source is train: leave it null")
         if self.source == "hub" and not (re.fullmatch(REPO, self.repo or "") and self.revision):
             raise ValueError("source hub needs repo (organisation/name) and revision (a commit)")
         if self.source == "registry" and not (self.repo and (self.revision or "").isdigit()):

@@ -22,7 +22,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     from erasediff.artifacts import new_folder, read_json, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table, table_shape
     from erasediff.device import repeatable
-    from erasediff.families import family_of
+    from erasediff.families import family_of, require_family
     from erasediff.loading import erased_before, load
     from erasediff.training.base import ARCHITECTURE, train_base
     from erasediff.training.checkpoint import FileCheckpoint
@@ -61,7 +61,9 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
         checkpoint.clear()
     else:
         pipeline = load(given, read_json(layout.summary(layout.CURATED))["classes"])
-        family_of(pipeline)  # one that no family handles is told here, not by the stages after it
+        family = family_of(pipeline)  # one that no family handles is told here, not by the stages after it
+        if pretrain.family is not None:
+            require_family(family, pretrain.family)
     columns = ["step", "loss", "grad_norm", "learning_rate"]
     write_bytes(layout.PRETRAIN_TRACE, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode())
     with new_folder(layout.BASE) as folder:

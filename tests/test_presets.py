@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from ruamel.yaml import YAML
 
+from erasediff.families import FAMILIES
 from stages import presets
-from stages.params import change_params, load_params
+from stages.params import FamilyName, change_params, load_params
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
@@ -53,6 +55,14 @@ def test_a_preset_states_only_what_differs(project, name):
     for entry, value in presets.preset(name).items():
         section, _, key = entry.partition(".")
         assert (defaults[section][key] if key else defaults[section]) != value, entry
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "-" in name])
+def test_a_preset_for_a_model_of_others_names_its_family(project, name):
+    change_params(presets.preset(name))
+    known = set(get_args(FamilyName))
+    assert load_params().pretrain.family in known
+    assert known == {module for module, _ in FAMILIES.values()}
 
 
 def test_a_preset_is_written_with_the_comments_kept_and_listed(project):

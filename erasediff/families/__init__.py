@@ -12,7 +12,7 @@ from erasediff.errors import ModelError, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, Family
 from erasediff.families.opening import open_pipeline
 
-__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "require_no_adapter"]
+__all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "require_family", "require_no_adapter"]
 
 #: Module and class of the family by the pipeline's class, as names: importing what is not used takes seconds.
 FAMILIES = {
@@ -25,6 +25,8 @@ FAMILIES = {
     "FluxPipeline": ("flux", "FluxFamily"),
     "Flux2KleinPipeline": ("flux2_klein", "Flux2KleinFamily"),
     "SanaPipeline": ("sana", "SanaFamily"),
+    "SanaSprintPipeline": ("sana_sprint", "SanaSprintFamily"),
+    "SanaSprintImg2ImgPipeline": ("sana_sprint", "SanaSprintFamily"),
     "PixArtAlphaPipeline": ("pixart", "PixArtAlphaFamily"),
     "PixArtSigmaPipeline": ("pixart", "PixArtSigmaFamily"),
     "DiTPipeline": ("dit", "DiTFamily"),
@@ -80,6 +82,16 @@ def _require_weights(pipeline: DiffusionPipeline) -> None:
                 f"{name} is on the meta device, without weights: load the pipeline by from_pretrained, and without "
                 "enable_sequential_cpu_offload()"
             )
+
+
+def require_family(family: Family, name: str) -> None:
+    """Raises: ModelError: a model is of another family than ``name``, the module of one in :data:`FAMILIES`."""
+    found = type(family).__module__.rpartition(".")[2]
+    if found != name:
+        raise ModelError(
+            f"the model, a {type(family.pipeline).__name__}, is of family {found}, but pretrain.family says {name}: "
+            f"give a model of {name}, or take a preset of {found}, or set pretrain.family to {found}"
+        )
 
 
 def require_no_adapter(pipeline: DiffusionPipeline) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import DiffusionPipeline, DiTPipeline
+from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
 from erasediff.errors import UnknownConcept, shown
@@ -26,6 +27,9 @@ class DiTFamily(TextToImage, NoiseSchedule):
     def __init__(self, pipeline: DiffusionPipeline):
         super().__init__(pipeline)
         self.scheduler = noise_schedule(self.pipeline.scheduler)
+        for part in self.denoiser.modules():
+            if isinstance(part, LabelEmbedding):
+                part.dropout_prob = 0.0  # in training it would drop classes at random, by torch's global generator
         self.null_class: int = self.denoiser.config.num_embeds_ada_norm
         self.labels: dict[str, int] = pipeline.labels or {str(i): i for i in range(self.null_class)}
         first: dict[int, str] = {}

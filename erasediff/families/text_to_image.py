@@ -61,7 +61,7 @@ class TextToImage:
     selections: Mapping[str, Selection] = CROSS_ATTENTION
     #: Whether the call that draws guides away from a prompt.
     guided_by_prompt = True
-    #: More arguments of the call that draws.
+    #: More arguments of the call that draws, however it draws.
     call: Mapping[str, object] = {}
     pipeline_class: Any
     num_timesteps: Any
@@ -222,8 +222,12 @@ class TextToImage:
             width=self.image_shape[2],
             output_type="latent",
             **away,
-            **self.call,
+            **self.call_with(how),
         ).images
+
+    def call_with(self, how: How) -> Mapping[str, object]:
+        """More arguments of the call that draws."""
+        return self.call
 
     def with_denoiser(self, denoiser: nn.Module) -> Self:
         return type(self)(built(type(self.pipeline), self.pipeline, {self.denoiser_name: denoiser}))

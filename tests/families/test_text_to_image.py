@@ -18,6 +18,10 @@ from diffusers import (
     LCMScheduler,
     PixArtSigmaPAGPipeline,
     SanaPAGPipeline,
+    SanaPipeline,
+    SanaSprintImg2ImgPipeline,
+    SanaSprintPipeline,
+    SCMScheduler,
     StableDiffusion3InpaintPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -29,7 +33,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
-from tiny_pipelines import PIPELINES, flux, flux2_klein, sana, stable_diffusion_3, stable_diffusion_xl
+from tiny_pipelines import PIPELINES, flux, flux2_klein, sana, sana_sprint, stable_diffusion_3, stable_diffusion_xl
 from tiny_stable_diffusion import tiny_stable_diffusion
 from transformers import CLIPImageProcessor
 
@@ -38,7 +42,8 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import ModelError, UnknownConcept
 from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.families.flow_matching import FlowMatching, flow_shift
-from erasediff.families.text_to_image import built
+from erasediff.families.sana_sprint import SanaSprintFamily
+from erasediff.families.text_to_image import How, built
 from erasediff.families.weights import dtypes_of
 from erasediff.randomness import generator
 
@@ -59,6 +64,8 @@ def own_call(family, prompts, seeds, **how):
     named = {"class_labels": family.pipeline.get_label_ids(prompts)} if family.concepts else {"prompt": prompts}
     if type(family.pipeline).__name__.startswith(("Sana", "PixArt")):
         named |= {"use_resolution_binning": False}
+    if type(family.pipeline).__name__ == "SanaSprintPipeline" and how["num_inference_steps"] != 2:
+        named |= {"intermediate_timesteps": None}
     if not family.concepts:
         named |= {"height": family.image_shape[1], "width": family.image_shape[2]}
     family.pipeline.set_progress_bar_config(disable=True)
@@ -91,8 +98,9 @@ def test_a_prediction_is_what_the_pipeline_computes_inside(family):
     noisy, timestep, output = calls[0]
     timesteps = timestep.reshape(-1)[:1].expand(2)
     guided = len(noisy) == 4
-    if type(family.pipeline).__name__ in ("FluxPipeline", "Flux2KleinPipeline"):
+    if type(family.pipeline).__name__ in ("FluxPipeline", "Flux2KleinPipeline", "SanaSprintPipeline"):
         timesteps = timesteps * 1000
+    if type(family.pipeline).__name__ in ("FluxPipeline", "Flux2KleinPipeline"):
         noisy, output = (family.unpacked(x, *family.latent_shape[1:]) for x in (noisy, output))
     first = ["", ""] if guided and not family.concepts else prompts
     with torch.no_grad():
@@ -122,6 +130,10 @@ def test_timesteps_are_of_the_family_s_own_kind(family):
         assert drawn.dtype == torch.int64
         return
     assert drawn.dtype == torch.float32 and not torch.equal(drawn, drawn.round())
+    if isinstance(family, SanaSprintFamily):
+        start = drawn == 1000
+        assert start.float().mean().item() == pytest.approx(0.5, abs=0.04)
+        drawn = drawn[~start]
     middle = family.shift * 0.5 / (1 + (family.shift - 1) * 0.5)
     assert drawn.median().item() == pytest.approx(1000 * middle, rel=0.03)
 
@@ -137,6 +149,61 @@ def test_flow_matching_noises_along_a_line_and_teaches_the_velocity(make):
     assert torch.equal(noisy[0], clean[0]) and torch.equal(noisy[2], noise[2])
     assert torch.allclose(noisy[1], 0.75 * clean[1] + 0.25 * noise[1])
     assert torch.allclose(noisy - timesteps.view(-1, 1, 1, 1) / 1000 * velocity, clean, atol=1e-5)
+
+
+@pytest.mark.reference
+def test_what_sana_sprint_is_taught_is_what_its_sampler_steps_by():
+    """A network that knows the velocity makes the sampler's first step find the picture, in its coordinates."""
+    family = family_of(sana_sprint())
+    clean, noise = torch.randn(2, 1, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+    found = {}
+
+    def knows(network, noisy, timestep, **asked):
+        sigma = float(timestep[0])
+        ours, velocity = family.noised(clean, noise, torch.tensor([1000 * sigma]))
+        found.setdefault("noisy", []).append(torch.allclose(noisy, ours, atol=1e-4))
+        return (velocity,)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(family.denoiser), "forward", knows)
+        generators = [torch.Generator().manual_seed(1)]
+        latents = family.drawn(["a red circle"], noise, generators, How(1, 4.5, None))
+    assert found["noisy"] == [True] and torch.allclose(latents, clean, atol=1e-4)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sana_sprint_draws_in_as_few_steps_as_it_is_told(steps):
+    family = family_of(sana_sprint())
+    assert family.default_steps == 2
+    assert family.sample(["a red circle"], [0], steps=steps).shape == (1, *family.image_shape)
+
+
+@pytest.mark.unit
+def test_a_sana_of_another_kind_than_its_pipeline_says_is_refused():
+    sprint = sana_sprint()
+    plain = built(SanaPipeline, sprint, {})
+    with pytest.raises(ModelError, match="a SCMScheduler does not sample a flow"):
+        family_of(plain)
+    sprint.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ModelError, match="a FlowMatchEulerDiscreteScheduler does not sample a SANA-Sprint: use SCM"):
+        family_of(sprint)
+    with pytest.raises(ModelError, match="the transformer takes no guidance: it is a SANA"):
+        family_of(built(SanaSprintPipeline, sana(), {"scheduler": SCMScheduler()}))
+
+
+@pytest.mark.unit
+def test_no_network_draws_at_random_while_it_is_trained(family):
+    """What a training draws comes from the seed, and the step; torch's global generator has no part in it."""
+    latents = family.encode(torch.zeros(4, *family.image_shape))
+    condition = family.condition(prompts_of(family) * 2)
+    timesteps = torch.tensor([500] * 4).to(family.timesteps(1, generator(0, "timesteps")))
+    state = torch.get_rng_state()
+    network = copy.deepcopy(family.denoiser).train()
+    with torch.no_grad():
+        for _ in range(8):
+            family.predict(network, latents, timesteps, condition)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.reference
@@ -199,6 +266,7 @@ def test_a_folder_of_it_opens_and_draws_the_same(name, tmp_path):
         (flux, FluxImg2ImgPipeline, {}),
         (flux2_klein, Flux2KleinInpaintPipeline, {}),
         (sana, SanaPAGPipeline, {}),
+        (sana_sprint, SanaSprintImg2ImgPipeline, {}),
         (PIPELINES["pixart_sigma"], PixArtSigmaPAGPipeline, {}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -243,7 +311,7 @@ def test_what_no_family_handles_gets_the_list():
     pipeline = KandinskyV22Pipeline(unet=parts.unet, scheduler=DDIMScheduler(), movq=parts.vae)
     with pytest.raises(ModelError, match="no family handles a KandinskyV22Pipeline; there are those of: Class.*Flux"):
         family_of(pipeline)
-    assert len(FAMILIES) == 12
+    assert len(FAMILIES) == 14
 
 
 @pytest.mark.unit

@@ -19,7 +19,9 @@ from diffusers import (
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
@@ -232,7 +234,7 @@ def flux2_klein(is_distilled=False):
 
 
 @_seeded
-def sana():
+def sana(sprint=False):
     transformer = SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
@@ -245,6 +247,7 @@ def sana():
         caption_channels=16,
         sample_size=16,
         patch_size=1,
+        guidance_embeds=sprint,
     ).eval()
     autoencoder = AutoencoderDC(
         in_channels=3,
@@ -276,7 +279,13 @@ def sana():
         )
     ).eval()
     scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    if sprint:
+        return SanaSprintPipeline(word_tokenizer(), text_encoder, autoencoder, transformer, SCMScheduler())
     return SanaPipeline(word_tokenizer(), text_encoder, autoencoder, transformer, scheduler)
+
+
+def sana_sprint():
+    return sana(sprint=True)
 
 
 def _pixart(pipeline_class):
@@ -322,6 +331,7 @@ PIPELINES = {
     "flux": flux,
     "flux2_klein": flux2_klein,
     "sana": sana,
+    "sana_sprint": sana_sprint,
     "pixart_alpha": pixart_alpha,
     "pixart_sigma": pixart_sigma,
     "dit": dit,

@@ -6,9 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from erasediff.artifacts import new_folder
+from erasediff.artifacts import new_folder, write_json
 from erasediff.data.images import encode_png
 from erasediff.data.table import generated_table
+from erasediff.errors import ModelError
 from erasediff.families import family_of, open_pipeline
 from erasediff.families.class_conditional import build_pipeline
 from erasediff.randomness import batch_indices
@@ -64,6 +65,25 @@ def test_a_base_never_sees_the_pictures_it_is_tested_on(tmp_path, monkeypatch):
     pretrain.main(Run(), 0, params.model_copy(update={**how, "layers_per_block": 1}))
     assert open_pipeline(layout.BASE).names == ("a", "b")
     assert seen == [table["sample_id"][[0, 1, 2, 4, 5, 6]].tolist()]
+
+
+@pytest.mark.unit
+def test_a_model_of_another_family_than_a_preset_is_for_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    """Such as a folder of Stable Diffusion 1.5 under the preset of SDXL."""
+    taken = load_params().pretrain
+    monkeypatch.chdir(tmp_path)
+    pngs = [encode_png(image) for image in pictures()]
+    with new_folder(layout.CURATED) as folder:
+        generated_table(pngs, list("aaaabbbbcccc"), (8, 8), "L").to_parquet(folder / layout.TABLE.name)
+        write_json(folder / "summary.json", {"classes": ["a", "b", "c"]})
+    tiny().pipeline.save_pretrained(tmp_path / "own")
+    given = {"source": "folder", "path": "own"}
+    match = "is of family class_conditional, .*family says flux: .* set pretrain.family to class_conditional"
+    with pytest.raises(ModelError, match=match):
+        pretrain.main(Run(), 0, taken.model_copy(update={**given, "family": "flux"}))
+    assert not layout.BASE.exists()
+    pretrain.main(Run(), 0, taken.model_copy(update={**given, "family": "class_conditional"}))
+    assert layout.BASE.exists()
 
 
 def _noting(seen):
