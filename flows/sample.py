@@ -13,7 +13,7 @@ def main() -> None:
     """The command ``python -m flows.sample``."""
     parser = Parser(prog="python -m flows.sample", description=__doc__)
     parser.add_argument("--model", required=True, help="diffusers folder, models:/NAME@ALIAS or models:/NAME/VERSION")
-    parser.add_argument("--concept", required=True)
+    parser.add_argument("--concept", required=True, help="what to draw: the name of a class, or a prompt")
     parser.add_argument("--n", type=int, default=1000, help="pictures (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="new folder for them")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: %(default)s)")

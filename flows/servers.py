@@ -138,7 +138,7 @@ def register_elsewhere() -> None:
     if not api:
         raise ParamsError(f"{PREFECT_API} is not set: name the server, such as http://127.0.0.1:4200/api")
     if not answers(f"{api.rstrip('/')}/health"):
-        raise ServerFailed(f"no Prefect server answers at {api}: start it, or mend {PREFECT_API}")
+        raise ServerFailed(f"no Prefect server answers at {api}: start it, or correct {PREFECT_API}")
     from flows.jobs.registration import register
 
     folder().mkdir(parents=True, exist_ok=True)

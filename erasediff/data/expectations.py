@@ -206,7 +206,7 @@ def require(results: list[Result], what: str, page: str) -> None:
         more = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
         raise ExpectationFailed(
             f"{what} fails the check '{r['words']}' in {r['failed_rows']} row(s), first: {'; '.join(r['first'])}"
-            f"{more}. See {page}; mend or remove these samples and run again"
+            f"{more}. See {page}; correct or remove these samples and run again"
         )
 
 

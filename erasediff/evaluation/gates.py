@@ -227,11 +227,6 @@ def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> 
         erased=evaluation.erased.get(gated.metric.name),
         forgotten=forgotten,
     )
-    return f"{text}{_between(gate)}: {gate.outcome}"
-
-
-def _between(gate: Gate) -> str:
-    """The interval of what was held against the limit, where that is known."""
-    if gate.low is None or gate.high is None:
-        return ""
-    return f"; the interval is {gate.low:.4f} to {gate.high:.4f}"
+    if gate.low is not None and gate.high is not None:
+        text += f"; {gated.rule.interval(gate.low, gate.high)}"
+    return f"{text}: {gate.outcome}"

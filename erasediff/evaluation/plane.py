@@ -91,8 +91,10 @@ def plane_png(base: Point, erased: Point, earlier: list[Point], left: float, bel
         axes.add_patch(
             Rectangle((left, below), 1 - left, 1 - below, facecolor="#bfe8c9", edgecolor="#2e7d43", label="allowed")
         )
-        for point in earlier:
-            _mark(axes, point, "o", "#777777", 7)
+        for line, point in enumerate(
+            reversed(earlier), 1
+        ):  # beside the erased model, as a rule: labels one below another
+            _mark(axes, point, "o", "#777777", 7, line)
         _mark(axes, base, "s", "black", 9)
         _mark(axes, erased, "D", "#c00000", 10)
         axes.annotate(
@@ -111,7 +113,9 @@ def plane_png(base: Point, erased: Point, earlier: list[Point], left: float, bel
     return buffer.getvalue()
 
 
-def _mark(axes, point: Point, marker: str, colour: str, size: float) -> None:  # type: ignore[no-untyped-def]  # Axes
+def _mark(  # type: ignore[no-untyped-def]  # Axes
+    axes, point: Point, marker: str, colour: str, size: float, line: int = 0
+) -> None:
     x, y = point.utility, point.forgetting
     axes.errorbar(
         x.value,
@@ -126,11 +130,11 @@ def _mark(axes, point: Point, marker: str, colour: str, size: float) -> None:  #
         elinewidth=1.4,
         capsize=3,
     )
-    above = y.value < 0.5
+    above, away = y.value < 0.5, 9 + 15 * line
     axes.annotate(
         point.label,
         (x.value, y.value),
-        xytext=(-9, 9 if above else -9),
+        xytext=(-9, away if above else -away),
         textcoords="offset points",
         ha="right",
         va="bottom" if above else "top",

@@ -47,6 +47,14 @@ class GateRule:
         """``drop``, ``rise`` or ``ratio``; empty where the value is the metric's own."""
         return "" if callable(self.value) or self.value == "share" else self.value
 
+    def interval(self, low: float, high: float) -> str:
+        """The interval of its value for people: of a share in per cent, of a change in percentage points."""
+        if self.label == "ratio":
+            return f"the interval is {low:.2f} to {high:.2f}"
+        if self.label:
+            return f"the interval of the {self.label} is {100 * low:.1f} to {100 * high:.1f} points"
+        return f"the interval is {low:.1%} to {high:.1%}"
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -57,6 +57,7 @@ A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain,
 
 {_list([_cell(sentence) for sentence in sentences(evaluation, erasures.what)])}
 
+## Which version this is
 {_pairs(made)}
 
 ## How to load it
@@ -70,7 +71,7 @@ image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 ## Measured
 {_table(("gate", "value", "limit", ""), gates)}
 
-Both models, drawn from the same seeds and read by the same judge:
+Both models, drawn from the same seeds and read by the same judge. Pictures of both are in `evidence/report.html`.
 
 {_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -96,9 +96,13 @@ def log_model(name: str, run_id: str, folder: Path, example_concept: str, base: 
 
     # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
     example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
-    code = Path(__file__).parents[1]  # erasediff
     quiet = server.mlflow_settings({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})  # of files that are here
-    with mlflow.start_run(run_id=run_id), quiet, _no_bytecode(), _real_files(folder) as real, warnings.catch_warnings():
+    with ExitStack() as opened:
+        opened.enter_context(mlflow.start_run(run_id=run_id))
+        opened.enter_context(quiet)
+        opened.enter_context(_no_bytecode())
+        real, code = opened.enter_context(_real_files(folder)), opened.enter_context(_library())
+        opened.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
         has_lora = base is not None and (real / LORA_FOLDER / LORA_FILE).exists()
         return Model.log(
@@ -121,6 +125,14 @@ def requirements(folder: Path) -> list[str]:
     text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
     # A CPU build of torch calls itself 2.13.0+cpu, which no index has.
     return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
+
+
+@contextmanager
+def _library() -> Iterator[Path]:
+    """A copy of the code that a server runs: without the weights of the examples, several MB that it never opens."""
+    with tempfile.TemporaryDirectory() as temporary:
+        code, unused = Path(__file__).parents[1], shutil.ignore_patterns("__pycache__", "*.safetensors")
+        yield shutil.copytree(code, Path(temporary) / code.name, ignore=unused)
 
 
 @contextmanager

@@ -76,13 +76,14 @@ def promote_initial(name: str, version: str) -> dict[str, str]:
     found = version_of(name, version)
     if found.tags.get("gates_passed") != "true":
         raise GateFailed(f"version {version} of {name} {_not_passed(found)}: no alias is set")
+    by = f"{user_name()}, by the erase flow"
     settle(name)
     for alias in ("challenger", "champion"):
         before = aliases(name).get(alias, "")
         if before == version or (alias == "champion" and _ever_had_champion(name)):
             continue
         try:
-            append(_noted(found, alias, before, "the erase flow", "gates passed"), name, _unless_first(name, alias))
+            append(_noted(found, alias, before, by, "gates passed"), name, _unless_first(name, alias))
         except _Overtaken:
             continue
     return aliases(name)
@@ -185,7 +186,9 @@ def _require_passed(found: Version, before: Standing) -> None:
     if found.tags.get("gates_passed") != "true":
         raise GateFailed(f"version {found.version} of {found.name} {_not_passed(found)}: it cannot become champion")
     if found.tags.get("recheck_passed") == "false":
-        raise GateFailed(f"version {found.version} of {found.name} failed its recheck: mend it, or recheck it first")
+        raise GateFailed(
+            f"version {found.version} of {found.name} failed its recheck: recheck it once that is corrected"
+        )
 
 
 def still_drawn(name: str, version: str) -> list[str]:

@@ -230,4 +230,4 @@ def push() -> None:
     done = _ask("push", "--quiet")
     if done.returncode:
         reason = _reason(done)
-        raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; mend the remote and push")
+        raise PushFailed(f"dvc push failed: {reason}: the results are in the local cache; repair the remote and push")

@@ -95,7 +95,7 @@ def require_listening(url: str, variable: str) -> None:
         socket.create_connection((host, port), timeout=10).close()
     except (OSError, UnicodeError) as error:
         where = f"{parts.scheme}://{host}:{port}"
-        told = f"no server answers at {where} ({error}): start it, or mend or unset {variable}"
+        told = f"no server answers at {where} ({error}): start it, or correct or unset {variable}"
         raise ServerFailed(told) from None
 
 

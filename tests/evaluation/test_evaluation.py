@@ -24,6 +24,7 @@ from erasediff.records import (
     EffectiveSettings,
     Erasures,
     ForgetSummary,
+    Gate,
     Measured,
     failed_gates,
 )
@@ -103,6 +104,21 @@ def test_a_gate_reads_alike_in_the_table_and_as_a_sentence_says_its_limit():
         "96.0% of the pictures drawn for retained concepts are recognised, of the base's 97.0% (at most 2 percentage "
         "points less): passed",
         "Retained pictures are 1.10 times as far from held-out ones as the base's (at most 1.25): passed",
+    ]
+
+
+@pytest.mark.unit
+def test_an_interval_is_told_in_the_unit_of_its_sentence():
+    known = {
+        "unlearning_accuracy": Gate(0.9533, 0.9, "min", True, 0.9232, 0.972),
+        "in_domain_retain_accuracy_drop": Gate(0.0083, 0.03, "max", True, 0.0034, 0.0136),
+        "fd_classifier_ratio": Gate(1.0588, 1.25, "max", True, 1.0179, 1.1015),
+    }
+    told = sentences(replace(evaluated(), gates=known), "8")
+    assert [sentence.partition("; ")[2] for sentence in told] == [
+        "the interval is 92.3% to 97.2%: passed",
+        "the interval of the drop is 0.3 to 1.4 points: passed",
+        "the interval is 1.02 to 1.10: passed",
     ]
 
 

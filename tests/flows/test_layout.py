@@ -1,5 +1,6 @@
 """The rooms of flows: which flow a deployment and a command end in, and what a command imports before it works."""
 
+import ast
 import importlib
 import os
 import pkgutil
@@ -56,6 +57,20 @@ def test_a_command_loads_nothing_heavy_before_it_has_read_its_arguments():
     code = f"import sys, {', '.join(f'flows.{name}' for name in COMMANDS)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"prefect", "torch", "mlflow", "dvc", "psutil", "pydantic", "flows.jobs"} & set(done.stdout.split())
+
+
+@pytest.mark.unit
+def test_every_option_of_a_command_says_what_it_is():
+    adding = [
+        (f"{path.name}:{node.lineno}", {keyword.arg for keyword in node.keywords})
+        for room in ("erasediff", "flows", "stages")
+        for path in (REPOSITORY / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+    ]
+    assert len(adding) > 50
+    # argparse says itself what --version does; None: the words are among ``**options``.
+    assert [where for where, given in adding if given.isdisjoint({"help", "version", None})] == []
 
 
 @pytest.mark.unit

@@ -143,7 +143,7 @@ def test_a_server_that_nobody_started_is_told_at_once(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
-        with pytest.raises(ServerFailed, match=f"no server answers at {url[:-4]} .*mend or unset PREFECT_API_URL"):
+        with pytest.raises(ServerFailed, match=f"no server answers at {url[:-4]} .*correct or unset PREFECT_API_URL"):
             require_listening(url, "PREFECT_API_URL")
         taken.listen()
         require_listening(url, "PREFECT_API_URL")

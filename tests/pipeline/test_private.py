@@ -58,7 +58,8 @@ def test_names_from_outside_are_neither_paths_nor_commands(tmp_path):
             Image.fromarray(pixels).save(buffer, "PNG")
             rows.append({"image": {"bytes": buffer.getvalue(), "path": "../../../x.png"}, "label": name})
     pd.DataFrame(rows).to_parquet(tmp_path / "theirs.parquet")
-    settings = {"curate__source": "parquet", "curate__path": str(tmp_path / "theirs.parquet")}
+    settings: dict[str, object] = {"curate__source": "parquet", "curate__path": str(tmp_path / "theirs.parquet")}
+    settings["evaluate__samples_per_concept"] = 30  # two are retained, and a distance needs a hundred pictures
     project = new_project(tmp_path / "a/b/project", **settings, forget_set__concepts=names[:2])
     project.run("dvc", "repro")
     project.run("flows.promote", "challenger", "--version", "1", "--why", "'; touch pwned; '")

@@ -87,9 +87,10 @@ def test_card_tells_verdict_numbers_and_limits():
     assert "| distance to held-out pictures ↓ | 0.900 ± 0.010 | 0.100 ± 0.020 |" in text and "seconds" not in text
     assert "| a\\|b: pictures recognised | 0.900 | 0.100 |" in text
     differs = ["- method: graddiff (paper: erasediff)", "- forget_source: retain (paper: forget)"]
+    assert text.index("unlearning_accuracy") > text.index("## Which version this is\n- registered: 2026-01-31 by ann")
     for line in (*differs, "- updates: 17", "## Not promised", "- base_sha256: `ff`", "## Licence"):
         assert line in text.splitlines()
-    assert "retain_target" not in text
+    assert "retain_target" not in text and "evidence/report.html" in text
 
 
 @pytest.mark.unit

@@ -14,6 +14,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from registering import stored, version
 
+from erasediff.checkout import user_name
 from erasediff.errors import GateFailed, IntegrityError, ModelError, ParamsError, TrackingError, WouldUnerase
 from erasediff.loading import load
 from erasediff.registry import history as history_module
@@ -64,7 +65,7 @@ def test_going_back_does_not_bring_back_what_was_forgotten(store):
     assert aliases("m") == {"challenger": "3", "champion": "2", "previous_champion": "3"}
     champions = [(m.before, m.after, m.by, m.why) for m in history("m") if m.alias == "champion"]
     assert champions == [
-        ("", "1", "the erase flow", "gates passed"),
+        ("", "1", f"{user_name()}, by the erase flow", "gates passed"),
         ("1", "2", "ann", "asked by y"),
         ("2", "3", "ann", "asked by z"),
         ("3", "2", "bob", "z withdrew; brings back z"),

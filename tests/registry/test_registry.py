@@ -163,6 +163,7 @@ def test_the_version_draws(store, pipeline):
     assert "torch==" in needs and "transformers" not in needs and "prefect" not in needs and "+cpu" not in needs
     kept = {p.relative_to(stored).parts[1:3] for p in (stored / "code").rglob("*") if p.is_file()}
     assert ("erasediff", "families") in kept
+    assert not list((stored / "code").rglob("*.safetensors"))  # of the examples
     assert {p.relative_to(stored).parts[1] for p in (stored / "code").rglob("*.py")} == {"erasediff"}
 
 

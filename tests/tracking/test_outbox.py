@@ -114,3 +114,33 @@ def test_what_was_harmed_while_it_waited_is_not_sent(switch, capsys):
         pass
     assert "truncated or was altered" in capsys.readouterr().err
     assert not all_runs("erase") and len(list(outbox.box().glob(".broken-*"))) == 1
+
+
+def put_by(ended):
+    """A run that waits, without a client."""
+    about = {"key": f"k{ended}", "name": "x", "continues": False}
+    outbox.keep(about, None, [calls.Call("artifact", ["gone.txt", ""]), calls.Call("tag", ["k", "v"])], ended)
+
+
+@pytest.mark.unit
+def test_what_waits_for_another_server_is_left_alone(store, monkeypatch):
+    put_by(1000)
+    there = outbox.box()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:one@127.0.0.1:9")
+    assert outbox.deliver() == 0 and outbox.box() != there
+    elsewhere = outbox.box()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:two@127.0.0.1:9")
+    assert outbox.box() == elsewhere  # a new password is no new server
+    assert [path.name for path in there.glob("[0-9]*")] == ["1000-k1000"]
+
+
+@pytest.mark.unit
+def test_what_ended_first_is_sent_first_without_files_that_are_gone(store, monkeypatch):
+    for ended in (3000, 1000, 2000):
+        put_by(ended)
+    sent = []
+    monkeypatch.setattr(server, "client", lambda: None)
+    monkeypatch.setattr(outbox, "_send", lambda client, folder: sent.append(read_json(folder / "run.json")))
+    assert outbox.deliver() == 3
+    assert [content["about"]["key"] for content in sent] == ["k1000", "k2000", "k3000"]
+    assert all(content["calls"] == [["tag", ["k", "v"], 1]] for content in sent)
