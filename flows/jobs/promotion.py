@@ -149,7 +149,7 @@ def _names(concepts: Sequence[str]) -> str:
 def _measured(asked: Version) -> str:
     """Return the sentences of the report, a gate each."""
     told = sentences(evaluation_of_version(asked), plain(erasures_of(asked).what))
-    return "\n".join(f"- {sentence}" for sentence in told)
+    return "\n".join(["As it was measured:", "", *(f"- {sentence}" for sentence in told)])
 
 
 def _numbers(asked: Version) -> str:
