@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasediff.arguments import within
-from erasediff.errors import DataError
+from erasediff.errors import DataError, ParamsError, shown
 from erasediff.evaluate_command import MODEL, open_model
 from erasediff.evaluation.attacks.table import ATTACKS
 from erasediff.loading import require_model
@@ -29,6 +29,7 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attacks", nargs="+", choices=list(ATTACKS), metavar="NAME", help=f"of {', '.join(ATTACKS)} (default: all)"
     )
+    parser.add_argument("--lora", metavar="FILE", help="a LoRA of the base to merge with (default: one is trained)")
     parser.add_argument("--pictures", type=within(1, 10**6), default=20, help="of each variant (default: 20)")
     parser.add_argument("--budget", choices=["quick", "paper"], default="quick", help="of searches (default: quick)")
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
@@ -49,6 +50,7 @@ def attack(
     guidance_scale: float | None,
     seed: int,
     output: str | None,
+    lora: str | None,
 ) -> None:
     """Attack a model, and its base where one is given, and print a line for each variant.
 
@@ -56,16 +58,28 @@ def attack(
     """
     for name in filter(None, (base, model)):
         require_model(name)
+    if lora is not None and base is None:
+        raise ParamsError("--lora is of a base: name it by --base")
     from erasediff.artifacts import write_json
     from erasediff.device import device
     from erasediff.evaluation.attacking import attack as verb
     from erasediff.evaluation.attacks import to_json
     from erasediff.evaluation.judging import named_judge
+    from erasediff.families.lora import lora_file
 
+    file = None if lora is None else lora_file(lora)
+    if lora is not None and file is None:
+        raise ParamsError(f"--lora {shown(lora)} is no LoRA: give its .safetensors file, or a folder that holds one")
     opened = named_judge(judge, concepts)
     before = None if base is None else open_model(base).to(device())
     how: dict[str, Any] = {"attacks": attacks, "pictures": pictures, "budget": budget, "seed": seed}
-    how |= {"steps": steps, "guidance_scale": guidance_scale, "judge": opened.to(device()), "base": before}
+    how |= {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "judge": opened.to(device()),
+        "base": before,
+        "lora": file,
+    }
     found = {"model": verb(open_model(model, base).to(device()), concepts, **how)}
     found |= {} if before is None else {"base": verb(before, concepts, **how)}
     for name, variants in found["model"].items():

@@ -247,3 +247,9 @@ def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys
     assert all("; base " in line for line in printed) and found["model"] == found["base"]
     assert told(capsys, ["attack", "nowhere", "star", "--judge", "shapes"])[0] == 1
     assert told(capsys, ["attack", "shapes", "star", "--judge", "shapes", "--attacks", "x"])[0] == 2
+    code, said = told(capsys, ["attack", "shapes", "star", "--judge", "shapes", "--lora", "nowhere"])
+    assert code == 2 and "--lora is of a base: name it by --base" in said
+    code, said = told(
+        capsys, ["attack", "shapes", "star", "--judge", "shapes", "--base", "shapes", "--lora", "nowhere"]
+    )
+    assert code == 2 and "--lora nowhere is no LoRA" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,6 +120,7 @@ def attack(
     seed: int = 0,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    lora: Path | None = None,
 ) -> dict[str, dict[str, Found]]:
     """Try to bring forgotten concepts back: what each attack found, by its name and its variants.
 
@@ -134,13 +136,16 @@ def attack(
         wordings: other words for it that are to be tried.
         pictures: drawn for each variant of an attack and each concept.
         budget: of searches: ``quick``, or ``paper``, as much as the papers spend.
+        lora: file of a LoRA of the base that ``merging`` joins the model with; by default one is trained.
 
-    Raises: ParamsError: no such attack. UnknownConcept: the judge does not know it.
+    Raises: ParamsError: no such attack; a LoRA without its base. UnknownConcept: the judge does not know it.
     """
     names = list(ATTACKS) if attacks is None else list(attacks)
     for name in names:
         if name not in ATTACKS:
             raise ParamsError(f"there is no attack {shown(repr(name))}{did_you_mean(name, ATTACKS)}")
+    if lora is not None and base is None:
+        raise ParamsError(f"{shown(str(lora))} is a LoRA to merge with: give the base that it was made for")
     forgotten = [concept] if isinstance(concept, str) else list(concept)
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the judge does not know {unknown[0]!r}; it knows: {', '.join(judge.concepts)}")
@@ -167,6 +172,7 @@ def attack(
         is_base=base is pipeline,
         wordings=wordings or {},
         budget=budget,
+        lora=lora,
     )
     return attacked(target, names)
 

@@ -127,7 +127,7 @@ def evaluate(
     protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler)
     found = {}
     for which, model in {"base": base, "erased": pipeline}.items():
-        with progress_bar(which, 0, "picture", shown=progress) as bar:
+        with progress_bar(which, None, "picture", shown=progress) as bar:
             found[which] = measure_pipeline(
                 model,
                 judge,
@@ -139,7 +139,7 @@ def evaluate(
                 self_checks=self_checks and which == "base",
                 domains=domains if len({*domains.values()}) > 1 else {},
                 inception=inception,
-                on_progress=lambda done, total, bar=bar: bar(done, {}),  # type: ignore[misc]
+                on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
             )
     hashes = {"base": weights_sha256(base), "erased": weights_sha256(pipeline)}
     facts: Json = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,8 @@ class Yardstick:
     Attributes:
         smooth: smoothness below which a picture is noise.
         near: distance below which one picture is a copy of another.
-        training: pictures that a model may have copied, ``(M, D)``, flat; none: nothing is said of copies.
+        training: pictures that a model may have copied, ``(M, D)``, flat; none: nothing is said of copies. A copy may
+            be mirrored, and turned by quarters.
         image_shape: ``(channels, height, width)`` at which copies are looked for.
     """
 
@@ -67,9 +68,18 @@ class Yardstick:
         flat = small.flatten(1)
         found = {"blank": blank, "noise": ~blank & (smooth < self.smooth)}
         if self.training is not None:
-            found["copied"] = ~blank & (nearest(flat, self.training) < self.near)
+            copied = torch.stack([nearest(it.flatten(1), self.training) for it in turned(small)]).amin(0) < self.near
+            found["copied"] = ~blank & copied
         found["repeated"] = ~blank & (nearest(flat, flat, selves=True) < self.near)
         return found
+
+
+def turned(images: Tensor) -> Iterator[Tensor]:
+    """Pictures ``(N, C, H, W)`` as they are and mirrored, each also turned by quarters; not square: by halves."""
+    quarters = range(4) if images.shape[2] == images.shape[3] else (0, 2)
+    for sides in (images, images.flip(3)):
+        for quarter in quarters:
+            yield sides.rot90(quarter, (2, 3))
 
 
 def smoothness(images: Tensor) -> Tensor:

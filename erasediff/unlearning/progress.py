@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Show(Protocol):
+    """What a work calls: what is done, what was measured, and of how much, where that was not known before."""
+
+    def __call__(self, done: int, row: Mapping[str, float], total: int | None = None) -> None: ...
 
 
 @contextmanager
-def progress_bar(
-    label: str, total: int, unit: str, *, shown: bool
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def progress_bar(label: str, total: int | None, unit: str, *, shown: bool) -> Iterator[Show]:
     """Show how far a work is, with its losses; yields what is called with what is done and what was measured."""
     if not shown:
-        yield lambda done, row: None
+        yield lambda done, row, total=None: None
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
@@ -21,7 +26,8 @@ def progress_bar(
 
     with tqdm(desc=label, total=total, unit=unit) as bar:
 
-        def on_progress(done: int, row: Mapping[str, float]) -> None:
+        def on_progress(done: int, row: Mapping[str, float], total: int | None = None) -> None:
+            bar.total = bar.total if total is None else total
             losses = {name.removesuffix("_loss"): row[name] for name in ("retain_loss", "forget_loss") if name in row}
             bar.set_postfix(losses, refresh=False)
             bar.update(done - bar.n)

@@ -15,8 +15,11 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 import erasediff
 from erasediff.artifacts import new_folder
 from erasediff.cli import main
+from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.evaluate_command import open_model
+from erasediff.evaluation.attacking import attack
+from erasediff.evaluation.attacks import merging
 from erasediff.evaluation.evaluating import LIMITS, evaluate, weights_sha256
 from erasediff.examples import open_example
 from erasediff.families.lora import lora_file
@@ -85,9 +88,11 @@ def test_bad_requests_are_one_clear_line(on_disk, capsys, more, code, message):
 
 
 @pytest.mark.unit
-def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, judge):
+def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, judge, capsys):
     before = weights_sha256(pipeline)
-    found = evaluate(pipeline, "b", base=pipeline, judge=judge, samples=2, steps=2, self_checks=False, progress=False)
+    found = evaluate(pipeline, "b", base=pipeline, judge=judge, samples=2, steps=2, self_checks=False)
+    bars = capsys.readouterr().err
+    assert "base: 100%" in bars and "erased: 100%" in bars and " 6/6 " in bars
     assert found.evaluation.models == {"base": before, "erased": before} and found.forgotten == ("b",)
     assert found.evaluation.delta["unlearning_accuracy"] == 0
     assert erasediff.evaluate is evaluate
@@ -137,6 +142,35 @@ def test_a_lora_of_any_naming_is_fused_into_its_base(tmp_path):
     assert not hasattr(opened[0].unet, "peft_config") or not opened[0].unet.peft_config
     with pytest.raises(ParamsError, match="is a LoRA: say by --base"):
         open_model(str(tmp_path / "kohya"))
+
+
+@pytest.mark.unit
+def test_a_model_is_merged_with_a_lora_of_somebodys(tmp_path):
+    three_namings(tmp_path)
+    base = open_model(str(tmp_path / "base"))
+    merged, before = [], {name: weight.clone() for name, weight in base.unet.state_dict().items()}
+    wanted = dict(open_model(str(tmp_path / "kohya"), str(tmp_path / "base")).unet.named_parameters())
+
+    class Blind:
+        concepts = ("star",)
+
+        def recognises(self, concept, images):
+            return torch.zeros(len(images), dtype=torch.bool)
+
+    with pytest.MonkeyPatch.context() as patch:
+        keep = merging.merged
+        patch.setattr(merging, "merged", lambda *given: merged.append(keep(*given)) or merged[-1])
+        how = {"judge": Blind(), "attacks": ["merging"], "pictures": 1, "steps": 1, "retain": pictures_of_circles()}
+        found = attack(base, "star", base=base, forget=pictures_of_circles(), lora=lora_file(tmp_path / "kohya"), **how)
+    assert list(found["merging"])[1] == "erasing × 1 + LoRA given × 1"
+    assert all(torch.allclose(merged[1].get_parameter(name), weight, atol=1e-6) for name, weight in wanted.items())
+    assert all(torch.equal(base.unet.state_dict()[name], weight) for name, weight in before.items())
+    with pytest.raises(ParamsError, match="is a LoRA to merge with: give the base"):
+        attack(base, "star", lora=lora_file(tmp_path / "kohya"), **how)
+
+
+def pictures_of_circles():
+    return ConceptImages(torch.zeros(1, 3, 16, 16), ["circle"], ["a circle"])
 
 
 @pytest.mark.unit

@@ -190,6 +190,37 @@ def test_unlearncanvas_scores_what_was_painted():
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("name", ["unlearncanvas", "i2p"])
+def test_a_suite_that_was_killed_draws_only_what_it_had_not_read(name, tmp_path):
+    setting = load_suite(name).stand_in.quick().model_copy(update={"batch_size": 4})
+    questions, readers = asked(setting, ["star"], None)[:10], open_readers(setting, None)
+    painter, drawn, killed_after = Painter(), [], [99]
+    paint = painter.sample
+
+    def sample(prompts, seeds, **how):
+        if len(drawn) == killed_after[-1]:
+            raise KeyboardInterrupt
+        drawn.append(len(prompts))
+        return paint(prompts, seeds, **how)
+
+    painter.sample = sample
+    whole = read(painter, readers, setting, questions)
+    batches = len(drawn)
+    drawn.clear()
+    killed_after.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        read(painter, readers, setting, questions, kept=tmp_path)
+    drawn.clear()
+    killed_after.append(99)
+    torn, _ = sorted(tmp_path.iterdir())
+    torn.write_bytes(torn.read_bytes()[:-1])
+    found = read(painter, readers, setting, questions, kept=tmp_path)
+    assert len(drawn) == batches - 1 and found.detections == whole.detections and found.known == whole.known
+    assert all(torch.equal(found.scores[domain], scores) for domain, scores in whole.scores.items())
+    assert (found.features is None) == (whole.features is None)
+
+
+@pytest.mark.unit
 def test_detections_are_counted_at_every_threshold_from_one_drawing():
     found = painted("i2p", ["star"])
     figures = scoring.detections(found, (0.25, 0.6), ["star"])
@@ -359,7 +390,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     text = run_suite(wanted, open_model)
     files = sorted((tmp_path / "cells").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
-    assert len(files) == 2 and "| base | star | object |" in text
+    assert len(files) == 2 and "| base | star | object |" in text and not (tmp_path / "drawn").exists()
     assert run_suite(wanted, open_model) == text and [f.stat().st_mtime_ns for f in files] == times
     result = json.loads((tmp_path / "suite.json").read_text())
     assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.pictures import Yardstick, forget_degenerate, nearest, retain_degenerate, smoothness
+from erasediff.metrics.pictures import Yardstick, forget_degenerate, nearest, retain_degenerate, smoothness, turned
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,14 @@ def test_real_pictures_that_were_never_seen_are_none_of_it(yardstick, digits):
 
 
 @pytest.mark.unit
+def test_a_picture_is_turned_eight_ways_and_one_that_is_not_square_four():
+    image = torch.arange(4.0).view(1, 1, 2, 2)
+    assert len({tuple(it.flatten().tolist()) for it in turned(image)}) == 8
+    wide = list(turned(torch.arange(6.0).view(1, 1, 2, 3)))
+    assert len(wide) == 4 and {it.shape for it in wide} == {(1, 1, 2, 3)}
+
+
+@pytest.mark.unit
 def test_blank_noise_copies_and_repetition_are_told_apart(yardstick, digits):
     chance = torch.Generator().manual_seed(0)
     blank = torch.stack([torch.full((1, 8, 8), v) for v in (-1.0, 0.0, 1.0)])
@@ -56,6 +64,9 @@ def test_blank_noise_copies_and_repetition_are_told_apart(yardstick, digits):
     almost = real[:6] + 0.03 * torch.randn(6, 1, 8, 8, generator=chance)
     found = marked(yardstick, almost)
     assert found["copied"] == [True, False] * 3 and found["repeated"] == [False] * 6
+    for quarter, mirrored in [(1, False), (2, False), (3, True), (0, True)]:
+        moved = almost.rot90(quarter, (2, 3)).flip(3) if mirrored else almost.rot90(quarter, (2, 3))
+        assert marked(yardstick, moved)["copied"] == [True, False] * 3, (quarter, mirrored)
     again = marked(yardstick, torch.cat([real[1:4:2], real[1:4:2]]))
     assert again["repeated"] == [True] * 4 and again["copied"] == [False] * 4
 

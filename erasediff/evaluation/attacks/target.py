@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -53,6 +54,7 @@ class Target:
         wordings: other words for a concept, given by whoever knows some.
         budget: of searches.
         how: more arguments of ``family.sample``, such as ``sampler``.
+        lora: file of a LoRA of the base that the model is merged with; ``None``: a harmless one is trained.
     """
 
     family: Family
@@ -73,6 +75,7 @@ class Target:
     wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     budget: Budget = "quick"
     how: Mapping[str, object] = field(default_factory=dict)
+    lora: Path | None = None
 
     def changed(self, **changes: object) -> Target:
         """The same with other entries."""

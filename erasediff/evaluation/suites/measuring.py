@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from erasediff import __version__
+from erasediff.artifacts import sha256_text
 from erasediff.data.concept_images import ConceptImages
 from erasediff.device import device
 from erasediff.evaluation.attacks import attacked
 from erasediff.evaluation.attacks.benign import fine_tuned
 from erasediff.evaluation.attacks.target import Target
-from erasediff.evaluation.evaluating import evaluate
+from erasediff.evaluation.evaluating import evaluate, weights_sha256
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.reading import Readings, read
@@ -41,6 +44,7 @@ class Context:
         base: the model before.
         neighbours: words near to what is forgotten.
         of_base: what was read in the base's pictures, so that these are drawn once for many models.
+        kept: folder for what was read so far, from which a suite that was killed goes on.
     """
 
     suite: Suite
@@ -53,7 +57,7 @@ class Context:
     stand_in: bool
     neighbours: tuple[str, ...] = ()
     of_base: list[Readings] = field(default_factory=list)
-    on_progress: Callable[[int], None] = lambda n: None
+    kept: Path | None = None
 
     @property
     def domain(self) -> str:
@@ -72,11 +76,24 @@ class Context:
         known = [found for found in self.of_base if is_base and found.asked == questions]
         if known:
             return known[0]
-        family = family_of(pipeline.to(device()))
-        found = read(family, self.readers, self.setting, questions, self.on_progress)
+        found = self.read(family_of(pipeline.to(device())), questions)
         if is_base:
             self.of_base[:] = [found]
         return found
+
+    def read(self, family: Family, questions: Sequence[Asked]) -> Readings:
+        """What the readers see in what a model draws for these."""
+        folder = None
+        if self.kept is not None:
+            by = [fingerprint(reader) for reader in self.readers.values()]
+            made = json.dumps([weights_sha256(family.pipeline), by, self.setting.model_dump(mode="json"), __version__])
+            folder = self.kept / sha256_text(made)[:16]
+        return read(family, self.readers, self.setting, questions, kept=folder)
+
+
+def fingerprint(reader: object) -> str:
+    """What tells one reader of a suite from another."""
+    return str(getattr(reader, "fingerprint", type(reader).__name__))
 
 
 def measure(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
@@ -123,12 +140,12 @@ def _spqr(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
     kept = [n for n in ("in_domain_retain_accuracy", "cross_domain_retain_accuracy") if before.get(n)]
     adherence = min(after[name] / before[name] for name in kept)
     others = [Asked(q.prompt, q.seed + 10**6, q.truth) for q in found.asked]
-    other = read(family_of(it.base), it.readers, it.setting, others).features
+    other = it.read(family_of(it.base), others).features
     own, erased = it.readings(it.base).features, found.features
     assert other is not None and own is not None and erased is not None
     rows = torch.tensor([q.truth.get(it.domain) not in it.forgotten for q in found.asked])
     near, far = (frechet_distance(each[rows], other[rows]) for each in (own, erased))
-    tuned = read(_after_benign_lora(pipeline, it), it.readers, it.setting, found.asked)
+    tuned = it.read(_after_benign_lora(pipeline, it), found.asked)
     robust = scoring.domains(tuned, it.forgotten, it.domain)["unlearning_accuracy"]
     quality = near / far if far > near else 1.0
     return scoring.spqr(after["unlearning_accuracy"], min(1.0, adherence), quality, robust)

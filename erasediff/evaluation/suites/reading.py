@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from erasediff.artifacts import read_object
+from erasediff.artifacts import read_object, sha256_text, write_bytes
 from erasediff.device import device
 from erasediff.evaluation.judging import named_judge, read_labels
 from erasediff.evaluation.suites.asking import Asked
@@ -82,42 +85,84 @@ def read(
     readers: Mapping[str, Any],
     setting: Setting,
     questions: Sequence[Asked],
-    on_progress: Callable[[int], None] = lambda n: None,
+    kept: Path | None = None,
 ) -> Readings:
-    """Draw what is asked, and read it."""
+    """Draw what is asked, and read it.
+
+    Args:
+        kept: folder of what was read in each batch so far, by this model and these readers: that is not drawn again.
+    """
     found = Readings(list(questions))
-    scores: dict[str, list[Tensor]] = {}
-    features: list[Tensor] = []
-    aligned: list[Tensor] = []
-    for rows, images in _drawn(family, setting, questions):
-        for number, (domain, reader) in enumerate(readers.items()):
-            if hasattr(reader, "detections"):
-                found.detections += [[(d["class"], float(d["score"])) for d in reader.detections(i)] for i in images]
-                continue
-            read_scores, read_features = reader.to(device()).read(images)
-            scores.setdefault(domain, []).append(read_scores)
-            found.known[domain] = reader.concepts
-            if number == 0:
-                features.append(read_features)
-            if hasattr(reader, "alignment"):
-                aligned.append(reader.alignment(read_features, [q.prompt for q in rows]).float().cpu())
-        on_progress(len(rows))
-    found.scores = {domain: torch.cat(parts) for domain, parts in scores.items()}
-    found.features = torch.cat(features) if features else None
-    found.alignment = torch.cat(aligned) if aligned else None
+    judges = {domain: reader for domain, reader in readers.items() if not hasattr(reader, "detections")}
+    found.known = {domain: reader.concepts for domain, reader in judges.items()}
+    parts: list[dict[str, Tensor]] = []
+    for rows in _batches(setting, questions):
+        file = (
+            None if kept is None else kept / f"{sha256_text(repr((rows, setting.steps, setting.sampler)))}.safetensors"
+        )
+        batch = None if file is None else _read_before(file)
+        if batch is None:
+            batch = _seen(readers, rows, _drawn(family, setting, rows))
+            if file is not None:
+                write_bytes(file, save(batch[0], {DETECTIONS: json.dumps(batch[1])}))
+        parts.append(batch[0])
+        found.detections += batch[1]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    found.scores = {domain: joined[f"{SCORES}{domain}"] for domain in judges if parts}
+    found.features, found.alignment = joined.get("features"), joined.get("alignment")
     return found
 
 
-def _drawn(family: Family, setting: Setting, questions: Sequence[Asked]) -> Iterator[tuple[Sequence[Asked], Tensor]]:
-    """Batches of neighbours that have one guidance scale."""
+#: What was read in a batch: tensors by name, and what was detected in each picture.
+Batch: TypeAlias = "tuple[dict[str, Tensor], list[list[tuple[str, float]]]]"
+#: Names of its entries.
+SCORES, DETECTIONS = "scores.", "detections"
+
+
+def _seen(readers: Mapping[str, Any], rows: Sequence[Asked], images: Tensor) -> Batch:
+    tensors: dict[str, Tensor] = {}
+    detected: list[list[tuple[str, float]]] = []
+    for number, (domain, reader) in enumerate(readers.items()):
+        if hasattr(reader, "detections"):
+            detected += [[(d["class"], float(d["score"])) for d in reader.detections(image)] for image in images]
+            continue
+        scores, features = reader.to(device()).read(images)
+        tensors[f"{SCORES}{domain}"] = scores.contiguous()
+        if number == 0:
+            tensors["features"] = features.contiguous()
+        if hasattr(reader, "alignment"):
+            tensors["alignment"] = reader.alignment(features, [q.prompt for q in rows]).float().cpu().contiguous()
+    return tensors, detected
+
+
+def _read_before(file: Path) -> Batch | None:
+    """What was read in a batch; ``None``: it was not, or the file is torn."""
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "pt") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
+            detected = json.loads(content.metadata()[DETECTIONS])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    return tensors, [[(str(name), float(score)) for name, score in image] for image in detected]
+
+
+def _batches(setting: Setting, questions: Sequence[Asked]) -> Iterator[list[Asked]]:
+    """Neighbours that have one guidance scale."""
     start = 0
     while start < len(questions):
         scale, end = questions[start].guidance_scale, start + 1
         while end < len(questions) and end - start < setting.batch_size and questions[end].guidance_scale == scale:
             end += 1
-        rows, start = questions[start:end], end
-        how: dict[str, Any] = {"steps": setting.steps, "batch_size": setting.batch_size}
-        how["guidance_scale"] = setting.guidance_scale if scale is None else scale
-        if setting.sampler is not None:
-            how["sampler"] = setting.sampler
-        yield rows, family.sample([q.prompt for q in rows], [q.seed for q in rows], **how)
+        yield list(questions[start:end])
+        start = end
+
+
+def _drawn(family: Family, setting: Setting, rows: Sequence[Asked]) -> Tensor:
+    how: dict[str, Any] = {"steps": setting.steps, "batch_size": setting.batch_size}
+    scale = rows[0].guidance_scale
+    how["guidance_scale"] = setting.guidance_scale if scale is None else scale
+    if setting.sampler is not None:
+        how["sampler"] = setting.sampler
+    return family.sample([q.prompt for q in rows], [q.seed for q in rows], **how)

@@ -1,8 +1,12 @@
-"""A suite is run: models or methods in, one cell a model, each kept, so that a run that was stopped goes on."""
+"""A suite is run: models or methods in, one cell a model, each kept, so that a run that was stopped goes on.
+
+Within a cell it goes on at the batch that it was drawing; what erases, attacks or trains is done again.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +18,7 @@ from erasediff.artifacts import read_object, sha256_text, write_bytes, write_jso
 from erasediff.errors import ParamsError, shown
 from erasediff.evaluation.evaluating import weights_sha256
 from erasediff.evaluation.suites.erasing import Erasing, eraser
-from erasediff.evaluation.suites.measuring import Context, measure
+from erasediff.evaluation.suites.measuring import Context, fingerprint, measure
 from erasediff.evaluation.suites.reading import open_readers
 from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require
 from erasediff.evaluation.suites.tables import cells_table, protocol_of, tables
@@ -66,7 +70,8 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
     wanted, setting = _checked(wanted, suite, setting.quick() if wanted.quick else setting)
     base = _base(wanted, setting, open_model)
     readers: dict[str, object] = {}
-    cells, of_base = [], Context(suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in)
+    cells, drawn = [], wanted.output / "drawn"
+    of_base = Context(suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in, kept=drawn)
     plan = list(_plan(wanted, suite, setting, base, open_model))
     with progress_bar(f"suite {suite.name}", len(plan), "model", shown=True) as bar:
         for number, (label, forgotten, erased) in enumerate(plan, 1):
@@ -78,7 +83,9 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
             it = replace(of_base, setting=asked, forgotten=forgotten, neighbours=near)
             cells.append(_cell(wanted, it, label, erased))
             bar(number, {})
-    return _written(wanted, suite, cells)
+    text = _written(wanted, suite, cells)
+    shutil.rmtree(drawn, ignore_errors=True)
+    return text
 
 
 def _checked(wanted: Request, suite: Suite, setting: Setting) -> tuple[Request, Setting]:
@@ -136,7 +143,7 @@ def _near(suite: Suite, setting: Setting, forgotten: tuple[str, ...], base: Diff
 def _cell(wanted: Request, it: Context, label: str, erased: Erasing) -> Json:
     """One model measured; read, if it was measured before in the same way."""
     asked = it.setting.model_dump(mode="json"), it.forgotten, label, wanted.seed, wanted.stand_in, it.neighbours
-    how = [getattr(reader, "fingerprint", type(reader).__name__) for reader in it.readers.values()]
+    how = [fingerprint(reader) for reader in it.readers.values()]
     given = erased() if wanted.models else None  # opened at once: its weights tell whether it was measured before
     weights = [weights_sha256(model) for model in (it.base, given) if model is not None]
     key = sha256_text(json.dumps([asked, how, weights, erasediff.__version__]))
