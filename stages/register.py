@@ -82,5 +82,5 @@ if __name__ == "__main__":
         "register",
         main,
         __doc__,
-        without_mlflow="the model is on disk in models/erased; when the server is back, run: dvc repro register",
+        without_mlflow="the model is on disk in models/erased; once that is settled, run: dvc repro register",
     )

@@ -38,6 +38,7 @@ def test_hooks_keys_and_editors_of_a_person_are_left_alone(repository):
     assert commit is not None, reason
     assert git("tag", "kept", commit).returncode == 0
     assert git("worktree", "add", "--quiet", "--detach", str(repository / "place"), commit).returncode == 0
+    assert git("commit", "--allow-empty").returncode != 0  # a text is asked for, and nobody is there
     assert not list(repository.rglob("ran-a-hook")) and time.monotonic() - began < 20
 
 
@@ -48,6 +49,23 @@ def test_a_lock_that_is_not_committed_yet_is_no_change_of_the_checkout(repositor
     assert git_state() == {"git_commit": commit, "git_dirty": "false"}
     (repository / "new").touch()
     assert git_state()["git_dirty"] == "true"
+
+
+@pytest.mark.unit
+def test_a_lock_is_committed_alone_and_not_beside_other_changes(repository):
+    before = git("rev-parse", "HEAD").stdout.strip()
+    for change in ("a", "new"):
+        (repository / change).write_text("2")
+        assert record_lock("lock") == (None, f"there are other changes ({change}, …): commit them with dvc.lock")
+        git("add", change)
+        assert record_lock("lock")[0] is None and git("rev-parse", "HEAD").stdout.strip() == before
+        git("reset", "--hard", "--quiet")
+    assert record_lock("lock") == (git("rev-parse", "HEAD").stdout.strip(), "")
+    assert git("diff", "--name-only", before, "HEAD").stdout.split() == ["dvc.lock"]
+    for name in ("a", "dvc.lock"):
+        (repository / name).write_text("3")
+    assert commit_files("one of two", repository / "dvc.lock") == ""
+    assert git("status", "--porcelain").stdout.split() == ["M", "a"]
 
 
 @pytest.mark.unit
@@ -76,6 +94,8 @@ def test_words_of_git_are_english_and_any_bytes_are_read(repository, monkeypatch
     monkeypatch.setenv("LC_ALL", "de_DE.ISO-8859-1")
     monkeypatch.setenv("LANGUAGE", "de")
     assert git("rev-parse", "nowhere").stderr.startswith("fatal: ")
+    surroundings = git("-c", "alias.tell=!env", "tell").stdout.splitlines()  # German may not be installed here
+    assert {"LC_ALL=C.UTF-8", "LANGUAGE=C", "GIT_TERMINAL_PROMPT=0", "GIT_PAGER=cat"} <= set(surroundings)
     (repository / "b").write_bytes(b"\xfc\n")
     assert git("diff", "--no-index", "a", "b").stdout.endswith("+\ufffd\n")
 

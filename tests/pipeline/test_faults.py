@@ -51,7 +51,7 @@ def test_with_mlflow_down_the_stage_finishes_and_says_what_was_not_logged(projec
     assert "warning: MLflow at http://127.0.0.1:9 unreachable: run erase" in said and "were not logged" in said
     assert json.loads((project.root / "runs/erase.json").read_text())["logged"] is False
     line = stated(project.run("stages.register", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), "TrackingError")
-    assert "when the server is back, run: dvc repro register" in line
+    assert "once that is settled, run: dvc repro register" in line
 
 
 @pytest.mark.pipeline

@@ -80,7 +80,7 @@ def test_register_without_its_server_is_one_line(project, monkeypatch):
     assert done.returncode == 1 and not Path("runs/register.json").exists()
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("TrackingError: MLflow at http://127.0.0.1:9 cannot be used")
-    assert lines[0].endswith("the model is on disk in models/erased; when the server is back, run: dvc repro register")
+    assert lines[0].endswith("the model is on disk in models/erased; once that is settled, run: dvc repro register")
 
 
 @pytest.mark.pipeline

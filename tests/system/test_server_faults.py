@@ -38,7 +38,7 @@ def test_mlflow_is_down_before_a_stage(stack, project, registry):
         line = stated(project.run("stages.outbox", code=1), "TrackingError")
         assert "connection refused" in line and "goes on waiting" in line
         line = stated(project.run("stages.register", code=1), "TrackingError")
-        assert "when the server is back, run: dvc repro register" in line
+        assert "once that is settled, run: dvc repro register" in line
     assert "1 run sent to MLflow at" in project.run("stages.outbox")
     is_whole(registry, project, 4)
     assert "0 runs sent" in project.run("stages.outbox")
