@@ -93,7 +93,10 @@ def test_a_killed_runs_worktree_is_removed_and_a_living_ones_is_not(checkout):
         assert left()[1] == 2
         killed.kill()
         killed.wait()
+        elsewhere = checkout / WORKTREES / "another-host-1-1"  # on a shared disk: its process is not known here
+        elsewhere.mkdir()
         with worktree():
+            assert elsewhere.exists()
             assert not list((checkout / WORKTREES).glob(f"*-{killed.pid}-*"))
             assert len(list((checkout / WORKTREES).glob(f"*-{living.pid}-*"))) == 1
     finally:
@@ -114,6 +117,18 @@ def test_a_record_is_kept_once_and_found_again(checkout):
     with worktree(lambda: {"erase.eta": 0.25}) as earlier:
         assert earlier is None
     assert len(git("tag", "--list").stdout.split()) == 1
+
+
+@pytest.mark.pipeline
+def test_of_several_records_of_the_same_params_the_newest_is_gone_on_from(checkout, monkeypatch):
+    made = []
+    for year in (2031, 2030):  # the one that was made last bears the earlier date: tags of one second have no order
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00Z")
+        with worktree(lambda: {"erase.eta": 0.5}):
+            Path("dvc.lock").write_text(f"schema: '2.0'\nstages: {{a: {{cmd: '{year}'}}}}\n")
+            made.append(record("digits", str(year), None))
+    with worktree(lambda: {"erase.eta": 0.5}) as earlier:
+        assert earlier == made[0] != made[1]
 
 
 @pytest.mark.pipeline
