@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 import flows
 import flows.jobs
-from flows.jobs.registration import SILENCE
+from flows.jobs.registration import silent_runs_crash
 from flows.tools.names import BEAT, WORK_POOL
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,4 +87,11 @@ def test_a_run_that_somebody_starts_by_hand_beats_as_often_as_a_job():
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=kept, capture_output=True, text=True)
     assert done.stdout.split() == [str(BEAT)], done.stderr
-    assert 2 * BEAT < SILENCE  # one may be lost
+
+
+@pytest.mark.unit
+def test_a_run_of_which_two_beats_are_lost_has_crashed_and_one_of_which_one_is_has_not():
+    found = silent_runs_crash()
+    silence = found.trigger.within.total_seconds()
+    assert 2 * BEAT < silence < 3 * BEAT and f"{silence:.0f} s" in found.actions[0].message
+    assert found.trigger.posture == "Proactive" and found.actions[0].state == "CRASHED"
