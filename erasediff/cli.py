@@ -66,7 +66,7 @@ def erase(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ParamsError(f"--output {shown(output)} is there already: name a new folder")
     try:
-        method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor else {}), **chosen)
+        method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor is not None else {}), **chosen)
     except ValueError as error:
         raise ParamsError(str(error)) from None
     require_model(model, config)  # all of it before torch is loaded

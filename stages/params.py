@@ -210,6 +210,7 @@ class Erase(Section):
     retain_batch_size: int
     accumulate: int
     gradient_checkpointing: bool
+    offload: bool
     shard: bool
     shared_batch: bool
     learning_rate: float

@@ -114,6 +114,7 @@ def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
         (["erase", "m", "a", "--output", "."], "--output . is there already: name a new folder"),
         (["draw", "m", "caf\udce9", "--out", "x"], r"argument caf\udce9 is no valid text: give it in UTF-8"),
         (["erase", "m", "a", "--output", "x", "--anchor", "\ud83d"], "is no valid text: give it in UTF-8"),
+        (["erase", "m", "a", "--output", "x", "--anchor", ""], "names nothing: give one concept, or leave it out"),
     ],
 )
 def test_wrong_usage_is_one_line_with_what_was_meant_before_torch_is_asked(capsys, arguments, line, tmp_path):

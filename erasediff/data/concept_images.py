@@ -26,7 +26,7 @@ class ConceptImages:
         concepts: one an image. Losses choose by concept.
         prompts: one an image, the concepts themselves by default. Models are asked by prompt.
 
-    Raises: ValueError: there are more or fewer of one than of another.
+    Raises: ValueError: there are more or fewer of one than of another, or a text where a list is meant.
     """
 
     images: Images
@@ -36,6 +36,9 @@ class ConceptImages:
     def __post_init__(self) -> None:
         if not self.prompts:
             object.__setattr__(self, "prompts", self.concepts)
+        for name in ("concepts", "prompts"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is one text: give a list, with one an image")
         if not len(self.images) == len(self.concepts) == len(self.prompts):
             raise ValueError(
                 f"{len(self.images)} images, {len(self.concepts)} concepts and {len(self.prompts)} prompts: "

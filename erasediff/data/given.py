@@ -72,14 +72,20 @@ def _in_range(images: Tensor, what: str) -> Tensor:
     """Float32 in [-1, 1]."""
     if images.dtype == torch.uint8:
         return images.float() / 127.5 - 1
-    if not images.is_floating_point():
-        raise DataError(f"{what} are of {images.dtype}: give uint8 in [0, 255], or floats in [-1, 1]")
-    low, high = (bound.item() for bound in images.aminmax())
-    if not (low >= -1.01 and high <= 1.01):  # NaN too
-        raise DataError(f"{what} run from {low:g} to {high:g}: give floats in [-1, 1], or uint8 in [0, 255]")
+    low, high = require_range(images, what)
     if 0 <= low < high:
         raise DataError(
             f"{what} run from {low:g} to {high:g}, which looks like [0, 1]: give 2 * images - 1. If that is how they "
             "are, give them as erasediff.data.concept_images.ConceptImages, which are taken as they are"
         )
     return images.float()
+
+
+def require_range(images: Tensor, what: str) -> tuple[float, float]:
+    """Return the least and the largest value. Raises: DataError: images are no floats in [-1, 1]."""
+    if not images.is_floating_point():
+        raise DataError(f"{what} are of {images.dtype}: give uint8 in [0, 255], or floats in [-1, 1]")
+    low, high = (float(bound) for bound in images.aminmax())
+    if not (low >= -1.01 and high <= 1.01):  # NaN too
+        raise DataError(f"{what} run from {low:g} to {high:g}: give floats in [-1, 1], or uint8 in [0, 255]")
+    return low, high

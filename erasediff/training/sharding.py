@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from erasediff.training.offload import met
+
 
 def shard(network: nn.Module, accelerator: Accelerator) -> nn.Module:
     """Spread the parameters over all processes, in place; gathered block by block where they are used.
@@ -69,9 +71,10 @@ def in_plane(a: Tensor, b: Tensor, accelerator: Accelerator) -> tuple[Tensor, Te
     The three inner products are all that joining two gradients needs.
 
     Args:
-        a, b: this process's parts, flat ``(P,)``.
+        a, b: this process's parts, flat ``(P,)``; the second may be off the device.
     """
-    products = torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)]).double()
+    parts = [torch.stack([torch.dot(x, x), torch.dot(x, y), torch.dot(y, y)]).double() for x, y in met(a, b)]
+    products = torch.stack(parts).sum(0)
     aa, ab, bb = accelerator.reduce(products, "sum")
     along = ab / aa.sqrt() if aa > 0 else torch.zeros_like(ab)
     across = (bb - along**2).clamp(min=0).sqrt()

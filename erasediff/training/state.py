@@ -14,6 +14,7 @@ from torch import Tensor
 
 from erasediff.errors import ModelError, NonFiniteLoss
 from erasediff.families.family import Family
+from erasediff.training.offload import offloaded
 from erasediff.training.sharding import gathered, local, part_like, spread_like
 
 #: Called after each step with its number (from 1) and what was measured.
@@ -38,21 +39,26 @@ class TrainState:
     Args:
         parameters: the tensors that are trained, by name.
         ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
+        offload: keep the average off the device.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, ema_decay: float):
+    def __init__(
+        self, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, ema_decay: float, offload: bool = False
+    ):
         self.parameters = parameters
         self.optimizer = optimizer
         # Of a sharded parameter, the average of this process's part.
         self.parts = [local(p.detach()).requires_grad_() for p in parameters.values()]
         self.ema = EMAModel(self.parts, decay=ema_decay, use_ema_warmup=False, foreach=True) if ema_decay else None
+        if offload and self.ema is not None:
+            self.ema.shadow_params = [offloaded(part) for part in self.ema.shadow_params]
         self.step = 0
 
     def after_update(self) -> None:
         """Count an update and let the average follow."""
         self.step += 1
         if self.ema is not None:
-            self.ema.step(self.parts)
+            self.ema.step([p.to(mean.device) for p, mean in zip(self.parts, self.ema.shadow_params, strict=True)])
 
     def use_average(self) -> None:
         """Put the averaged weights into the model: the end of the training."""

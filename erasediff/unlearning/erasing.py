@@ -35,7 +35,7 @@ from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.progress import progress_bar
-from erasediff.unlearning.request import Request, request
+from erasediff.unlearning.request import Request, names_of, request
 from erasediff.unlearning.settings import BY_WORDS, CHOICES, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
 from erasediff.unlearning.words import Wordings, of_owner, takes_words
 
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 SAMPLE = re.compile("[0-9a-f]{16}")
 #: What to do where memory runs out.
 LESS_MEMORY = (
-    "lower forget_batch_size and retain_batch_size, or raise accumulate; or set gradient_checkpointing, or adapter lora"
+    "lower forget_batch_size and retain_batch_size, or raise accumulate; or set gradient_checkpointing, offload, or "
+    "adapter lora"
 )
 
 Verb = TypeVar("Verb", bound=Callable[..., object])
@@ -125,9 +126,9 @@ def erase(
         settings: any fields of :class:`erasediff.unlearning.Settings`, which explains each. The usual ones:
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
-            aim at), ``trainable`` (which weights change), ``accumulate`` and ``gradient_checkpointing`` (less memory).
-            For a model that takes words, updates, batches, learning rate and trained weights go by its size where they
-            are not given: ``erasediff.unlearning.settings.BY_WORDS``.
+            aim at), ``trainable`` (which weights change), ``accumulate``, ``gradient_checkpointing`` and ``offload``
+            (less memory). For a model that takes words, updates, batches, learning rate and trained weights go by its
+            size where they are not given: ``erasediff.unlearning.settings.BY_WORDS``.
 
     Raises: UnknownConcept; DataError: images that cannot be used; ParamsError: nothing to keep, a concept to forget and
         to keep, an unknown method or setting, or a setting that the method fixes or that changes nothing;
@@ -138,7 +139,7 @@ def erase(
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
     family = family_of(pipeline)
-    before = [before] if isinstance(before, str) else before
+    before = names_of(before, "before", family) if before else []
     require_no_adapter(pipeline)
     chosen = _by_words(chosen, family, settings) if takes_words(family) else chosen
     many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS

@@ -32,7 +32,7 @@ def add_gradient(total: Tensor, loss: Tensor, parameters: Sequence[Tensor], *, a
 
     def move(part: Tensor, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        part.add_(local(parameter.grad).flatten())
+        part.add_(local(parameter.grad).flatten().to(part.device))
         parameter.grad = None
 
     parts = total.split([local(p).numel() for p in parameters])

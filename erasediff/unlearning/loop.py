@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import NonFiniteLoss
+from erasediff.errors import NonFiniteLoss, ParamsError
 from erasediff.families.family import NULL_CONCEPT, Family
 from erasediff.training.encoding import encoders_of, placed
+from erasediff.training.offload import met, offloaded, put_aside
 from erasediff.training.sharding import in_plane, is_sharded, local, part_like
 from erasediff.training.state import Checkpoint, OnStep, TrainState, check_finite, summed, warmup_cosine
 from erasediff.unlearning.adapters import Lora, lora_of, require_adaptable
@@ -45,7 +46,7 @@ def update_direction(
 
     Args:
         retain_grad, gap_grad: flat ``(P,)``; the first becomes the direction.
-        plane: where the gradients are one process's parts of them, :func:`in_plane` of the two.
+        plane: where the gradients are one process's parts of them, or one is off the device, :func:`in_plane` of both.
     Returns: δ = ∇L_r + λ∇g, in the place of ``retain_grad``; its length; what the trace records of the two gradients.
     """
     retain, gap = plane or (retain_grad, gap_grad)
@@ -61,9 +62,10 @@ def update_direction(
         "gradient_cosine": float(torch.dot(retain, gap)) / max(lengths, 1e-30),
         "multiplier": float(multiplier),
     }
-    direction = retain_grad.add_(gap_grad, alpha=measured["multiplier"])
-    length = (retain + measured["multiplier"] * gap).norm() if plane else direction.norm()
-    return direction, length, measured
+    for part, other in met(retain_grad, gap_grad):
+        part.add_(other, alpha=measured["multiplier"])
+    length = (retain + measured["multiplier"] * gap).norm() if plane else retain_grad.norm()
+    return retain_grad, length, measured
 
 
 class Result(NamedTuple):
@@ -100,11 +102,14 @@ def run_loop(
         before: concepts that were forgotten earlier, which ``project_update`` protects beside those that are kept.
     Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged.
     Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
+        ParamsError: ``offload`` over several processes.
     Source: arXiv 2401.05779, Algorithm 1. Deviation: see docs/PAPERS.md for the defaults that differ.
     """
     accelerator = accelerator or Accelerator()
     if method.settings.adapter == "lora":
         require_adaptable(family)
+    if method.settings.offload and accelerator.num_processes > 1:
+        raise ParamsError("offload is for one process: of several, set shard")
     dtypes, encoders = dtypes_of(family.denoiser), encoders_of(family)
     with teaching(family.denoiser, accelerator):
         denoiser = student(family, method.settings, accelerator, seed)
@@ -132,10 +137,10 @@ def _update(
     losses: Losses, method: Method, checkpoint: Checkpoint | None, on_step: OnStep | None, before: Sequence[str]
 ) -> int:
     """Train the student; return the number of updates that were made."""
-    settings, accelerator = losses.settings, losses.accelerator
+    settings = losses.settings
     trainable = {name: p for name, p in losses.denoiser.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(trainable.values(), lr=settings.learning_rate, fused=True)
-    state = TrainState(trainable, optimizer, settings.ema_decay)
+    state = TrainState(trainable, optimizer, settings.ema_decay, settings.offload)
     # It measures the base: before a checkpoint is restored.
     joined = JoinedGradients(losses, method, list(trainable.values()))
     updating: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -146,6 +151,25 @@ def _update(
         updating = projection.updating
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         state.restore(saved)
+    base: list[Tensor] = []
+    if settings.offload:
+        losses.ask_ahead(range(state.step, settings.outer_steps), method.weights)
+        base = [p for name, p in losses.teacher.named_parameters() if name in trainable]
+    with put_aside(base):
+        _repeat(state, joined, updating, checkpoint, on_step)
+    state.use_average()
+    return state.step
+
+
+def _repeat(
+    state: TrainState,
+    joined: JoinedGradients,
+    updating: Callable[[], AbstractContextManager[None]],
+    checkpoint: Checkpoint | None,
+    on_step: OnStep | None,
+) -> None:
+    """Make one update after another, from the state's step on."""
+    losses, settings, accelerator, optimizer = joined.losses, joined.settings, joined.accelerator, state.optimizer
 
     def keep() -> None:
         if checkpoint is None:
@@ -166,7 +190,7 @@ def _update(
             raise
         row["constraint_gap"] = float("nan")
         if settings.gap_every and state.step % settings.gap_every == 0:
-            row["constraint_gap"] = losses.constraint_gap(state.step, trainable)
+            row["constraint_gap"] = losses.constraint_gap(state.step, state.parameters)
             reached = settings.gap_tolerance is not None and row["constraint_gap"] <= settings.gap_tolerance
         with updating():
             optimizer.step()
@@ -180,8 +204,6 @@ def _update(
         due = state.step % checkpoint.every == 0 and state.step < settings.outer_steps if checkpoint else False
         if due and not reached:
             keep()
-    state.use_average()
-    return state.step
 
 
 class JoinedGradients:
@@ -192,6 +214,7 @@ class JoinedGradients:
         self.settings, self.parameters = losses.settings, parameters
         self.sharded = is_sharded(parameters[0])
         self.corrections = self.method.corrections(Importance(losses, parameters))
+        self.forget_gradient = offloaded(flat_zeros(parameters)) if self.settings.offload else None
 
     def write_gradients(self, step: int) -> dict[str, float]:
         """Write the update's direction into the parameters' gradients; return what was measured.
@@ -202,7 +225,7 @@ class JoinedGradients:
         for correct in self.corrections:
             correct(gradients)
         pair = gradients["retain"], gradients["forget"]
-        plane = in_plane(*pair, self.accelerator) if self.sharded else None
+        plane = in_plane(*pair, self.accelerator) if self.sharded or self.settings.offload else None
         direction, length, measured = update_direction(*pair, self.method, plane)
         check_finite(step, gradient_norm=length)
         scale = self.settings.max_grad_norm / (length + 1e-6)
@@ -227,7 +250,7 @@ class JoinedGradients:
                 for left, (name, loss) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
                     sums[name] += loss.detach()
                     if name not in gradients:
-                        gradients[name] = flat_zeros(self.parameters)
+                        gradients[name] = self._zeros(name)
                     add_gradient(gradients[name], weights[name] * loss, self.parameters, again=left > 0)
         values = {"retain": float("nan"), "forget": float("nan")}
         for name, total in sums.items():
@@ -236,4 +259,10 @@ class JoinedGradients:
             values[name] = value.item()
             if not self.sharded:
                 gradients[name] = summed(gradients[name], self.accelerator)
-        return values, {name: gradients[name] if name in gradients else flat_zeros(self.parameters) for name in values}
+        return values, {name: gradients[name] if name in gradients else self._zeros(name) for name in values}
+
+    def _zeros(self, name: str) -> Tensor:
+        """Return zeros that a gradient is added to, ``(P,)``; with ``offload`` the forget loss's, off the device."""
+        if name == "forget" and self.forget_gradient is not None:
+            return self.forget_gradient.zero_()
+        return flat_zeros(self.parameters)

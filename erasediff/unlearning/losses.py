@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,12 +13,28 @@ from torch import Tensor, nn
 
 from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
-from erasediff.families.family import NULL_CONCEPT, Family
+from erasediff.families.family import NULL_CONCEPT, Condition, Family
 from erasediff.families.surrogates import surrogates
 from erasediff.training.encoding import EncodedPrompts, encoded
 from erasediff.training.state import draw_noise, process_share, sample_errors, shared_mse, sum_gradients
+from erasediff.unlearning.answers import Answers
+from erasediff.unlearning.methods.method import TEACHER_PASSES
 from erasediff.unlearning.settings import Settings
 from erasediff.unlearning.targets import ForgetBatch, Relabelling, forget_target
+
+
+class Task(NamedTuple):
+    """What is asked of a denoiser.
+
+    Attributes:
+        noisy: ``(B, …)``, at ``timesteps`` ``(B,)``.
+        target: what the prediction is held against, ``(B, …)``.
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    condition: Condition
+    target: Tensor
 
 
 class Losses:
@@ -25,6 +42,7 @@ class Losses:
 
     Attributes:
         teacher: what targets are predicted with: the frozen base.
+        answers: its predictions.
         sample_weights: gives the weight of each sample of the forget loss, by its error (``Method.sample_weights``).
     """
 
@@ -50,7 +68,7 @@ class Losses:
         prompts = self.relabelling.prompts() + ([NULL_CONCEPT] if family.has_null else [])
         half = accelerator.mixed_precision != "no"
         self.condition = EncodedPrompts(family, prompts, self.device, None if half else torch.float32)
-        self._predictions: dict[tuple[int, int], Tensor] = {}
+        self.answers = Answers(self.device)
 
     def share_of(self, n: int, part: int) -> slice:
         """Return a part of this process's share of a batch of ``n``."""
@@ -65,18 +83,35 @@ class Losses:
         """Return what is noised, on the device."""
         return self.latents[id(data)][index].to(self.device)
 
-    @torch.no_grad()
-    def _teacher_prediction(self, step: int, part: int, predict: Callable[[], Tensor]) -> Tensor:
+    def ask_ahead(self, steps: range, weights: Callable[[int], Mapping[str, float]]) -> None:
+        """Ask the teacher all that these steps will ask it; it is not needed by them any more.
+
+        Args:
+            weights: gives the losses that a step computes, by name (``Method.weights``).
+        """
+        tasks = {"retain": self._retain_tasks, "forget": self._forget_tasks}
+        for step in steps:
+            for name in weights(step):
+                for part in range(self.settings.accumulate):
+                    with self.accelerator.autocast():
+                        list(tasks[name](step, part))
+            self.answers.keep()
+
+    def _answer(self, loss: str, step: int, part: int, predict: Callable[[], Tensor]) -> Tensor:
         """Return what the teacher predicts; where both losses share a batch, it is asked for the first alone."""
-        if not self.settings.shared_batch:
-            return predict()
-        if (step, part) not in self._predictions:
-            self._predictions = {key: value for key, value in self._predictions.items() if key[0] == step}
-            self._predictions[step, part] = predict()
-        return self._predictions[step, part]
+        return self.answers.of(step, f"{'both' if self.settings.shared_batch else loss}.{part}", predict)
 
     def retain(self, step: int, part: int = 0) -> dict[str, Tensor]:
         r"""L_r: denoising of retained images under their own prompt, against noise or the teacher."""
+        s = self.settings
+        loss, *anchoring = (
+            shared_mse(self._predicted(self.denoiser, task), task.target, s.retain_batch_size)
+            for task in self._retain_tasks(step, part)
+        )
+        return {"retain": loss + s.latent_anchoring * anchoring[0] if anchoring else loss}
+
+    def _retain_tasks(self, step: int, part: int) -> Iterator[Task]:
+        """Yield what the retain loss asks of the student, and with ``latent_anchoring`` what the second loss asks."""
         family, s = self.family, self.settings
         n = s.retain_batch_size
         index, prompts = self.batch("retain", step, n, self.retain_set)
@@ -88,29 +123,30 @@ class Losses:
         dropout = s.condition_dropout if family.has_null else 0.0
         dropped = (torch.rand(n, generator=generator) < dropout)[share]
         if s.retain_target == "teacher":
-            teacher_prediction = self._teacher_prediction(
-                step, part, lambda: family.predict(self.teacher, noisy, timesteps, self.condition(prompts))
-            )
+            own = Task(noisy, timesteps, self.condition(prompts), target)
+            answer = self._answer("retain", step, part, lambda: self._predicted(self.teacher, own))
             # Without a condition the teacher still draws what is to be forgotten: there, the noise is the target.
             is_null = dropped.to(self.device).view(-1, *[1] * (clean.ndim - 1))
-            target = torch.where(is_null, target, teacher_prediction)
+            target = torch.where(is_null, target, answer)
         asked = [NULL_CONCEPT if drop else p for p, drop in zip(prompts, dropped.tolist(), strict=True)]
-        prediction = family.predict(self.denoiser, noisy, timesteps, self.condition(asked))
-        loss = shared_mse(prediction, target, n)
+        task = Task(noisy, timesteps, self.condition(asked), target)
+        yield task
         if s.latent_anchoring:
-            loss = loss + s.latent_anchoring * self._latent_anchoring(step, share, noisy, timesteps)
-        return {"retain": loss}
+            yield self._latent_anchoring(step, part, share, task)
 
-    def _latent_anchoring(self, step: int, share: slice, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """Mean squared error against the teacher under random embeddings, one for each noised picture."""
-        family, n = self.family, self.settings.retain_batch_size
+    def _latent_anchoring(self, step: int, part: int, share: slice, task: Task) -> Task:
+        """Return a task under random embeddings instead, one for each noised picture; its target is the teacher's."""
+        n = self.settings.retain_batch_size
         generator = randomness.generator(self.seed, "latent-anchoring", step)
         prompts = [prompt for _, prompt in self.relabelling.forgotten]
         picked = torch.randint(len(prompts), (n,), generator=generator).tolist()
         condition = surrogates(self.condition([prompts[i] for i in picked]), generator).take(torch.arange(n)[share])
-        with torch.no_grad():
-            target = family.predict(self.teacher, noisy, timesteps, condition)
-        return shared_mse(family.predict(self.denoiser, noisy, timesteps, condition), target, n)
+        task = task._replace(condition=condition)
+        answer = self.answers.of(step, f"anchoring.{part}", lambda: self._predicted(self.teacher, task))
+        return task._replace(target=answer)
+
+    def _predicted(self, denoiser: nn.Module, task: Task) -> Tensor:
+        return self.family.predict(denoiser, task.noisy, task.timesteps, task.condition)
 
     def forget_batch(self, step: int, generator: torch.Generator, part: int = 0) -> ForgetBatch:
         """Return images that x_t of the forget loss is made from: forgotten, retained, half of each, or of noise."""
@@ -144,6 +180,13 @@ class Losses:
 
     def forget(self, step: int, part: int = 0, denoiser: nn.Module | None = None) -> dict[str, Tensor]:
         r"""L_f: prediction under the forgotten concept against another target; own timesteps and noise."""
+        (task,) = self._forget_tasks(step, part)
+        errors = sample_errors(self._predicted(denoiser or self.denoiser, task), task.target)
+        weights = self.sample_weights(errors.detach())
+        errors = errors if weights is None else errors * self._normalised(weights)
+        return {"forget": errors.sum() / self.settings.forget_batch_size}
+
+    def _forget_tasks(self, step: int, part: int) -> Iterator[Task]:
         family, s = self.family, self.settings
         generator = randomness.generator(self.seed, "forget-noise", step)
         batch = self.forget_batch(step, generator, part)
@@ -160,16 +203,12 @@ class Losses:
         def teacher_prediction(prompts: Sequence[str]) -> Tensor:
             return family.predict(self.teacher, noisy, timesteps, self.condition(prompts))
 
-        def predict() -> Tensor:
-            anchored = self.relabelling.anchored(batch.asked)
+        def aim() -> Tensor:
+            anchored = self.relabelling.anchored(batch.asked) if s.forget_target == "anchor" else []
             return forget_target(s.forget_target, teacher_prediction, truth, batch, anchored=anchored, uniform=uniform)
 
-        target = self._teacher_prediction(step, part, predict)
-        condition = self.condition(batch.asked)
-        prediction = family.predict(denoiser or self.denoiser, noisy, timesteps, condition)
-        errors = sample_errors(prediction, target)
-        weights = self.sample_weights(errors.detach())
-        return {"forget": (errors if weights is None else errors * self._normalised(weights)).sum() / n}
+        target = self._answer("forget", step, part, aim) if s.forget_target in TEACHER_PASSES else aim()
+        yield Task(noisy, timesteps, self.condition(batch.asked), target)
 
     def _normalised(self, weights: Tensor) -> Tensor:
         """Return weights with a mean of one over the same part of all processes' shares."""

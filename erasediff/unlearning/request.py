@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from erasediff.data.concept_images import ConceptImages
-from erasediff.data.given import Pictures, as_images
+from erasediff.data.given import Pictures, as_images, require_range
 from erasediff.errors import DataError, ParamsError, require_unicode, shown
 from erasediff.families import Family
 from erasediff.families.reading import require_read, require_told_apart, warn_of_cut
 from erasediff.unlearning.words import kept_by_default, takes_words
+
+#: What to do with pictures that do not fit, where nothing is converted.
+AS_THEY_ARE = "ConceptImages are taken as they are; a mapping from concept to images is converted"
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,7 @@ def request(
         cannot tell from what is to be kept, or that it does not read to its end, one to keep that was forgotten before;
         DataError: pictures that cannot be used, or that are of other concepts.
     """
-    targets = _names(concept, "concept", family)
-    require_unicode(before, "before")
+    targets = names_of(concept, "concept", family)
     require_unicode([] if anchor is None else [anchor], "anchor")
     require_read(family.pipeline, targets)
     if preserve is not None and retain is not None:
@@ -52,9 +55,11 @@ def request(
     shape = family.image_shape
     forget_set = _forget_set(forget, targets, shape)
     retain_set = _retain_set(retain, shape)
+    if forget_set and family.conditional and (empty := sum(not prompt.strip() for prompt in forget_set.prompts)):
+        raise DataError(f"forget has {empty} empty prompts: say what each of these pictures is asked for with")
     if retain_set is None:
         if preserve is not None:
-            kept = _names(preserve, "preserve", family)
+            kept = names_of(preserve, "preserve", family)
         elif takes_words(family):
             kept = _without(before, kept_by_default(family, targets, accelerator))
         else:
@@ -85,8 +90,13 @@ def _without(before: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if name.casefold() not in gone]
 
 
-def _names(given: object, what: str, family: Family) -> list[str]:
-    """A name or several, each once. Raises: ParamsError: none, or one that is empty or no text."""
+def names_of(given: object, what: str, family: Family) -> list[str]:
+    """Return a name or several as a list, each once.
+
+    Args:
+        what: they are, for messages.
+    Raises: ParamsError: none, or one that is empty or no text.
+    """
     names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
     if not names:
         raise ParamsError(f"{what} is empty: name at least one concept")
@@ -109,23 +119,34 @@ def _require_apart(family: Family, targets: list[str], kept: list[str], anchor: 
 
 
 def _forget_set(given: object, targets: list[str], shape: tuple[int, int, int]) -> ConceptImages | None:
-    if given is None or isinstance(given, ConceptImages):
-        return given
+    if given is None:
+        return None
+    if isinstance(given, ConceptImages):
+        _require_of(given.concepts, targets)
+        return _fitting(given, shape, "forget")
     if not isinstance(given, Mapping):
         if len(targets) != 1:
             raise DataError(f"images for {len(targets)} concepts: give them as a mapping from concept to images")
         given = {targets[0]: given}
-    for name in [*given, *targets]:
-        if name not in targets:
-            raise DataError(f"forget has images of {name!r}, which is not to be forgotten: name it as a concept")
-        if name not in given:
-            raise DataError(f"forget has no images of {name!r}: give some, or none at all and they are drawn")
+    _require_of(given, targets)
     return _by_concept(given, shape, "forget")
 
 
+def _require_of(given: Iterable[str], targets: list[str]) -> None:
+    """Raises: DataError: images to forget are not of the concepts to forget, or one has none."""
+    there = dict.fromkeys(given)
+    for name in [*there, *targets]:
+        if name not in targets:
+            raise DataError(f"forget has images of {name!r}, which is not to be forgotten: name it as a concept")
+        if name not in there:
+            raise DataError(f"forget has no images of {name!r}: give some, or none at all and they are drawn")
+
+
 def _retain_set(given: object, shape: tuple[int, int, int]) -> ConceptImages | None:
-    if given is None or isinstance(given, ConceptImages):
-        return given
+    if given is None:
+        return None
+    if isinstance(given, ConceptImages):
+        return _fitting(given, shape, "retain")
     if not isinstance(given, Mapping):
         raise DataError(f"retain is a {type(given).__name__}: give a mapping from concept to images")
     return _by_concept(given, shape, "retain") if given else ConceptImages(torch.empty(0, *shape), [])
@@ -135,3 +156,15 @@ def _by_concept(given: Mapping[str, object], shape: tuple[int, int, int], what: 
     parts = {name: as_images(images, shape, f"{what} images of {name!r}") for name, images in given.items()}
     names = [name for name, images in parts.items() for _ in range(len(images))]
     return ConceptImages(torch.cat(list(parts.values())), names)
+
+
+def _fitting(given: ConceptImages, shape: tuple[int, int, int], what: str) -> ConceptImages:
+    """Return images that are taken as they are. Raises: DataError: the model cannot take them so."""
+    images = given.images
+    if isinstance(images, Tensor) and len(images):
+        if images.shape[1:] != shape:
+            raise DataError(
+                f"{what} images have shape {tuple(images.shape[1:])}, the model's is {shape}: {AS_THEY_ARE}"
+            )
+        require_range(images, f"{what} images")
+    return given

@@ -54,6 +54,9 @@ class Settings:
         forget_batch_size, retain_batch_size: of all processes together.
         accumulate: compute each batch in so many parts.
         gradient_checkpointing: keep less between forward and backward pass, and compute it again: memory for time.
+        offload: keep four copies of the trained weights on the device instead of seven, for four transfers of one an
+            update: the teacher answers for the whole run before the first; base, average and forget gradient lie in
+            the host's memory, those of a CPU in files.
         shard: every process keeps a part of weights, optimizer and average (FSDP) instead of a copy of all.
         shared_batch: the retain loss's noised images serve the forget loss too; the teacher answers once for both.
         learning_rate: of Adam; it falls to zero along a cosine.
@@ -90,6 +93,7 @@ class Settings:
     retain_batch_size: int = 64
     accumulate: int = 1
     gradient_checkpointing: bool = False
+    offload: bool = False
     shard: bool = False
     shared_batch: bool = False
     learning_rate: float = 5e-4
@@ -112,6 +116,8 @@ class Settings:
             if not isinstance(getattr(self, name), type(default)):
                 told = "true or false" if isinstance(default, bool) else "a text"
                 raise ValueError(f"{name} {shown(getattr(self, name))} is not {told}")
+        if self.anchor is not None and not (isinstance(self.anchor, str) and self.anchor.strip()):
+            raise ValueError(f"anchor {shown(repr(self.anchor))} names nothing: give one concept, or leave it out")
         require_in_range(vars(self))
         if self.forget_target == "anchor" and self.anchor is None:
             raise ValueError("anchor names the concept of forget_target anchor: give one")
@@ -121,8 +127,11 @@ class Settings:
             for name, value in {**SHARED, "forget_batch_size": self.retain_batch_size}.items():
                 if getattr(self, name) != value:
                     raise ValueError(f"shared_batch goes with {name} {value} alone, not {getattr(self, name)}")
-        if self.shard and (self.gap_every or self.mask != "none"):
-            raise ValueError("shard goes with no mask and no gap_every")
+        for name in ("shard", "offload"):
+            if getattr(self, name) and (self.gap_every or self.mask != "none"):
+                raise ValueError(f"{name} goes with no mask and no gap_every")
+        if self.offload and (self.shard or self.project_update or self.adapter != "none"):
+            raise ValueError("offload goes with no shard, no project_update, and no adapter, which is small by itself")
         if self.project_update and (self.shard or self.adapter != "none"):
             raise ValueError("project_update is about the base's whole weights: it goes with no shard and no adapter")
         if self.adapter != "none" and (self.shard or self.mask != "none"):
@@ -134,6 +143,7 @@ class Settings:
 #: Settings that are true or false, or a text that is none of a few; numbers have their ranges.
 SWITCHES_AND_NAMES: dict[str, bool | str] = {
     "gradient_checkpointing": False,
+    "offload": False,
     "shard": False,
     "shared_batch": False,
     "project_update": False,

@@ -95,8 +95,7 @@ class Relabelling:
     def anchored(self, asked: Sequence[str]) -> list[str]:
         """Return prompts with the anchor in the place of their concept."""
         anchor, concepts = self.settings.anchor, {prompt: concept for concept, prompt in self.forgotten}
-        if not anchor:
-            return [NULL_CONCEPT] * len(asked)
+        assert anchor is not None  # settings refuse the target anchor without one
         return [reworded(prompt, concepts[prompt], anchor) or anchor for prompt in asked]
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -152,7 +151,7 @@ def forget_target(
             ``negative_guidance``: u − (c − u), away from the concept (ESD, arXiv 2303.07345, eq. 5, scale 1);
             ``anchor``: the teacher's prediction under one given concept;
             ``truth``: the denoising target itself, to be climbed away from (``Method.forget_weight`` of -1).
-        anchored: the prompt of each sample with the anchor in the place of its concept.
+        anchored: for ``anchor``, the prompt of each sample with the anchor in the place of its concept.
         uniform: draws U[0, 1) noise of the shape of ``truth``.
     Raises: ValueError: unknown kind.
     """

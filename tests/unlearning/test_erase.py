@@ -123,11 +123,11 @@ def test_relabel_draws_a_wrong_concept_for_each_sample():
 
 
 @pytest.mark.unit
-def test_nan_stops_and_keeps_the_last_good_state(pipeline, data):
+def test_nan_stops_and_keeps_the_last_good_state(family, data):
     memory = Memory(every=100)
     bad = ConceptImages(torch.full((7, 1, 8, 8), math.nan), data["retain"].concepts)
     with pytest.raises(NonFiniteLoss, match="retain_loss became nan at step 0"):
-        erase(pipeline, "a", forget=data["forget"], retain=bad, **SMALL, checkpoint=memory)
+        run_loop(family, data["forget"], bad, method_for("erasediff", **SMALL), checkpoint=memory)
     assert all(torch.isfinite(v).all() for v in memory.state.values())
 
 

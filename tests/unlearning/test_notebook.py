@@ -136,6 +136,12 @@ def test_a_misspelt_method_is_told_with_the_one_that_was_meant(pipeline):
         ("a", {"retain": {"b": torch.zeros(1, 1, 8, 8)}, "preserve": ["c"]}, "retain and preserve both say"),
         ("a", {"anchor": "a"}, "anchor 'a' is to be forgotten itself"),
         ("a", {"anchor": "z"}, "the model does not know 'z'"),
+        ("a", {"anchor": ""}, "anchor '' names nothing: give one concept, or leave it out"),
+        ("a", {"anchor": " "}, "anchor ' ' names nothing"),
+        ("a", {"anchor": ["b"]}, r"anchor \['b'\] names nothing"),
+        ("a", {"forget_target": "anchor", "anchor": ""}, "anchor '' names nothing"),
+        ("a", {"before": 3}, "before 3 is no text: give '3'"),
+        ("a", {"before": ["b", ""]}, "before '' is empty"),
         ("a", {"preserve": "z"}, "the model does not know 'z'"),
         ("a", {"generate": 0}, "generate 0: give a whole number at least 1"),
         ("a", {"forget_target": "anchor"}, "anchor names the concept of forget_target anchor"),
@@ -152,14 +158,33 @@ def test_a_request_that_cannot_be_is_one_line_before_anything_is_drawn(pipeline,
     ("concept", "forget", "told"),
     [
         (["a", "b"], torch.zeros(2, 1, 8, 8), "images for 2 concepts: give them as a mapping"),
-        ("a", {"b": torch.zeros(2, 1, 8, 8)}, "forget has images of 'b', which is not to be forgotten"),
+        ("a", {"b": torch.zeros(2, 1, 8, 8)}, "forget has images of 'b', which is not"),
         (["a", "b"], {"a": torch.zeros(2, 1, 8, 8)}, "forget has no images of 'b'"),
         ("a", torch.full((2, 1, 8, 8), 255.0), "forget images of 'a' run from 255 to 255"),
+        ("a", ConceptImages(torch.full((2, 1, 8, 8), 255.0), ["a"] * 2), "forget images run from 255 to 255: give"),
+        ("a", ConceptImages(torch.zeros(2, 1, 8, 8).byte(), ["a"] * 2), "forget images are of torch.uint8: give uint8"),
+        ("a", ConceptImages(torch.zeros(2, 1, 9, 9), ["a"] * 2), r"forget images have shape \(1, 9, 9\), the model"),
+        ("a", ConceptImages(torch.zeros(2, 1, 8, 8), ["b"] * 2), "forget has images of 'b', which is not"),
+        ("a", ConceptImages(torch.zeros(2, 1, 8, 8), ["a"] * 2, ["", "a"]), "forget has 1 empty prompts: say what"),
     ],
 )
 def test_pictures_that_do_not_fit_are_one_line(pipeline, concept, forget, told):
     with pytest.raises(DataError, match=told):
         erase(pipeline, concept, forget=forget, **SMALL)
+
+
+@pytest.mark.unit
+def test_pictures_to_keep_that_are_taken_as_they_are_have_to_fit(pipeline):
+    for images, told in ((torch.full((2, 1, 8, 8), 255.0), "run from 255 to 255"), (torch.zeros(2, 3, 8, 8), "shape")):
+        with pytest.raises(DataError, match=f"^retain images .*{told}"):
+            erase(pipeline, "a", retain=ConceptImages(images, ["b"] * 2), **SMALL)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("given", [("ab",), (["a", "b"], "ab")])
+def test_one_text_for_several_pictures_is_not_taken_for_its_letters(given):
+    with pytest.raises(ValueError, match="is one text: give a list, with one an image"):
+        ConceptImages(torch.zeros(2, 1, 8, 8), *given)
 
 
 @pytest.mark.unit

@@ -62,8 +62,9 @@ class Method:
             method = cls(Settings(**{**settings, **cls.fixes}))
         except TypeError as error:
             raise ValueError(str(error).replace("Settings.__init__()", "erase()")) from None
-        if method.settings.shard and cls.corrections is not Method.corrections:
-            raise ValueError(f"shard does not go with method {cls.name}, which corrects whole gradients")
+        for name in ("shard", "offload"):
+            if getattr(method.settings, name) and cls.corrections is not Method.corrections:
+                raise ValueError(f"{name} does not go with method {cls.name}, which corrects whole gradients")
         if method.settings.adapter != "none" and cls.corrections is not Method.corrections:
             raise ValueError(
                 f"adapter {method.settings.adapter} does not go with method {cls.name}: its penalty is on whole weights"
