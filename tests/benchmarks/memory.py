@@ -66,17 +66,7 @@ def peak_of_tensors():
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter
 
-    plain = torch.from_file
-    mapped: set[int] = set()
-
-    def from_file(*arguments, **named):
-        found = plain(*arguments, **named)
-        storage = found.untyped_storage()
-        mapped.add(storage.data_ptr())
-        weakref.finalize(storage, mapped.discard, storage.data_ptr())
-        return found
-
-    torch.from_file = from_file
+    mapping = torch.ops.aten.from_file.default
 
     class Peak(TorchDispatchMode):
         def __init__(self):
@@ -88,15 +78,14 @@ def peak_of_tensors():
             found = function(*args, **(kwargs or {}))
             for tensor in tree_iter(found):
                 if isinstance(tensor, torch.Tensor):
-                    self.count(tensor.untyped_storage())
+                    self.count(tensor.untyped_storage(), "files" if function is mapping else "memory")
             return found
 
-        def count(self, storage):
+        def count(self, storage, place):
             # A storage has one address as long as it lives.
             if storage.data_ptr() and storage._cdata not in self.alive:
-                place, size = "files" if storage.data_ptr() in mapped else "memory", storage.nbytes()
-                self.alive[storage._cdata] = place, size
-                self.now[place] += size
+                self.alive[storage._cdata] = place, storage.nbytes()
+                self.now[place] += storage.nbytes()
                 self.most[place] = max(self.most[place], self.now[place])
                 weakref.finalize(storage, self.forget, storage._cdata)
 

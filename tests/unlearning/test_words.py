@@ -253,7 +253,7 @@ def test_a_word_is_enough():
     result = erase(pipeline, "star", generate=1, **how)
     assert result.forgotten == ("star",) and 1 <= len(result.kept) <= NEIGHBOURS and "star" not in result.kept
     # What to keep is drawn, and nothing else: x_t of the forget loss comes from it.
-    assert decoded.count == -(-(len(result.kept) + GENERAL) // 8)
+    assert decoded.count == -(-(len(result.kept) + GENERAL) // family_of(pipeline).at_once)
 
 
 @pytest.mark.unit
