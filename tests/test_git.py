@@ -7,7 +7,7 @@ import pytest
 
 from erasediff.checkout import git_state, is_changed, user_name
 from erasediff.git import git
-from flows.tools.git import commit_files, record_lock
+from flows.tools.git import IDENTITY, commit_files, record_lock
 from flows.tools.processes import environment
 
 
@@ -38,7 +38,8 @@ def test_hooks_keys_and_editors_of_a_person_are_left_alone(repository):
     assert commit is not None, reason
     assert git("tag", "kept", commit).returncode == 0
     assert git("worktree", "add", "--quiet", "--detach", str(repository / "place"), commit).returncode == 0
-    assert git("commit", "--allow-empty").returncode != 0  # a text is asked for, and nobody is there
+    asked = git(*IDENTITY, "commit", "--allow-empty")  # for a text, and nobody is there
+    assert asked.returncode != 0 and "editor 'false'" in asked.stderr
     assert not list(repository.rglob("ran-a-hook")) and time.monotonic() - began < 20
 
 
