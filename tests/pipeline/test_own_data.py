@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import sys
 
 import mlflow
 import numpy as np
 import pytest
-from checkout import REPOSITORY, new_project
+from checkout import new_project
 from PIL import Image
-
-sys.path.insert(0, str(REPOSITORY / "tests/diffusion"))
 
 PICTURES = {"chat noir": 37, "Éclair": 60, "grey": 30, "stripes": 45}
 
@@ -39,6 +36,7 @@ def own(tmp_path_factory):
         curate__path=str(root / "mes images"),
         curate__max_per_concept=None,
         forget_set__concepts=["chat noir", "stripes"],
+        evaluate__samples_per_concept=30,  # two are retained, and a distance needs a hundred pictures
     )
     return project, project.run("flows.erase")
 
