@@ -26,6 +26,9 @@ demo: .venv/.installed ## forget a handwritten digit, from pictures to a registe
 demo-text: .venv/.installed ## forget a star, from words to a registered text-to-image model
 	@$(BIN)/python -m flows.erase --preset shapes
 
+examples: .venv/.installed ## small working models of other families, into .work/examples, minutes each
+	@$(BIN)/python -m erasediff.examples.train_family
+
 compare: .venv/.installed ## methods side by side, hours: COMPARISON=comparisons/methods.yaml
 	@$(BIN)/python -m flows.compare $(COMPARISON)
 
@@ -75,4 +78,4 @@ clean: ## remove what the others made
 	  mlflow.db mlartifacts .dvc/cache .dvc/tmp
 	rm -rf .venv .work .pytest_cache .ruff_cache .mypy_cache .hypothesis erasediff_pipeline.egg-info
 
-.PHONY: help demo demo-text compare bench up down status test test-slow test-gpu soak check docs audit clean
+.PHONY: help demo demo-text examples compare bench up down status test test-slow test-gpu soak check docs audit clean

@@ -72,7 +72,8 @@ def _open_unet(folder: Path, index: dict[str, Any], concepts: list[str] | None) 
 
 def _open_parts(folder: Path, index: dict[str, Any]) -> DiffusionPipeline:
     """Networks are loaded here, one by one; tokenizers, processors and the scheduler by diffusers."""
-    networks = {}
+    # What was left out, such as the T5 of SD 3, is said to be so: diffusers would miss it.
+    networks: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     for name, entry in components_of(folder):
         kind = component_class(folder, name, entry)
         if issubclass(kind, SchedulerMixin):
