@@ -9,9 +9,12 @@ from diffusers import DiffusionPipeline, DiTPipeline
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
-from erasediff.errors import UnknownConcept, shown
+from erasediff.errors import ParamsError, UnknownConcept, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, DenoiserArguments, NoiseSchedule, ask, noise_schedule
 from erasediff.families.text_to_image import How, TextToImage, built
+
+#: The class that :class:`diffusers.DiTPipeline` guides away from, however many classes there are.
+GUIDED_AWAY = 1000
 
 
 class DiTFamily(TextToImage, NoiseSchedule):
@@ -31,6 +34,8 @@ class DiTFamily(TextToImage, NoiseSchedule):
             if isinstance(part, LabelEmbedding):
                 part.dropout_prob = 0.0  # in training it would drop classes at random, by torch's global generator
         self.null_class: int = self.denoiser.config.num_embeds_ada_norm
+        if self.null_class != GUIDED_AWAY:
+            self.default_guidance_scale = 1.0
         self.labels: dict[str, int] = pipeline.labels or {str(i): i for i in range(self.null_class)}
         first: dict[int, str] = {}
         for name, number in self.labels.items():
@@ -52,6 +57,11 @@ class DiTFamily(TextToImage, NoiseSchedule):
         return ask(denoiser, noisy, timesteps, condition)[:, : noisy.shape[1]]
 
     def pictures(self, prompts: list[str], generators: list[torch.Generator], how: How) -> Tensor:
+        if how.guidance_scale > 1 and self.null_class != GUIDED_AWAY:
+            raise ParamsError(
+                f"guidance_scale {how.guidance_scale}: a DiTPipeline guides away from class {GUIDED_AWAY}, and this "
+                f"transformer has its null class at {self.null_class}: give guidance_scale 1"
+            )
         drawn = self.drawing(
             self.classes(prompts),
             guidance_scale=how.guidance_scale,

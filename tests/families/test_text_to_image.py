@@ -34,13 +34,13 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
-from tiny_pipelines import PIPELINES, flux, flux2_klein, sana, sana_sprint, stable_diffusion_3, stable_diffusion_xl
+from tiny_pipelines import PIPELINES, dit, flux, flux2_klein, sana, sana_sprint, stable_diffusion_3, stable_diffusion_xl
 from tiny_stable_diffusion import tiny_stable_diffusion
 from transformers import CLIPImageProcessor
 
 from erasediff import erase
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import ModelError, UnknownConcept
+from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.families.flow_matching import FlowMatching, flow_shift
 from erasediff.families.sana_sprint import SanaSprintFamily
@@ -486,6 +486,18 @@ def test_a_class_of_dit_has_its_first_name_and_is_known_by_all():
     assert labels == [0, 0, 1, 1000]
     with pytest.raises(UnknownConcept, match="does not know 'cat'; it knows: Tinca tinca, goldfish"):
         family.condition(["cat"])
+
+
+@pytest.mark.unit
+def test_a_dit_of_another_number_of_classes_draws_without_guidance_alone():
+    """``DiTPipeline`` guides away from class 1000, which such a model has not, or means something else by."""
+    family = family_of(dit(classes=3))
+    assert family.default_guidance_scale == 1.0 and family_of(dit()).default_guidance_scale == 4.0
+    assert family.sample(["goldfish"], [0], steps=2).shape == (1, 3, 16, 16)
+    with pytest.raises(
+        ParamsError, match="guidance_scale 4.0: a DiTPipeline guides away from class 1000, .* class at 3"
+    ):
+        family.sample(["goldfish"], [0], steps=2, guidance_scale=4.0)
 
 
 @pytest.mark.unit

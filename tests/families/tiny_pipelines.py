@@ -316,9 +316,15 @@ def pixart_alpha():
 
 
 @_seeded
-def dit():
+def dit(classes=1000):
     transformer = DiTTransformer2DModel(
-        sample_size=8, in_channels=4, out_channels=8, num_layers=1, num_attention_heads=2, attention_head_dim=8
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_embeds_ada_norm=classes,
     ).eval()
     names = {0: "tench, Tinca tinca", 1: "goldfish", 2: "great white shark"}
     return DiTPipeline(transformer, vae(), DDIMScheduler(), id2label=names)
