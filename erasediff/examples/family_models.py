@@ -299,8 +299,8 @@ def _recipe(steps: int, learning_rate: float = 2e-3) -> Recipe:
     return Recipe(steps, batch_size=8, learning_rate=learning_rate, warmup_steps=30, ema_decay=0.99)
 
 
-#: The models by name. That of SDXL draws its objects rightly in 157 of 160 pictures after these updates, and SD 3 half of
-#: them after 1,000 of its own; how many the others need was not measured.
+#: The models by name. After these updates that of SDXL draws its objects rightly in 157 of 160 pictures; that of SD 3
+#: after 1,000 updates in half of them. How many updates the others need was not measured.
 MODELS = {
     "stable_diffusion_xl": FamilyModel(_stable_diffusion_xl, _recipe(300, learning_rate=1e-3)),
     "stable_diffusion_3": FamilyModel(_stable_diffusion_3, _recipe(3000)),
