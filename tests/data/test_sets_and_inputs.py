@@ -19,7 +19,7 @@ from erasediff.checkout import process_start
 from erasediff.data import expectations
 from erasediff.data.curation import curated_pictures
 from erasediff.data.images import open_picture, to_png
-from erasediff.data.inputs import evaluation_inputs, load_images, read_table, table_shape
+from erasediff.data.inputs import evaluation_inputs, load_images, read_table, table_shape, training_pictures
 from erasediff.data.parquet import read_parquet
 from erasediff.data.selection import ID_LENGTH, Sets
 from erasediff.data.table import curate_table, generated_table
@@ -139,6 +139,14 @@ def test_a_model_is_measured_with_the_test_split_or_with_what_was_held_out_for_t
     generated_table([png(99)], ["a"], (8, 8), "L", split="test").to_parquet(tmp_path / "held_out.parquet")
     pictures, again = evaluation_inputs(path, tmp_path / "held_out.parquet")
     assert pictures["origin"].tolist() == ["generated"] and again == prompts
+
+
+@pytest.mark.unit
+def test_copies_are_looked_for_among_pictures_that_a_model_may_have_learned_and_words_have_none(stored, tmp_path):
+    table, path = stored
+    assert set(training_pictures(path)["split"]) == {"train"} and len(training_pictures(path)) == 12
+    table.drop(columns="image").to_parquet(tmp_path / "words.parquet")
+    assert training_pictures(tmp_path / "words.parquet") is None
 
 
 @pytest.mark.unit
