@@ -78,6 +78,7 @@ def plain(family, judge, plan: Plan, protocol: Protocol) -> Evaluation:
     readings: dict[str, dict[str, torch.Tensor]] = {"base": {}, "erased": {}}
     counts: dict[str, int] = {}
     for metrics, concepts in ONE_AT_A_TIME:
+        started = time.process_time()
         for which, model in (("base", family), ("erased", DrawsZeros(family))):
             it = Measuring(model, Reader(judge, plan), protocol)
             rows = [i for i, name in enumerate(it.names) if name in concepts]
@@ -87,6 +88,7 @@ def plain(family, judge, plan: Plan, protocol: Protocol) -> Evaluation:
             numbers[which] |= found.flat
             readings[which] |= found.readings
             counts |= found.counts
+        print(f"  plainly {', '.join(metrics)}: {time.process_time() - started:.1f} core s", flush=True)
     how = {"judge": judge.fingerprint}
     records = [Measured(numbers[which], which, how, counts) for which in ("base", "erased")]
     pair = ({n: v.numpy() for n, v in readings[w].items()} for w in ("base", "erased"))

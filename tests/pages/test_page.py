@@ -26,3 +26,9 @@ def test_an_empty_table_says_so():
 def test_a_verdict_has_the_colour_of_what_it_says():
     for passed, name in ((True, "verdict passed"), (False, "verdict failed")):
         assert f'class="{name}"' in page("t", [], Verdict(passed, "so"))
+
+
+@pytest.mark.unit
+def test_a_long_name_in_the_head_of_a_column_may_be_broken_as_in_its_cells():
+    html = page("x", [Section(table=Table([["a_b"]], ["cross_domain_retain_accuracy.object ↑ %"], numbers=True))])
+    assert "<th>cross_<wbr>domain_<wbr>retain_<wbr>accuracy.object ↑ %</th>" in html and "a_<wbr>b" in html

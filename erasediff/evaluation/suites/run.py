@@ -176,6 +176,12 @@ def _written(wanted: Request, suite: Suite, cells: Sequence[Json]) -> str:
     write_json(wanted.output / "suite.json", result | {"published": [it.model_dump() for it in suite.published]})
     write_bytes(wanted.output / "suite.md", f"{text}\n".encode())
     sections = [Section("How it runs", suite.told, items=suite.sources)]
-    sections += [Section(table.protocol, table=Table(table.rows, table.head, numbers=True)) for table in found]
+    sections += [
+        Section(_capital(table.protocol), table=Table(table.rows, table.head, numbers=True)) for table in found
+    ]
     write_bytes(wanted.output / "report.html", page(suite.title, sections).encode())
     return f"{text}\n\nwritten to {wanted.output}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
