@@ -51,6 +51,7 @@ def test_a_training_that_was_stopped_goes_on_and_one_that_is_there_is_left(tmp_p
     make("dit", tmp_path / "again", tmp_path / "stopped", on_step=lambda step, row: steps.append(step))
     first, second = (open_pipeline(tmp_path / name).transformer.state_dict() for name in ("whole", "again"))
     assert steps == [3] and all(torch.equal(first[name], second[name]) for name in first)
+    assert family_of(open_pipeline(tmp_path / "again")).concepts == OBJECTS
     assert read_json(tmp_path / "again" / MADE)["recipe"]["steps"] == 3
 
 
