@@ -22,8 +22,9 @@ class Parser(argparse.ArgumentParser):
             self.error(str(error))
         found, left = super().parse_known_args(args, namespace)
         if left:
-            options = [word.partition("=")[0] for word in left if word.startswith("-")]
-            hints = [did_you_mean(option, self._option_string_actions) for option in options]
+            options = [word.partition("=")[0].lstrip("-") for word in left if word.startswith("-")]
+            known = {option.lstrip("-"): option for option in self._option_string_actions if option.startswith("--")}
+            hints = [did_you_mean(option, known, known.get) for option in options]
             self.error(f"unrecognized arguments: {shown(' '.join(left))}{next(filter(None, hints), '')}")
         return found, left
 

@@ -175,10 +175,11 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         metavar="CONCEPT",
         help="what to keep (default: every other class, or near words)",
     )
-    sub.add_argument("--erase-from", metavar="CONCEPT", help="what alone loses them, such as a style of stars alone")
+    sub.add_argument("--erase-from", metavar="CONCEPT", help="only this loses them: of a style, stars alone")
     sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     sub.add_argument("--seed", type=_number("seed"), default=0, help="of drawing and training (default: 0)")
-    sub.add_argument("--steps", type=_number("outer_steps"), help=f"updates (default: {DEFAULTS['outer_steps']})")
+    told = f"updates (default: {DEFAULTS['outer_steps']}; of a model that takes words, by its size)"
+    sub.add_argument("--steps", type=_number("outer_steps"), help=told)
     sub.add_argument(
         "--generate",
         type=_number("generate"),
@@ -191,7 +192,7 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         metavar="NAME=VALUE",
-        help="another setting, may be repeated: " + ", ".join(DEFAULTS),
+        help="another setting, may be repeated, such as adapter=lora for a LoRA: " + ", ".join(DEFAULTS),
     )
     sub.set_defaults(work=erase)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean NAME?`` with the nearest of the known names, or nothing: the end of a message."""
+def did_you_mean(word: str, known: Iterable[str], written: Callable[[str], str | None] = str) -> str:
+    """``; did you mean NAME?`` with the nearest of the known names, or nothing: the end of a message.
+
+    Args:
+        written: how a name is written, such as with the dashes of an option, which make all options alike.
+    """
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {written(near[0])}?" if near else ""
 
 
 class _Short(reprlib.Repr):

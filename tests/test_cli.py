@@ -101,6 +101,7 @@ def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
             ["erase", "m", "a", "--output", "x", "--stepz", "5"],
             "arguments: --stepz 5; did you mean --steps?",
         ),
+        (["draw", "m", "a", "--out", "x", "--nonsense"], "unrecognized arguments: --nonsense\n"),
         (["draw", "m", "a", "--out", "x", "--sed=5"], "unrecognized arguments: --sed=5; did you mean --seed?"),
         (["erase", "m", "a", "--output", "x", "--method", "sallun"], "did you mean salun?"),
         (["erase", "m", "a", "--output", "x", "--steps", "0"], "argument --steps: 0 is not from 1 to"),

@@ -41,6 +41,15 @@ def kind_of(concept: str) -> Kind:
     return vocabulary().get(concept.lower(), "object")
 
 
+def alike(concept: str, others: Sequence[str]) -> list[str]:
+    """Those of some concepts that can stand in the place of one: styles for a style, else none of them.
+
+    All of them, where none can.
+    """
+    styled = kind_of(concept) == "style"
+    return [other for other in others if (kind_of(other) == "style") == styled] or list(others)
+
+
 def vocabulary() -> dict[str, Kind]:
     """The kind of each of some 700 everyday concepts, by name: the neighbours of a concept are sought among them."""
     return {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}

@@ -113,17 +113,23 @@ def noised_pictures(
     return family.noised(clean, noise, timesteps)[0], timesteps
 
 
-def doubt(change: Change | None, concepts: Sequence[str]) -> str:
-    """Return what to tell where a concept's predictions hardly moved, or those of what is kept more; else nothing."""
+def doubt(change: Change | None, concepts: Sequence[str], *, trained: bool = True) -> str:
+    """Return what to tell where a concept's predictions hardly moved, or those of what is kept more; else nothing.
+
+    Args:
+        trained: there were updates, so that more of them, or longer ones, may help.
+    """
     names = ", ".join(concepts)
     if change is not None and change.concept < HARDLY:
+        advice = "raise outer_steps or learning_rate" if trained else "give an anchor, or take a method that trains"
         return (
             f"{names} is hardly forgotten: its predictions went {change.concept:.2f} of the way to another concept: "
-            "raise outer_steps or learning_rate, and look at pictures"
+            f"{advice}, and look at pictures"
         )
     if change is not None and change.kept > change.concept:
+        advice = "raise outer_steps or lower learning_rate" if trained else "take a method that trains"
         return (
             f"what is to be kept changed more than {names}: by {change.kept:.2f} and {change.concept:.2f} of the way "
-            "to another concept: raise outer_steps or lower learning_rate, and look at pictures"
+            f"to another concept: {advice}, and look at pictures"
         )
     return ""

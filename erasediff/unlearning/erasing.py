@@ -26,7 +26,7 @@ from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
-from erasediff.unlearning.anchor import nearest_anchor
+from erasediff.unlearning.anchor import nearest_anchors
 from erasediff.unlearning.change import change_of, doubt
 from erasediff.unlearning.drawing_sets import DRAWN_BY_CLASS, DRAWN_BY_WORDS, FORGOTTEN_BLOCK, KEPT_BLOCK, drawn_set
 from erasediff.unlearning.erased import Erased
@@ -84,7 +84,7 @@ def erase(
     method: str = "erasediff",
     forget: Pictures | Mapping[str, Pictures] | ConceptImages | None = None,
     retain: Mapping[str, Pictures] | ConceptImages | None = None,
-    anchor: str | None = None,
+    anchor: str | Mapping[str, str] | None = None,
     preserve: str | Sequence[str] | None = None,
     erase_from: str | None = None,
     before: Sequence[str] = (),
@@ -110,8 +110,8 @@ def erase(
         forget: images to forget: Pillow pictures, or a tensor or array ``(B, C, H, W)``, uint8 in [0, 255] or floating
             in [-1, 1]; of several concepts a mapping; drawn from the model by default.
         retain: images to keep, by concept; drawn from the model under ``preserve`` by default.
-        anchor: concept that ``concept`` should draw instead; ``"nearest"``: of those kept the one whose predictions lie
-            nearest.
+        anchor: concept that ``concept`` should draw instead, or a mapping with one for each; ``"nearest"``: of those
+            kept the one whose predictions lie nearest, of several words each one's own.
         preserve: concepts to keep where ``retain`` is not given; by default every other class, or of a model that takes
             any prompt the words nearest to ``concept`` by its own text encoder, of those it knows.
         erase_from: the only thing that loses ``concept``: with ``"star"`` a style is forgotten of stars alone, and all
@@ -168,7 +168,7 @@ def erase(
     )
     if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
         batch = chosen.settings.forget_batch_size // chosen.settings.accumulate
-        found = nearest_anchor(family, forget_set, retain_set, batch=batch, seed=seed, accelerator=accelerator)
+        found = nearest_anchors(family, forget_set, retain_set, batch=batch, seed=seed, accelerator=accelerator)
         chosen = type(chosen)(dataclasses.replace(chosen.settings, anchor=found))
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
@@ -200,7 +200,7 @@ def erase(
     change = change_of(family, denoiser, forget_set, retain_set, chosen.settings, seed=seed, accelerator=accelerator)
     if change is not None:
         record = dataclasses.replace(record, concept_change=change.concept, kept_change=change.kept)
-    if told := doubt(change, asked.forget):
+    if told := doubt(change, asked.forget, trained=record.updates > 0):
         warnings.warn(told, stacklevel=2)
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
@@ -275,7 +275,9 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
     """Raises: ParamsError: as :func:`method_for`; a number out of its range; a keyword that is no setting."""
     for name in settings:
         if name not in DEFAULTS:
-            hint = did_you_mean(name, inspect.signature(erase).parameters) or ": help(erase) lists what it has"
+            known = [*inspect.signature(erase).parameters]
+            ends = [setting for setting in known if name and setting.endswith(f"_{name}")]  # "steps": outer_steps
+            hint = did_you_mean(ends[0] if ends else name, known) or ": help(erase) lists what it has"
             raise ParamsError(f"erase() has no {name!r}{hint}")
     try:
         require_in_range(numbers)

@@ -36,7 +36,7 @@ def request(
     *,
     preserve: str | Sequence[str] | None,
     before: Sequence[str],
-    anchor: str | None,
+    anchor: str | Mapping[str, str] | None,
     forget: Pictures | Mapping[str, Pictures] | ConceptImages | None,
     retain: Mapping[str, Pictures] | ConceptImages | None,
     accelerator: Accelerator,
@@ -48,7 +48,7 @@ def request(
         DataError: pictures that cannot be used, or that are of other concepts.
     """
     targets = names_of(concept, "concept", family)
-    require_unicode([] if anchor is None else [anchor], "anchor")
+    anchors = _anchors(anchor, targets)
     require_read(family.pipeline, targets)
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
@@ -71,9 +71,9 @@ def request(
         raise ParamsError("nothing to keep: give retain images by concept, or name concepts to preserve")
     if again := [name for name in kept if name not in _without(before, kept)]:
         raise ParamsError(f"{', '.join(map(repr, again))} was forgotten before, and is to be kept: take it out")
-    names = [*targets, *([] if anchor is None else [anchor])]
+    names = [*targets, *anchors]
     if not isinstance(retain, ConceptImages):  # which has prompts of its own, and may keep other pictures of a concept
-        _require_apart(family, targets, kept, anchor)
+        _require_apart(family, targets, kept, anchors)
         names += kept
     family.condition(names)  # an unknown concept fails here, before anything is drawn
     require_read(family.pipeline, names)
@@ -111,11 +111,21 @@ def names_of(given: object, what: str, family: Family) -> list[str]:
     return each
 
 
-def _require_apart(family: Family, targets: list[str], kept: list[str], anchor: str | None) -> None:
+def _anchors(given: str | Mapping[str, str] | None, targets: list[str]) -> list[str]:
+    """Raises: ParamsError: an anchor that is no valid text, or a mapping that is not one for each concept."""
+    if isinstance(given, Mapping) and set(given) != set(targets):
+        raise ParamsError(f"anchor names {shown(list(given))}: give one for each of {', '.join(targets)}, or one name")
+    names = list(given.values()) if isinstance(given, Mapping) else [] if given is None else [given]
+    require_unicode(names, "anchor")
+    return names
+
+
+def _require_apart(family: Family, targets: list[str], kept: list[str], anchors: list[str]) -> None:
     if family.conditional and (both := [name for name in targets if name in kept]):
         raise ParamsError(f"{', '.join(map(repr, both))} is to be forgotten and to be kept: take it out of one")
-    if anchor in targets:
-        raise ParamsError(f"anchor {anchor!r} is to be forgotten itself: name another concept")
+    for anchor in anchors:
+        if anchor in targets:
+            raise ParamsError(f"anchor {anchor!r} is to be forgotten itself: name another concept")
 
 
 def _forget_set(given: object, targets: list[str], shape: tuple[int, int, int]) -> ConceptImages | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -46,7 +47,8 @@ class Settings:
             embeddings, of the length of those to forget (SPM); 0 none.
         project_update: keys and values of the attention to the prompt change only across the embeddings of what is kept
             and of what was forgotten before, so that a later request undoes neither (CUIG).
-        anchor: concept of the forget target ``anchor``; ``nearest``: the retained one whose predictions lie nearest.
+        anchor: concept of the forget target ``anchor``, or a mapping with one for each that is forgotten; ``nearest``:
+            the retained one whose predictions lie nearest.
         outer_steps: number of updates.
         inner_steps: Adam steps of one measurement of the constraint gap.
         gap_every: measure the constraint gap every so many updates; 0 never.
@@ -84,7 +86,7 @@ class Settings:
     retain_target: RetainTarget = "teacher"
     latent_anchoring: float = 0.0
     project_update: bool = False
-    anchor: str | None = None
+    anchor: str | Mapping[str, str] | None = None
     outer_steps: int = 140
     inner_steps: int = 2
     gap_every: int = 0
@@ -116,7 +118,8 @@ class Settings:
             if not isinstance(getattr(self, name), type(default)):
                 told = "true or false" if isinstance(default, bool) else "a text"
                 raise ValueError(f"{name} {shown(getattr(self, name))} is not {told}")
-        if self.anchor is not None and not (isinstance(self.anchor, str) and self.anchor.strip()):
+        anchors = self.anchor.values() if isinstance(self.anchor, Mapping) else [self.anchor]
+        if self.anchor is not None and not all(isinstance(name, str) and name.strip() for name in anchors):
             raise ValueError(f"anchor {shown(repr(self.anchor))} names nothing: give one concept, or leave it out")
         require_in_range(vars(self))
         if self.forget_target == "anchor" and self.anchor is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from erasediff.data.concept_images import ConceptImages
+from erasediff.data.wordings import alike
 from erasediff.families.family import NULL_CONCEPT
 from erasediff.unlearning.settings import Settings
 from erasediff.unlearning.wording import reworded
@@ -30,13 +31,13 @@ class ForgetBatch:
 
 
 def mismatched(forget_concepts: Sequence[str], choices: Sequence[str], generator: torch.Generator) -> list[str]:
-    """Draw a concept of ``choices`` for each sample by itself, never the one that it is to forget.
+    """Draw a concept of ``choices`` for each sample by itself, of its kind, never the one that it is to forget.
 
     Raises: ValueError: there is no other concept.
     """
     drawn = []
     for concept in forget_concepts:
-        others = [c for c in choices if c != concept]
+        others = alike(concept, [c for c in choices if c != concept])
         if not others:
             raise ValueError(f"no concept other than {concept!r} to relabel to: retain at least one")
         drawn.append(others[int(torch.randint(len(others), (), generator=generator))])
@@ -85,9 +86,12 @@ class Relabelling:
         pairs = []
         for place, (i, (concept, prompt)) in enumerate(zip(index, (self.forgotten[n] for n in picked), strict=True)):
             shown, own = self.retain_set.concepts[i], self.retain_set.prompts[i]
+            choices = alike(concept, [other for other in self.retained if other not in ("", concept)])
+            if choices and shown not in ("", concept, *choices):
+                shown = ""
             like = reworded(own, shown, concept) if shown and place % 2 and relabels else None
-            if not shown and (others := [other for other in self.retained if other not in ("", concept)]):
-                shown = others[int(torch.randint(len(others), (), generator=generator))]
+            if not shown and choices:
+                shown = choices[int(torch.randint(len(choices), (), generator=generator))]
             answer = (shown and reworded(prompt, concept, shown)) or own
             pairs.append((like, own) if like else (prompt, answer))
         return [asked for asked, _ in pairs], [answer for _, answer in pairs]
@@ -96,7 +100,8 @@ class Relabelling:
         """Return prompts with the anchor in the place of their concept."""
         anchor, concepts = self.settings.anchor, {prompt: concept for concept, prompt in self.forgotten}
         assert anchor is not None  # settings refuse the target anchor without one
-        return [reworded(prompt, concepts[prompt], anchor) or anchor for prompt in asked]
+        each = [anchor[concepts[p]] if isinstance(anchor, Mapping) else anchor for p in asked]
+        return [reworded(p, concepts[p], its) or its for p, its in zip(asked, each, strict=True)]
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return every prompt to forget with every answer: the anchor's, or one for each retained concept."""
@@ -107,7 +112,7 @@ class Relabelling:
         return [
             (prompt, (other and reworded(prompt, concept, other)) or self.retained[other][0])
             for concept, prompt in self.forgotten
-            for other in others
+            for other in alike(concept, others)
         ]
 
     def prompts(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary, with_article
+from erasediff.errors import did_you_mean, shown
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
 from erasediff.families.reading import read_by
 from erasediff.unlearning.network import teaching
@@ -53,7 +55,7 @@ class Wordings:
         self.companions: dict[bool, list[str]] = {}
         for concept in concepts if takes_words(family) else ():
             if (styled := kind_of(concept) == "style") not in self.companions:
-                self.companions[styled] = companions_of(family, concept, accelerator)
+                self.companions[styled] = companions_of(family, concept, accelerator, without=concepts)
 
     def __call__(self, concept: str, count: int | None = None) -> list[str]:
         """Return ``count`` prompts, every second of a concept with a companion; by default as many as there are."""
@@ -147,6 +149,10 @@ def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accele
     """
     near = neighbours(family, concepts, count=LOOKED_AT * NEIGHBOURS)
     plain = effects(family, [*concepts, *near], [NULL_CONCEPT] * (len(concepts) + len(near)), accelerator)
+    for concept, effect in zip(concepts, plain, strict=False):
+        if effect < APART * plain[len(concepts) :].amax():
+            told = f"the model hardly knows {shown(repr(concept))}: it predicts nearly the same as for an empty prompt"
+            warnings.warn(f"{told}{did_you_mean(concept, vocabulary())}", stacklevel=2)
     least = APART * plain[: len(concepts)].min()
     apart = plain[len(concepts) :]
     for concept in concepts:
@@ -155,12 +161,20 @@ def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accele
     return (known or near)[:NEIGHBOURS]
 
 
-def companions_of(family: Family, concept: str, accelerator: Accelerator, count: int = COMPANIONS) -> list[str]:
-    """Return the styles that change most what the model predicts for an object; of a style, the objects."""
-    styled = kind_of(concept) == "style"
-    words = [word for word, kind in vocabulary().items() if kind == ("object" if styled else "style")]
+def companions_of(
+    family: Family, concept: str, accelerator: Accelerator, count: int = COMPANIONS, without: Sequence[str] = ()
+) -> list[str]:
+    """Return the styles that change most what the model predicts for an object; of a style, the objects.
+
+    Args:
+        without: what is forgotten too: to ask for "a circle in dotted style" would keep dotted.
+    """
+    styled, gone = kind_of(concept) == "style", {name.casefold() for name in without}
+    known = [word for word, kind in vocabulary().items() if kind == ("object" if styled else "style")]
+    words = [word for word in known if word.casefold() not in gone]
     both = [_together(concept, [word])[0] for word in words]
-    return [words[i] for i in effects(family, both, [concept] * len(both), accelerator).topk(count).indices.tolist()]
+    found = effects(family, both, [concept] * len(both), accelerator)
+    return [words[i] for i in found.topk(min(count, len(words))).indices.tolist()]
 
 
 @torch.no_grad()

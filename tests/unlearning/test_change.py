@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import warnings
 
 import pytest
@@ -10,10 +11,11 @@ from accelerate import Accelerator
 
 import erasediff
 from erasediff.data.concept_images import ConceptImages, Undrawn
+from erasediff.errors import ParamsError
 from erasediff.families import family_of
 from erasediff.records import EffectiveSettings
 from erasediff.unlearning import method_for
-from erasediff.unlearning.anchor import nearest_anchor
+from erasediff.unlearning.anchor import nearest_anchor, nearest_anchors
 from erasediff.unlearning.change import HARDLY, Change, change_of, doubt
 
 FEW = {"preserve": ["circle", "square"], "generate": 2, "progress": False}
@@ -78,6 +80,8 @@ def test_a_model_that_cannot_be_asked_is_not_measured_and_nothing_is_told():
     assert doubt(None, ["x"]) == "" and doubt(Change(HARDLY, HARDLY), ["x"]) == ""
     assert doubt(Change(0.6, 1.3), ["x"]).startswith("what is to be kept changed more than x: by 1.30 and 0.60 of")
     assert doubt(Change(0.0, 0.0), ["x", "y"]).startswith("x, y is hardly forgotten: its predictions went 0.00")
+    for change in (Change(0.0, 0.0), Change(0.6, 1.3)):  # of a method without updates, none can be added
+        assert "outer_steps" in doubt(change, ["x"]) and "outer_steps" not in doubt(change, ["x"], trained=False)
 
 
 @pytest.mark.unit
@@ -101,3 +105,28 @@ def test_the_nearest_anchor_is_the_candidate_with_the_nearest_predictions(shapes
 def test_the_record_names_the_anchor_that_was_chosen(shapes):
     result = erasediff.erase(shapes, "star", method="uce", anchor="nearest", **FEW)
     assert result.settings["anchor"] in ("circle", "square") and result.record.concept_change > 0.6
+
+
+@pytest.mark.unit
+def test_an_object_and_a_style_that_go_together_each_get_an_anchor_of_their_kind(shapes):
+    family = family_of(shapes)
+    forget, retain = of(["star", "dotted"]), of(["circle", "hatched", "house", "neon"])
+    found = nearest_anchors(family, forget, retain, batch=8, seed=0, accelerator=Accelerator())
+    assert found["star"] in ("circle", "house") and found["dotted"] in ("hatched", "neon")
+    alone = nearest_anchors(family, of(["star"]), retain, batch=8, seed=0, accelerator=Accelerator())
+    assert alone == found["star"]
+
+
+@pytest.mark.unit
+def test_each_concept_may_be_given_its_anchor(shapes):
+    asked = {"method": "uce", "preserve": ["circle", "square", "hatched"], "progress": False}
+    anchors = {"star": "circle", "dotted": "hatched"}
+    result = erasediff.erase(shapes, ["star", "dotted"], anchor=anchors, **asked)
+    assert result.settings["anchor"] == "star: circle, dotted: hatched"
+    for anchor, told in [
+        ({"star": "circle"}, "anchor names ['star']: give one for each of star, dotted"),
+        (3, "anchor 3 names nothing"),
+        ({"star": "dotted", "dotted": "hatched"}, "anchor 'dotted' is to be forgotten itself"),
+    ]:
+        with pytest.raises(ParamsError, match=re.escape(told)):
+            erasediff.erase(shapes, ["star", "dotted"], anchor=anchor, **asked)

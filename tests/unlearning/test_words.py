@@ -1,6 +1,7 @@
 """Models that are asked by prompts: each is encoded once, and a wrong answer differs in the concept alone."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -26,7 +27,16 @@ from erasediff.unlearning.network import student, teaching
 from erasediff.unlearning.settings import BY_WORDS
 from erasediff.unlearning.targets import Relabelling
 from erasediff.unlearning.wording import reworded
-from erasediff.unlearning.words import COMPANIONS, GENERAL, NEIGHBOURS, Wordings, effects, kept_by_default, neighbours
+from erasediff.unlearning.words import (
+    COMPANIONS,
+    GENERAL,
+    NEIGHBOURS,
+    Wordings,
+    companions_of,
+    effects,
+    kept_by_default,
+    neighbours,
+)
 
 SMALL = {"outer_steps": 3, "forget_batch_size": 4, "retain_batch_size": 4}
 
@@ -111,6 +121,46 @@ def test_the_anchor_stands_in_the_place_of_the_concept(pipeline):
     losses = losses_of(pipeline, forget_target="anchor", anchor="square")
     assert losses.relabelling.anchored(["a red star", "stars"]) == ["a red square", "squares"]
     assert {"a red square", "squares"} <= set(losses.condition.index)
+
+
+@pytest.mark.unit
+def test_no_style_stands_in_the_place_of_an_object():
+    """A star is no "hatched", whatever the way to the answer."""
+    forget = ConceptImages(pictures(2), ["star", "dotted"], ["a star", "a cat in dotted style"])
+    names = ["circle", "hatched"]
+    retain = ConceptImages(pictures(2), names, ["a circle in neon style", "a dog in hatched style"])
+    told = Relabelling(forget, retain, method_for("erasediff").settings)
+    right = {("a star", "a circle"), ("a cat in dotted style", "a cat in hatched style")}
+    assert set(told.pairs()) == right
+    generator = torch.Generator().manual_seed(0)
+    index = [0, 1, 1, 0] * 10
+    asked = [["a star", "a cat in dotted style"][i] for i in index]
+    assert set(zip(asked, told.of_forgotten(index, generator), strict=True)) == right
+    more = {("a star in neon style", "a circle in neon style"), ("a dog in dotted style", "a dog in hatched style")}
+    assert set(zip(*told.of_retained(index, generator), strict=True)) == right | more
+
+
+@pytest.mark.unit
+def test_what_is_forgotten_is_no_companion_of_what_is_kept(monkeypatch):
+    """A picture of "a circle in dotted style" to keep would keep the style."""
+    few = {"star": "object", "circle": "object", "dotted": "style", "hatched": "style"}
+    monkeypatch.setattr("erasediff.unlearning.words.vocabulary", lambda: few)
+    family = family_of(open_example("shapes").pipeline)
+    asked = Wordings(family, ["star", "Dotted"], Accelerator())
+    assert asked.companions == {False: ["hatched"], True: ["circle"]}
+    assert set(companions_of(family, "star", Accelerator(), count=2)) == {"dotted", "hatched"}
+
+
+@pytest.mark.unit
+def test_a_word_that_the_model_does_not_know_is_told(monkeypatch):
+    few = dict.fromkeys(["heart", "circle", "house", "cat"], "object")
+    monkeypatch.setattr("erasediff.unlearning.words.vocabulary", lambda: few)
+    family = family_of(open_example("shapes").pipeline)
+    with pytest.warns(UserWarning, match="the model hardly knows 'hart': .*; did you mean heart?"):
+        kept_by_default(family, ["hart"], Accelerator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(kept_by_default(family, ["star"], Accelerator())) == {"heart", "circle", "house"}
 
 
 @pytest.mark.unit

@@ -167,4 +167,9 @@ class Method:
         """Return the settings that matter to this run, with the method's own numbers."""
         ignored = self.ignored()
         own: dict[str, Value] = {name: getattr(self, name) for name in self.recorded}
-        return own | {name: value for name, value in vars(self.settings).items() if name not in ignored}
+        return own | {name: _told(value) for name, value in vars(self.settings).items() if name not in ignored}
+
+
+def _told(value: Value | Mapping[str, str]) -> Value:
+    """A setting as the record has it: ``dotted: hatched, star: circle`` of a mapping."""
+    return ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
