@@ -17,7 +17,7 @@ from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.training.denoising import Recipe
 
 #: Those that were seen to draw what they are asked for; the others need longer than anybody has trained them yet.
-WORKING = ("stable_diffusion_xl",)
+WORKING = ("stable_diffusion_xl", "dit")
 EXAMPLES = Path(__file__).parents[2] / train_family.FOLDER
 
 
