@@ -169,3 +169,11 @@ def test_how_far_retained_pictures_moved_is_told_of_all_and_of_each_concept(worl
     assert of.pop("0") > 0.1 and set(of.values()) == {0.0} and "retained_change_judge_features.8" not in delta
     whole = delta["retained_change_judge_features"]
     assert whole > 0.01 and delta["retained_change_judge_features_low"] < whole
+
+
+@pytest.mark.unit
+def test_features_of_other_held_out_pictures_of_the_same_shape_are_not_those_kept(world, tmp_path):
+    judge, (first, second) = Nearest(world), world.held_out[:6].split(3)
+    kept = kept_features(judge, first, tmp_path)
+    assert torch.equal(kept_features(judge, first, tmp_path), kept)
+    assert torch.equal(kept_features(judge, second, tmp_path), judge.read(second)[1])
