@@ -41,6 +41,7 @@ CASES = [
     ("erasediff", {"gap_every": 1}),
     ("erasediff", {"shared_batch": True}),
     ("erasediff", {"accumulate": 2, "gradient_checkpointing": True}),
+    ("erasediff", {"offload": True}),
     # Against noise: beside the teacher the first retain gradient is rounding alone, and so is its angle.
     ("erasediff", {"trainable": "up_blocks", "multiplier": "cosine", "retain_target": "noise"}),
 ]

@@ -201,7 +201,7 @@ def erase(
     if change is not None:
         record = dataclasses.replace(record, concept_change=change.concept, kept_change=change.kept)
     if told := doubt(change, asked.forget, trained=record.updates > 0):
-        warnings.warn(told, stacklevel=2)
+        warnings.warn(told, stacklevel=3)  # the caller's line: the frame between is the decorator's
     given = next(family.denoiser.parameters()).device
     erased = family.with_denoiser(denoiser.to(given)).pipeline
     kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))

@@ -40,8 +40,9 @@ def change(family, denoiser, settings=None):
 
 @pytest.mark.unit
 def test_one_update_is_told_to_have_forgotten_nothing_and_the_record_has_the_number(shapes):
-    with pytest.warns(UserWarning, match=r"star is hardly forgotten: its predictions went 0\.[0-2]"):
+    with pytest.warns(UserWarning, match=r"star is hardly forgotten: its predictions went 0\.[0-2]") as told:
         result = erasediff.erase(shapes, "star", outer_steps=1, learning_rate=1e-4, **FEW, **SMALL)
+    assert __file__ in {warning.filename for warning in told}  # where it was called
     assert 0 < result.record.concept_change < HARDLY and result.record.kept_change > 0
     assert f"concept moved {result.record.concept_change:.2f}" in repr(result)
     assert EffectiveSettings.from_json(result.record.to_json(), "it") == result.record
