@@ -51,7 +51,7 @@ class Painting(NoiseSchedule):
 
     def __init__(self, denoiser=None):
         self.denoiser = denoiser or Painter()
-        self.pipeline = SimpleNamespace(scheduler=scheduler())
+        self.pipeline = SimpleNamespace(scheduler=scheduler(), components={})
         self.scheduler = noise_schedule(self.pipeline.scheduler)
 
     def encode(self, images):

@@ -22,7 +22,7 @@ class Moody(Dealer):
     """Forgot the 8, but for few steps; under guidance, every second one comes back."""
 
     has_null, concepts = True, tuple("0123456789")
-    pipeline = SimpleNamespace(scheduler=DDIMScheduler())
+    pipeline = SimpleNamespace(scheduler=DDIMScheduler(), components={})
 
     def sample(self, prompts, seeds, *, steps, guidance_scale, batch_size, sampler=None):
         options = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size}
