@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from erasediff.checkout import is_changed
 from erasediff.errors import ParamsError
 from erasediff.git import git
 from erasediff.ranges import RANGES
@@ -23,7 +24,7 @@ from erasediff.registry.versions import version_of
 from flows.tools.results import model_name
 from stages import layout
 from stages.params import PARAMS_FILE, Method, changed_params
-from stages.presets import preset
+from stages.presets import PRESETS, preset
 
 #: A version's number may come as one from JSON. It is text, so that a form has one field for all three.
 Base: TypeAlias = Annotated[
@@ -131,6 +132,8 @@ def request_of(settings: Iterable[str] = (), **given: Any) -> EraseRequest:
     if request == AS_IT_IS:
         return request
     changed_params(request.changes(), PARAMS_FILE)
+    if request.preset and is_changed(file := PRESETS / f"{request.preset}.yaml"):
+        raise ParamsError(f"{file} is not committed as it is, and a request is run on the commit: commit it")
     changed = git("diff", "--name-only", "HEAD", "--", ":/", f":(exclude){layout.DVC_LOCK}").stdout.split("\n")
     if any(changed):
         raise ParamsError(

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from erasediff.git import complaint, git
 from flows.tools import dvc
 from flows.tools.git import commit_files, record_lock
 from stages import layout
-from stages.params import PARAMS_FILE, change_params
+from stages.params import PARAMS_FILE, change_params, given_paths, load_params
 
 #: In the checkout: a folder a run, and who changes their list.
 WORKTREES, WORKTREES_LOCK = Path(".work/worktrees"), Path(".work/worktrees.lock")
@@ -40,8 +40,8 @@ def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "
 
     Yields: the commit of an earlier run with these params, whose ``dvc.lock`` the run starts from; ``None``: there is
         none, it starts from the commit's own.
-    Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses. What
-        ``changes`` raises.
+    Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses, or a
+        path of theirs leaves the checkout. What ``changes`` raises.
     """
     checkout = project_root()
     if git("config", "core.worktree", at=checkout).stdout.strip():
@@ -56,6 +56,7 @@ def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "
         dvc.share_storage(checkout, folder)
         with chdir(folder), _rooted_in(checkout):
             earlier = _prepare(changes())
+            _bring(checkout, given_paths(load_params()))
             with _checkpoints(checkout):
                 yield earlier
     finally:
@@ -114,6 +115,38 @@ def _prepare(changes: Mapping[str, object]) -> str | None:
     if refused := commit_files(f"Parameters of a run\n\n{told}", PARAMS_FILE, layout.DVC_LOCK):
         raise WorktreeError(refused)
     return earlier
+
+
+def _bring(checkout: Path, paths: Sequence[Path]) -> None:
+    """Have the checkout's data and models of a person here, which no commit holds; what the commit has stays.
+
+    They are the same files under a second name: a link would lead out of the folder that is read. Over two disks they
+    are copies.
+
+    Raises: WorktreeError: a path that leaves the checkout without being absolute.
+    """
+    for path in paths:
+        if not path.is_absolute() and ".." in path.parts:
+            raise WorktreeError(
+                f"{path} is outside of the checkout, and a request runs in a folder of its own: give the whole path"
+            )
+        source, here = checkout / path, Path.cwd() / path
+        if path.is_absolute() or here.is_relative_to(source):
+            continue
+        if source.is_dir():
+            shutil.copytree(source, here, symlinks=True, dirs_exist_ok=True, copy_function=_name_again)
+        elif source.exists():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            _name_again(str(source), str(here))
+
+
+def _name_again(source: str, here: str) -> str:
+    if not os.path.lexists(here):
+        try:
+            os.link(source, here)
+        except OSError:  # another disk, or a file system without them
+            shutil.copy2(source, here)
+    return here
 
 
 @contextmanager

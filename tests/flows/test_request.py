@@ -110,6 +110,9 @@ def test_a_preset_goes_before_params_and_what_is_asked_before_both(checkout):
 def test_changes_that_the_commit_does_not_have_are_refused(checkout):
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("eta: 1.0", "eta: 0.9"))
+    Path("presets/mine.yaml").write_text("seed: 3\n")
+    with pytest.raises(ParamsError, match=r"^presets/mine\.yaml is not committed as it is"):
+        request_of(preset="mine")
     with pytest.raises(ParamsError, match="^params.yaml has uncommitted changes"):
         request_of(concepts=["3"])
     assert request_of() == AS_IT_IS

@@ -1,5 +1,6 @@
 """A deployed run's own worktree, on real git and DVC."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -68,6 +69,49 @@ def test_params_cache_remote_and_store(checkout):
     assert Path.cwd() == checkout and left() == ([], 0)
     assert git("rev-parse", "HEAD").stdout == before and git("status", "--porcelain").stdout == ""
     assert ROOT_VARIABLE not in os.environ
+
+
+@pytest.mark.pipeline
+def test_data_and_models_of_a_person_are_there_as_the_files_that_they_are(checkout):
+    """Git ignores them, so that no commit has them: a request would find an empty folder."""
+    for file, content in {
+        "data/own/cat/1.png": "cat",
+        "data/own/README.md": "old",
+        "pets/model_index.json": "{}",
+    }.items():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(content)
+    Path(".gitignore").write_text("/.work/\n/data/own/*\n!/data/own/README.md\n/pets/\n")
+    git("add", "-A")
+    git("-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "own")
+    Path("data/own/README.md").write_text("new")
+    with worktree(lambda: {"pretrain.source": "folder", "pretrain.path": "pets"}):
+        assert not Path("data/own/cat").is_symlink()  # a link to a folder would be refused
+        assert Path("data/own/cat/1.png").samefile(checkout / "data/own/cat/1.png")
+        assert Path("pets/model_index.json").samefile(checkout / "pets/model_index.json")
+        assert Path("data/own/README.md").read_text() == "old"  # the commit's
+        assert git_state()["git_dirty"] == "false"
+    assert Path("data/own/cat/1.png").read_text() == "cat" and left() == ([], 0)
+
+
+@pytest.mark.pipeline
+def test_on_another_disk_they_are_copied(checkout, monkeypatch):
+    Path("pets").mkdir()
+    Path("pets/weights").write_text("1")
+    monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
+    with worktree(lambda: {"pretrain.path": "pets"}):
+        assert Path("pets/weights").read_text() == "1" and not Path("pets/weights").samefile(checkout / "pets/weights")
+
+
+@pytest.mark.pipeline
+def test_a_path_that_leaves_the_checkout_is_to_be_given_whole(checkout):
+    asked = {"curate.path": "../pictures"}
+    with pytest.raises(WorktreeError, match=r"^\.\./pictures is outside of the checkout"), worktree(lambda: asked):
+        pytest.fail("it must not run")
+    with worktree(lambda: {"curate.path": str(checkout.parent / "pictures")}):
+        assert left()[1] == 1
+    with worktree(lambda: {"curate.path": "."}):  # the checkout itself, which this folder lies in
+        assert sorted(p.name for p in Path.cwd().iterdir() if not p.name.startswith(".")) == ["dvc.lock", "params.yaml"]
 
 
 @pytest.mark.pipeline
