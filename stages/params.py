@@ -28,7 +28,6 @@ from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.evaluation.attacks import ATTACKS
 from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, method_for
-from stages.layout import INCEPTION
 from stages.yaml_files import keeping_comments, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -317,12 +316,6 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises: ParamsError: all errors of the file in one message, with did-you-mean for misspelt keys.
     """
     return _check(read_yaml(path), path)
-
-
-def given_paths(params: Params) -> list[Path]:
-    """Return where data and models of a person may lie, which neither a commit nor a stage makes."""
-    named = params.curate.path, params.pretrain.path, params.classifier.path, params.evaluate.retrained
-    return [*map(Path, named), INCEPTION]
 
 
 def change_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> Params:

@@ -16,7 +16,7 @@ from erasediff.git import complaint, git
 from flows.tools import dvc
 from flows.tools.git import commit_files, record_lock
 from stages import layout
-from stages.params import PARAMS_FILE, change_params, given_paths, load_params
+from stages.params import PARAMS_FILE, change_params, load_params
 
 #: In the checkout: a folder a run, and who changes their list.
 WORKTREES, WORKTREES_LOCK = Path(".work/worktrees"), Path(".work/worktrees.lock")
@@ -56,7 +56,7 @@ def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "
         dvc.share_storage(checkout, folder)
         with chdir(folder), _rooted_in(checkout):
             earlier = _prepare(changes())
-            _bring(checkout, given_paths(load_params()))
+            _bring(checkout, _given_paths())
             with _checkpoints(checkout):
                 yield earlier
     finally:
@@ -115,6 +115,13 @@ def _prepare(changes: Mapping[str, object]) -> str | None:
     if refused := commit_files(f"Parameters of a run\n\n{told}", PARAMS_FILE, layout.DVC_LOCK):
         raise WorktreeError(refused)
     return earlier
+
+
+def _given_paths() -> list[Path]:
+    """Return where data and models of a person may lie, which neither a commit nor a stage makes."""
+    params = load_params()
+    named = params.curate.path, params.pretrain.path, params.classifier.path, params.evaluate.retrained
+    return [*map(Path, named), layout.INCEPTION]
 
 
 def _bring(checkout: Path, paths: Sequence[Path]) -> None:
