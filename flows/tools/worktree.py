@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
-from erasediff.checkout import ROOT_VARIABLE, exclusive, process_start, project_root
+from erasediff.checkout import ROOT_VARIABLE, exclusive, is_changed, process_start, project_root
 from erasediff.errors import WorktreeError
 from erasediff.git import complaint, git
 from flows.tools import dvc
@@ -41,7 +41,7 @@ def worktree(changes: Callable[[], Mapping[str, object]] = dict, commit: str = "
     Yields: the commit of an earlier run with these params, whose ``dvc.lock`` the run starts from; ``None``: there is
         none, it starts from the commit's own.
     Raises: ParamsError: the params that come of it are not valid. WorktreeError: no such commit, or git refuses, or a
-        path of theirs leaves the checkout. What ``changes`` raises.
+        path of theirs cannot be brought there. What ``changes`` raises.
     """
     checkout = project_root()
     if git("config", "core.worktree", at=checkout).stdout.strip():
@@ -130,7 +130,7 @@ def _bring(checkout: Path, paths: Sequence[Path]) -> None:
     They are the same files under a second name: a link would lead out of the folder that is read. Over two disks they
     are copies.
 
-    Raises: WorktreeError: a path that leaves the checkout without being absolute.
+    Raises: WorktreeError: a path that leaves the checkout without being absolute, or that git would take for a change.
     """
     for path in paths:
         if not path.is_absolute() and ".." in path.parts:
@@ -145,6 +145,11 @@ def _bring(checkout: Path, paths: Sequence[Path]) -> None:
         elif source.exists():
             here.parent.mkdir(parents=True, exist_ok=True)
             _name_again(str(source), str(here))
+        if is_changed(path):
+            raise WorktreeError(
+                f"{path} is neither in the commit nor ignored by git, so that no commit could hold the result: put it "
+                "into data/own or models/own, or name it in .gitignore and commit that"
+            )
 
 
 def _name_again(source: str, here: str) -> str:

@@ -98,6 +98,10 @@ def test_data_and_models_of_a_person_are_there_as_the_files_that_they_are(checko
 def test_on_another_disk_they_are_copied(checkout, monkeypatch):
     Path("pets").mkdir()
     Path("pets/weights").write_text("1")
+    told = "^pets is neither in the commit nor ignored by git"
+    with pytest.raises(WorktreeError, match=told), worktree(lambda: {"pretrain.path": "pets"}):
+        pytest.fail("it must not run")
+    Path("pets/.gitignore").write_text("*\n")
     monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
     with worktree(lambda: {"pretrain.path": "pets"}):
         assert Path("pets/weights").read_text() == "1" and not Path("pets/weights").samefile(checkout / "pets/weights")

@@ -28,16 +28,15 @@ def draw_pictures(folder):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A project over an image folder, two of its four classes forgotten, after one run of the flow."""
-    root = tmp_path_factory.mktemp("own")
-    draw_pictures(root / "mes images")
     project = new_project(
-        root / "project",
+        tmp_path_factory.mktemp("own") / "project",
         curate__source="image_folder",
-        curate__path=str(root / "mes images"),
+        curate__path="data/own/mes images",  # which git ignores
         curate__max_per_concept=None,
         forget_set__concepts=["chat noir", "stripes"],
         evaluate__samples_per_concept=30,  # two are retained, and a distance needs a hundred pictures
     )
+    draw_pictures(project.root / "data/own/mes images")
     return project, project.run("flows.erase")
 
 
@@ -60,6 +59,14 @@ def test_own_pictures(own):
     project.run("stages.sample", "--model", "models:/erasediff-digits@champion", "--concept", "Éclair", "--n", "2",
                 "--steps", "2", "--out", str(picture))  # fmt: skip
     assert Image.open(picture).mode == "RGB"
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_a_request_finds_the_pictures_that_no_commit_holds(own, tmp_path):
+    project = own[0].copy(tmp_path / "project")
+    said = project.run("flows.erase", "--set", "curate.min_per_concept=10", "--set", "forget_set.concepts=[stripes]")
+    assert "curated 172 pictures of 4 concepts" in said and "model    erasediff-digits version 2" in said
 
 
 @pytest.mark.slow
