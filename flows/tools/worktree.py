@@ -11,7 +11,7 @@ from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
 from erasediff.checkout import ROOT_VARIABLE, exclusive, is_changed, process_start, project_root
-from erasediff.errors import WorktreeError
+from erasediff.errors import WorktreeError, shown
 from erasediff.git import complaint, git
 from flows.tools import dvc
 from flows.tools.git import commit_files, record_lock
@@ -130,7 +130,8 @@ def _bring(checkout: Path, paths: Sequence[Path]) -> None:
     They are the same files under a second name: a link would lead out of the folder that is read. Over two disks they
     are copies.
 
-    Raises: WorktreeError: a path that leaves the checkout without being absolute, or that git would take for a change.
+    Raises: WorktreeError: a path that leaves the checkout without being absolute, that cannot be read, or that git
+        would take for a change.
     """
     for path in paths:
         if not path.is_absolute() and ".." in path.parts:
@@ -140,11 +141,14 @@ def _bring(checkout: Path, paths: Sequence[Path]) -> None:
         source, here = checkout / path, Path.cwd() / path
         if path.is_absolute() or here.is_relative_to(source):
             continue
-        if source.is_dir():
-            shutil.copytree(source, here, symlinks=True, dirs_exist_ok=True, copy_function=_name_again)
-        elif source.exists():
-            here.parent.mkdir(parents=True, exist_ok=True)
-            _name_again(str(source), str(here))
+        try:
+            if source.is_dir():
+                shutil.copytree(source, here, True, _those_of(source, here), _name_again, dirs_exist_ok=True)
+            elif source.exists() and not here.exists():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                _name_again(str(source), str(here))
+        except OSError as error:
+            raise WorktreeError(f"{path} cannot be brought to the run: {shown(str(error), 300)}") from None
         if is_changed(path):
             raise WorktreeError(
                 f"{path} is neither in the commit nor ignored by git, so that no commit could hold the result: put it "
@@ -152,12 +156,21 @@ def _bring(checkout: Path, paths: Sequence[Path]) -> None:
             )
 
 
+def _those_of(source: Path, here: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what :func:`shutil.copytree` asks for what to leave out: files and links that the commit has."""
+
+    def there(folder: str, names: list[str]) -> set[str]:
+        places = {name: here / Path(folder).relative_to(source) / name for name in names}
+        return {name for name, place in places.items() if place.is_symlink() or place.is_file()}
+
+    return there
+
+
 def _name_again(source: str, here: str) -> str:
-    if not os.path.lexists(here):
-        try:
-            os.link(source, here)
-        except OSError:  # another disk, or a file system without them
-            shutil.copy2(source, here)
+    try:
+        os.link(source, here)
+    except OSError:  # another disk, or a file system without them
+        shutil.copy2(source, here)
     return here
 
 

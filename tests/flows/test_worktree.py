@@ -82,14 +82,15 @@ def test_data_and_models_of_a_person_are_there_as_the_files_that_they_are(checko
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(content)
     Path(".gitignore").write_text("/.work/\n/data/own/*\n!/data/own/README.md\n/pets/\n")
-    git("add", "-A")
+    Path("data/own/link").symlink_to("nowhere")
+    git("add", "--force", "-A", "data/own/link", "data/own/README.md", ".gitignore")
     git("-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "own")
     Path("data/own/README.md").write_text("new")
     with worktree(lambda: {"pretrain.source": "folder", "pretrain.path": "pets"}):
         assert not Path("data/own/cat").is_symlink()  # a link to a folder would be refused
         assert Path("data/own/cat/1.png").samefile(checkout / "data/own/cat/1.png")
         assert Path("pets/model_index.json").samefile(checkout / "pets/model_index.json")
-        assert Path("data/own/README.md").read_text() == "old"  # the commit's
+        assert Path("data/own/README.md").read_text() == "old" and Path("data/own/link").is_symlink()  # the commit's
         assert git_state()["git_dirty"] == "false"
     assert Path("data/own/cat/1.png").read_text() == "cat" and left() == ([], 0)
 
