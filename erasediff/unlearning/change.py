@@ -16,6 +16,7 @@ from erasediff.training.encoding import encoders_of, placed
 from erasediff.unlearning.network import teaching
 from erasediff.unlearning.settings import Settings
 from erasediff.unlearning.targets import Relabelling
+from erasediff.unlearning.words import takes_words
 
 #: Noised pictures that it is measured on, at most.
 SAMPLES = 16
@@ -63,7 +64,7 @@ def change_of(
     if not family.conditional or settings.forget_target not in LEADING:
         return None
     n = min(SAMPLES, settings.forget_batch_size)
-    pairs = Relabelling(forget_set, retain_set, settings).pairs()
+    pairs = Relabelling(forget_set, retain_set, settings, by_kind=takes_words(family)).pairs()
     asked, answers = zip(*_spread(pairs, n), strict=True)
     kept = _spread(sorted(set(retain_set.prompts)), n)
     generator = randomness.generator(seed, "change", 0)

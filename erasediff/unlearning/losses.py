@@ -21,6 +21,7 @@ from erasediff.unlearning.answers import Answers
 from erasediff.unlearning.methods.method import TEACHER_PASSES
 from erasediff.unlearning.settings import Settings
 from erasediff.unlearning.targets import ForgetBatch, Relabelling, forget_target
+from erasediff.unlearning.words import takes_words
 
 
 class Task(NamedTuple):
@@ -64,7 +65,7 @@ class Losses:
         self.accelerator, self.device = accelerator, accelerator.device
         self.forget_set, self.retain_set = forget_set, retain_set
         self.latents = {id(data): encoded(family, data.images, cache) for data in (forget_set, retain_set)}
-        self.relabelling = Relabelling(forget_set, retain_set, settings)
+        self.relabelling = Relabelling(forget_set, retain_set, settings, by_kind=takes_words(family))
         prompts = self.relabelling.prompts() + ([NULL_CONCEPT] if family.has_null else [])
         half = accelerator.mixed_precision != "no"
         self.condition = EncodedPrompts(family, prompts, self.device, None if half else torch.float32)

@@ -30,18 +30,25 @@ class ForgetBatch:
     answers: list[str]
 
 
-def mismatched(forget_concepts: Sequence[str], choices: Sequence[str], generator: torch.Generator) -> list[str]:
-    """Draw a concept of ``choices`` for each sample by itself, of its kind, never the one that it is to forget.
+def mismatched(
+    forget_concepts: Sequence[str], choices: Sequence[str], generator: torch.Generator, *, by_kind: bool = False
+) -> list[str]:
+    """Draw a concept of ``choices`` for each sample by itself, never the one that it is to forget.
 
+    Args: by_kind: a style is drawn for a style, a thing for a thing, where there is one.
     Raises: ValueError: there is no other concept.
     """
     drawn = []
     for concept in forget_concepts:
-        others = alike(concept, [c for c in choices if c != concept])
+        others = _standing_in(concept, [c for c in choices if c != concept], by_kind)
         if not others:
             raise ValueError(f"no concept other than {concept!r} to relabel to: retain at least one")
         drawn.append(others[int(torch.randint(len(others), (), generator=generator))])
     return drawn
+
+
+def _standing_in(concept: str, others: Sequence[str], by_kind: bool) -> list[str]:
+    return alike(concept, others) if by_kind else list(others)
 
 
 class Relabelling:
@@ -49,10 +56,14 @@ class Relabelling:
 
     A prompt that does not name its concept is answered with a retained prompt. For a retained image of no concept,
     ``""``, which is kept in general, the other concept is drawn from those that have a name.
+
+    Args: by_kind: a style answers a style, a thing a thing: of a model that is asked in words. Classes of a data set
+        answer each other whatever their names.
     """
 
-    def __init__(self, forget_set: ConceptImages, retain_set: ConceptImages, settings: Settings):
+    def __init__(self, forget_set: ConceptImages, retain_set: ConceptImages, settings: Settings, *, by_kind: bool):
         self.forget_set, self.retain_set, self.settings = forget_set, retain_set, settings
+        self.by_kind = by_kind
         #: Each (concept, prompt) to forget once, in an order that the order of pictures does not change.
         self.forgotten = sorted(set(zip(forget_set.concepts, forget_set.prompts, strict=True)))
         self.retained: dict[str, list[str]] = {}
@@ -65,7 +76,9 @@ class Relabelling:
         Raises: ValueError: there is no other concept.
         """
         concepts = [self.forget_set.concepts[i] for i in index]
-        others = mismatched(concepts, [c for c in self.retained if c] or list(self.retained), generator)
+        others = mismatched(
+            concepts, [c for c in self.retained if c] or list(self.retained), generator, by_kind=self.by_kind
+        )
         answers = []
         for i, concept, other in zip(index, concepts, others, strict=True):
             answer = other and reworded(self.forget_set.prompts[i], concept, other)
@@ -86,7 +99,8 @@ class Relabelling:
         pairs = []
         for place, (i, (concept, prompt)) in enumerate(zip(index, (self.forgotten[n] for n in picked), strict=True)):
             shown, own = self.retain_set.concepts[i], self.retain_set.prompts[i]
-            choices = alike(concept, [other for other in self.retained if other not in ("", concept)])
+            named = [other for other in self.retained if other not in ("", concept)]
+            choices = _standing_in(concept, named, self.by_kind)
             if choices and shown not in ("", concept, *choices):
                 shown = ""
             like = reworded(own, shown, concept) if shown and place % 2 and relabels else None
@@ -112,7 +126,7 @@ class Relabelling:
         return [
             (prompt, (other and reworded(prompt, concept, other)) or self.retained[other][0])
             for concept, prompt in self.forgotten
-            for other in alike(concept, others)
+            for other in _standing_in(concept, others, self.by_kind)
         ]
 
     def prompts(self) -> list[str]:

@@ -211,7 +211,7 @@ def inner_loop_in_the_optimizer(patch):
 
 
 def one_label_a_batch(patch):
-    patch.setattr(targets, "mismatched", lambda concepts, choices, generator: [choices[1]] * len(concepts))
+    patch.setattr(targets, "mismatched", lambda concepts, choices, generator, **how: [choices[1]] * len(concepts))
 
 
 def normal_noise(patch):

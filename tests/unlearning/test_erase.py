@@ -115,6 +115,21 @@ def test_forget_loss_has_its_own_timesteps(family, data):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("source", ["forget", "retain"])
+def test_what_classes_are_called_changes_nothing(data, source):
+    """A class named like a style is answered with any other, as one that is named by a letter is."""
+    trained = []
+    for names in (("a", "b", "c"), ("dotted", "hatched", "zebra")):
+        small = {"block_out_channels": (8, 16), "attention": (False, False), "norm_num_groups": 4}
+        pipeline = build_pipeline(names, (1, 8, 8), **small)
+        called = dict(zip("abc", names, strict=True))
+        sets = {k: ConceptImages(d.images, [called[c] for c in d.concepts]) for k, d in data.items()}
+        result = erase(pipeline, names[0], **sets, forget_source=source, forget_target="relabel", **SMALL)
+        trained.append(weights(result.pipeline))
+    assert torch.equal(*trained)
+
+
+@pytest.mark.unit
 def test_relabel_draws_a_wrong_concept_for_each_sample():
     drawn = mismatched(["a"] * 50 + ["b"] * 50, ["a", "b", "c"], torch.Generator().manual_seed(0))
     assert set(drawn[:50]) == {"b", "c"} and set(drawn[50:]) == {"a", "c"}

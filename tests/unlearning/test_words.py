@@ -129,7 +129,7 @@ def test_no_style_stands_in_the_place_of_an_object():
     forget = ConceptImages(pictures(2), ["star", "dotted"], ["a star", "a cat in dotted style"])
     names = ["circle", "hatched"]
     retain = ConceptImages(pictures(2), names, ["a circle in neon style", "a dog in hatched style"])
-    told = Relabelling(forget, retain, method_for("erasediff").settings)
+    told = Relabelling(forget, retain, method_for("erasediff").settings, by_kind=True)
     right = {("a star", "a circle"), ("a cat in dotted style", "a cat in hatched style")}
     assert set(told.pairs()) == right
     generator = torch.Generator().manual_seed(0)
@@ -314,7 +314,7 @@ def test_a_concept_is_asked_for_in_several_wordings_and_answered_in_the_same(pip
     assert len(set(forget.prompts)) > 4 and set(forget.concepts) == {"star"}
     retain = drawn_set(family, ["circle"], 16, 0, 1, plain, read=False, shown=False)
     asked = {p for p, concept in zip(retain.prompts, retain.concepts, strict=True) if concept}
-    pairs = Relabelling(forget, retain, method_for("erasediff").settings).pairs()
+    pairs = Relabelling(forget, retain, method_for("erasediff").settings, by_kind=True).pairs()
     assert {b for _, b in pairs} == asked and len(retain) == 16 * (1 + GENERAL)
     assert not set(forget.prompts) & set(prompts_of("star", "object", "test"))
 

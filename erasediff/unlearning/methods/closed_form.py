@@ -96,9 +96,10 @@ def embeddings(family: Family, forget_set: ConceptImages, retain_set: ConceptIma
     from erasediff.families.family import NULL_CONCEPT, DenoiserArguments
     from erasediff.unlearning.network import trainable_parameters
     from erasediff.unlearning.targets import Relabelling
+    from erasediff.unlearning.words import takes_words
 
     weights = trainable_parameters(family, family.denoiser, method.edits)
-    pairs = Relabelling(forget_set, retain_set, method.settings).pairs()
+    pairs = Relabelling(forget_set, retain_set, method.settings, by_kind=takes_words(family)).pairs()
 
     def encoded(prompts: list[str]) -> Tensor:
         condition = family.condition(prompts)
