@@ -15,13 +15,15 @@ from erasediff.attack_command import add_attack, attack
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
 from erasediff.evaluate_command import add_evaluate, evaluate
-from erasediff.loading import ERASURE, erased_before, load, require_model
+from erasediff.loading import erased_before, load, require_model
 from erasediff.ranges import RANGES
+from erasediff.records import ERASURE
 from erasediff.unlearning import METHODS, Settings, method_for
 from erasediff.unlearning.settings import DEFAULTS
 
 MODEL = "diffusers folder, single .safetensors file, models:/NAME@ALIAS or /VERSION, hf://ORG/NAME@COMMIT, or shapes"
 CONFIG = "of a single file: diffusers folder of such a model (default: the file's own folder, else the hub)"
+OUTPUT = "new folder for the erased model, or FILE.safetensors for Stable Diffusion 1.x, 2.x and SDXL in one file"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
 
@@ -49,11 +51,12 @@ def erase(
     settings: list[tuple[str, Any]],
     config: str | None = None,
 ) -> None:
-    """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.loading.ERASURE`.
+    """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.records.ERASURE`.
 
     Of ``adapter: lora`` the LoRA is in its folder ``lora``.
 
     Args:
+        output: a new folder; or a new file that ends in ``.safetensors``, for the original format.
         steps: number of updates; the method's own by default.
         generate: pictures a concept that are drawn from the model.
         config: of a single file, as :func:`erasediff.load` takes it.
@@ -64,7 +67,7 @@ def erase(
     chosen = dict(settings) | ({} if steps is None else {"outer_steps": steps})
     to = Path(output)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ParamsError(f"--output {shown(output)} is there already: name a new folder")
+        raise ParamsError(f"--output {shown(output)} is there already: name a new one")
     try:
         method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor is not None else {}), **chosen)
     except ValueError as error:
@@ -72,6 +75,7 @@ def erase(
     require_model(model, config)  # all of it before torch is loaded
     from erasediff.artifacts import new_folder, write_json
     from erasediff.device import device
+    from erasediff.families.original_format import is_single_file, original_tensors, save_single_file
 
     what: dict[str, Any] = {
         "method": method,
@@ -81,15 +85,26 @@ def erase(
         "seed": seed,
         "generate": generate,
     }
-    before = erased_before(model)
-    result = erasediff.erase(load(model, config=config).to(device()), concepts, before=before, **what, **chosen)
+    before, pipeline = erased_before(model), load(model, config=config)
+    if is_single_file(to):
+        original_tensors(pipeline)  # before hours of erasing: is there such a format?
+    result = erasediff.erase(pipeline.to(device()), concepts, before=before, **what, **chosen)
     earlier = [name for name in before if name not in result.forgotten]
-    record = {"erasediff": erasediff.__version__, "model": model, "concepts": result.forgotten, "before": earlier}
-    with new_folder(to) as folder:
-        result.save(folder, fused=True)
-        if result.lora:
-            result.save(folder / "lora", fused=False)
-        write_json(folder / ERASURE, {**record, "seed": seed, **result.record.to_json()})
+    record: dict[str, Any] = {
+        "erasediff": erasediff.__version__,
+        "model": model,
+        "concepts": result.forgotten,
+        "before": earlier,
+    }
+    record |= {"seed": seed, **result.record.to_json()}
+    if is_single_file(to):
+        save_single_file(result.pipeline, to, {ERASURE: json.dumps(record)})
+    else:
+        with new_folder(to) as folder:
+            result.save(folder, fused=True)
+            if result.lora:
+                result.save(folder / "lora", fused=False)
+            write_json(folder / ERASURE, record)
     print(f"{result!r} in {output}")
 
 
@@ -165,7 +180,7 @@ def _parser() -> Parser:
 def _add_erase(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("concepts", metavar="CONCEPT", nargs="+", help="what to forget: names of classes, or prompts")
-    sub.add_argument("--output", required=True, metavar="FOLDER", help="new folder for the erased model")
+    sub.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT)
     methods = [name for name in METHODS if name != "retrain"]  # whose recipe no option says
     sub.add_argument("--method", choices=methods, default="erasediff", help="how to forget (default: %(default)s)")
     sub.add_argument("--anchor", metavar="CONCEPT", help="what is drawn instead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from erasediff.artifacts import read_json, read_object
 from erasediff.errors import IntegrityError, ModelError, shown
+from erasediff.records import ERASURE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 REGISTRY = "models:"
 #: Packages that reading it needs.
 NEEDED = ("mlflow", "pydantic")
-#: In a folder of the command ``erasediff erase``: what was asked for, and what ran.
-ERASURE = "erasure.json"
 #: In a base of the pipeline: what it had forgotten before it came there.
 ERASURES = "erasures.json"
 #: How a model of the hub is named: ``hf://ORGANISATION/NAME@COMMIT``.
@@ -120,8 +120,8 @@ def _from_hub(model: str) -> str:
 def erased_before(model: str | None) -> list[str]:
     """Concepts and starts of sample ids that a model has forgotten before it came here, sorted.
 
-    A version of the registry says so, a folder by :data:`ERASURE` or :data:`ERASURES`; of one that does not, nothing is
-    known: ``[]``.
+    A version of the registry says so, a folder by :data:`ERASURE` or :data:`ERASURES`, a single file by its metadata;
+    of one that does not, nothing is known: ``[]``.
 
     Args:
         model: as :func:`load` takes it; ``None``: it is trained anew.
@@ -137,12 +137,27 @@ def erased_before(model: str | None) -> list[str]:
         return erasures_of(version_at(model)).all
     folder = Path(_from_hub(model) if model.startswith(HUB) else model)
     lists: dict[str, object] = {}
-    if (folder / ERASURE).exists():
-        record = read_object(folder / ERASURE)
+    if record := _erasure_in(folder):
         lists |= {f"{ERASURE}: {key}": record.get(key) for key in ("concepts", "before")}
     if (folder / ERASURES).exists():
         lists[ERASURES] = read_json(folder / ERASURES)
     return sorted({name for where, names in lists.items() for name in _texts(names, f"{folder}/{where}")})
+
+
+def _erasure_in(model: Path) -> dict[str, object]:
+    if not model.is_file():
+        return read_object(model / ERASURE) if (model / ERASURE).exists() else {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(model, framework="np") as file:
+            said = (file.metadata() or {}).get(ERASURE, "{}")
+        record = json.loads(said)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{model} cannot be read ({shown(str(error), 150)}): fetch or make it again") from None
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{model} says {shown(said)} of what was erased: fetch or make it again")
+    return record
 
 
 def _texts(names: object, where: str) -> list[str]:

@@ -16,6 +16,8 @@ Record = TypeVar("Record")
 Json: TypeAlias = dict[str, Any]
 #: A setting as JSON has it.
 Value: TypeAlias = str | int | float | bool | None
+#: In a folder of the command ``erasediff erase``, and in the metadata of a single file: what was asked for, what ran.
+ERASURE = "erasure.json"
 #: Pictures that a judge learned from, in its facts: those that the base drew, or those that came with labels.
 JUDGE_BY_BASE, JUDGE_BY_LABELS = "drawn by the base", "labelled"
 

@@ -18,7 +18,8 @@ from erasediff.data.figures import picture_grid, plot_trace
 from erasediff.data.images import png_bytes
 from erasediff.errors import EraseDiffError, ParamsError
 from erasediff.families import family_of
-from erasediff.records import EffectiveSettings, Value
+from erasediff.families.original_format import is_single_file, save_single_file
+from erasediff.records import ERASURE, EffectiveSettings, Value
 from erasediff.unlearning.adapters import Lora, write_lora
 from erasediff.unlearning.card import model_card
 
@@ -76,10 +77,18 @@ class Erased:
         """Write the erased model as plain diffusers loads it.
 
         Args:
+            folder: or a file that ends in ``.safetensors``, for the whole pipeline in its original format, as ComfyUI
+                and A1111 keep it; of Stable Diffusion 1.x, 2.x and SDXL.
             fused: ``True`` writes the whole pipeline; ``False`` the LoRA alone, as ``load_lora_weights`` takes it, and
                 of a UNet once more under the keys of ComfyUI and A1111. By default what was trained.
-        Raises: ParamsError: there is no LoRA.
+        Raises: ParamsError: there is no LoRA. ModelError: the pipeline has no such format.
         """
+        if is_single_file(folder):
+            if fused is False:
+                raise ParamsError(f"{folder} is one file, and a LoRA is written as two: name a folder")
+            record = {"concepts": self.forgotten, "before": [], **self.record.to_json()}
+            save_single_file(self.pipeline, Path(folder), {ERASURE: json.dumps(record)})
+            return
         if fused is None:
             fused = self.lora is None
         if fused:
@@ -104,6 +113,8 @@ class Erased:
             measured: what was measured of the model, by what it is called, such as ``{"unlearning accuracy": 0.98}``.
             came_back: likewise, under attacks.
         """
+        if is_single_file(folder):
+            raise ParamsError(f"{folder} is one file, and a model is published with its card: name a folder")
         self.save(folder, fused=fused)
         whole = self.lora is None if fused is None else fused
         card = model_card(self, fused=whole, measured=measured, came_back=came_back)

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from original_format import save_original
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import flux
 from tiny_stable_diffusion import tiny_stable_diffusion
@@ -14,6 +13,7 @@ import erasediff
 from erasediff import cli
 from erasediff.errors import ModelError
 from erasediff.families import family_of
+from erasediff.families.original_format import save_single_file
 
 HOW = {"prompts": ["a red circle"], "seeds": [3], "steps": 2}
 
@@ -34,7 +34,7 @@ def config(base, tmp_path):
 
 @pytest.fixture
 def file(base, tmp_path):
-    save_original(base, tmp_path / "model.safetensors")
+    save_single_file(base, tmp_path / "model.safetensors", {})
     return tmp_path / "model.safetensors"
 
 
