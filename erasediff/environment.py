@@ -29,7 +29,7 @@ class Environment(BaseSettings):
     omp_num_threads: str | None = None
     """Threads of a process. Another number may change the last digits of a result; each MLflow run has it as a tag."""
     erasediff_launch: str | None = None
-    """Options of torchrun for the stages that train or draw a forget set, such as `--standalone --nproc_per_node 4`."""
+    """Options of torchrun for stages that train, draw a forget set or evaluate: `--standalone --nproc_per_node 4`."""
     erasediff_jobs: Annotated[int, Field(ge=1, le=1000)] = 1
     """For `make up`: how many jobs may compute at once."""
     erasediff_alert_url: str | None = None

@@ -63,7 +63,7 @@ def main(run: StageRun, seed: int, classifier: Classifier) -> None:
         if drawn:
             test.to_parquet(folder / layout.HELD_OUT.name, index=False)
         facts["sha256"] = sha256_file(weights_of(folder))
-    shutil.rmtree(layout.DRAWN, ignore_errors=True)
+    shutil.rmtree(layout.drawn("classifier"), ignore_errors=True)
     facts |= {"fingerprint": judge.fingerprint, "kind": classifier.kind}
     facts["pictures"] = JUDGE_BY_BASE if drawn else JUDGE_BY_LABELS
     write_json(layout.CLASSIFIER_METRICS, facts)
@@ -92,7 +92,7 @@ def _drawn_by_base(words: pd.DataFrame, classifier: Classifier, seed: int, train
     family = family_of(open_pipeline(layout.BASE).to(device()))
     with progress_bar("classifier: pictures by the base") as on_progress:
         return judge_pictures(
-            resumable(family, layout.DRAWN, sha256_folder(layout.BASE)),
+            resumable(family, layout.drawn("classifier"), sha256_folder(layout.BASE)),
             prompts_by_concept(words),
             train=train,
             test=max(2, classifier.count // 4),

@@ -7,7 +7,7 @@ import inspect
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def run_door(
 
     def work() -> None:
         if trains and (options := launch_options()):
-            sys.exit(launched(name, options))
+            sys.exit(launched(name, options, sys.argv[1:]))
         sections = sections_of([name for name in wanted if name not in arguments])
         if "run" not in wanted:
             main(**sections, **arguments)
@@ -160,13 +160,13 @@ def launch_options() -> list[str]:
     return shlex.split(given.erasediff_launch or "") if given.rank is None else []
 
 
-def launched(name: str, options: list[str]) -> int:
+def launched(name: str, options: Sequence[str], arguments: Sequence[str] = ()) -> int:
     """Run a stage's command in several processes; the exit code of the first that failed, which has said why."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     try:
-        torchrun([*options, "-m", f"stages.{name}"])
+        torchrun([*options, "-m", f"stages.{name}", *arguments])
     except ChildFailedError as error:
         code = min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode
         return 128 - code if code < 0 else code or 1  # of one that a signal ended, as a shell says it

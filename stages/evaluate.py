@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from stages.door import progress_bar, run_door
+from stages.door import logged_params, progress_bar, run_door
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
@@ -14,29 +14,44 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, readings, sample pictures."""
+    import shutil
     import time
     from functools import partial
     from pathlib import Path
 
+    from accelerate import Accelerator
+
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import domains_by_concept, evaluation_inputs, read_table, training_pictures
+    from erasediff.environment import environment
     from erasediff.evaluation.attacking import attack_pipeline
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
     from erasediff.evaluation.protocol import PROTOCOL, Protocol
     from erasediff.families import open_pipeline
+    from erasediff.families.family import Family
+    from erasediff.families.resuming import resumable
+    from erasediff.families.sharing import shared_drawing
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.metrics.inception import inception_file
     from erasediff.records import ForgetSummary
     from stages import layout
 
+    first, accelerator = environment().rank in (None, "0"), Accelerator()
+    if first:
+        run.start(logged_params("evaluate", {"seed": seed, "evaluate": evaluate}))
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
     pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     training = training_pictures(layout.TABLE)
     protocol = Protocol(seed=seed, **evaluate.model_dump(include=PROTOCOL))
     model_sha256, started = sha256_folder(layout.model(which)), time.perf_counter()
+    kept = layout.drawn(f"evaluate-{which}")
+
+    def drawing(family: Family) -> Family:
+        return shared_drawing(resumable(family, kept, model_sha256), accelerator)
+
     with progress_bar(f"evaluate {which}") as on_progress:
         found = measure_pipeline(
             pipeline,
@@ -47,13 +62,17 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             earlier=erasures.earlier,
             prompts=prompts,
             training=training,
-            self_checks=evaluate.self_checks and which == "base",
+            self_checks=evaluate.self_checks and which == "base" and first,
             domains=domains_by_concept(layout.TABLE),
             inception=inception_file(layout.INCEPTION),
             cache=layout.FEATURES,
             draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
-            on_progress=on_progress,
+            on_progress=on_progress if first else lambda done, total: None,
+            drawing=drawing,
+            together=accelerator.num_processes,
         )
+    if not first:  # it has drawn its part
+        return
     attack = partial(
         attack_pipeline,
         judge=judge,
@@ -77,6 +96,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     write_readings(layout.readings(which), found.numbers)
     timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
     write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks, retrained).to_json())
+    shutil.rmtree(kept, ignore_errors=True)
     run.log_metrics(found.numbers.flat)
     run.log_artifact(grid)
 
@@ -86,4 +106,4 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_door("evaluate", main, __doc__, _arguments)
+    run_door("evaluate", main, __doc__, _arguments, trains=True)

@@ -46,7 +46,7 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         from erasediff.judges import open_judge
 
         family = family_of(open_pipeline(layout.BASE).to(device()))
-        kept = resumable(family, layout.DRAWN, sha256_folder(layout.BASE))
+        kept = resumable(family, layout.drawn("forget_set"), sha256_folder(layout.BASE))
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
                 shared_drawing(kept, Accelerator()),
@@ -73,7 +73,7 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         sets.forget.to_parquet(folder / layout.FORGET_TABLE.name, index=False)
         sets.retain.to_parquet(folder / layout.RETAIN_TABLE.name, index=False)
         write_json(layout.summary(folder), {**facts, "sha256": sha256_folder(folder)})
-    shutil.rmtree(layout.DRAWN, ignore_errors=True)
+    shutil.rmtree(layout.drawn("forget_set"), ignore_errors=True)
     n, m = len(sets.forget), len(sets.retain)
     run.log_metrics({"forget_samples": n, "retain_samples": m, "discarded": sum(discarded.values())})
     run.log_artifact(page)

@@ -51,9 +51,6 @@ RECHECK_SAMPLES = Path("plots/samples_recheck.png")
 #: Latents of pictures, by content: no result, and read again by the next training on the same pictures.
 LATENTS = Path(".work/latents")
 
-#: Batches that the base drew, until all of them are drawn: what was killed goes on with them.
-DRAWN = Path(".work/drawn")
-
 #: What is compared where nothing else is named.
 COMPARISON = Path("comparisons/methods.yaml")
 COMPARISON_CELLS, COMPARISON_PAGE = Path("reports/comparison.json"), Path("reports/comparison.html")
@@ -83,6 +80,14 @@ def readings(which: str) -> Path:
 def samples(which: str) -> Path:
     """Pictures drawn by the ``base`` or the ``erased`` model."""
     return Path(f"plots/samples_{which}.png")
+
+
+def drawn(stage: str) -> Path:
+    """Batches that a stage drew, until it is done: what was killed goes on with them.
+
+    They lie among the checkpoints, which outlive a deployed run's worktree.
+    """
+    return Path(f".work/checkpoints/drawn-{stage}")
 
 
 def run_record(stage: str) -> Path:

@@ -93,6 +93,7 @@ class Measuring:
 
     Args:
         on_progress: called with the number of images drawn since the last call.
+        together: batches that the family is asked for at once.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class Measuring:
         reader: Reader,
         protocol: Protocol,
         on_progress: Callable[[int], None] = lambda drawn: None,
+        together: int = 1,
     ):
         self.family, self.reader, self.protocol, self.on_progress = family, reader, protocol, on_progress
+        self._at_once = protocol.batch_size * together
         judge, prompts, each = reader.judge, reader.plan.prompts, protocol.samples_per_concept
         wordings = {c: prompts.get(c) or [c] for c in asked_concepts(judge, prompts)}
         self.names = [read_as(judge, c) for c in wordings for _ in range(each)]
@@ -147,17 +150,16 @@ class Measuring:
         numbers.readings.update(_raw(self.reader.judge, draws))
         numbers.readings.update(features_of(draws))
         if self._of_planted is None:
-            self._of_planted = self._planted(first, each) if plan.self_checks else {}
+            self._of_planted = self._planted(first) if plan.self_checks else {}
         near, skipped = neighbours_of(draws), _skipped(self.reader, numbers)
         return Measurement(numbers, shown, _instead(draws), how, self._of_planted, near, skipped)
 
-    def _planted(self, first: Tensor, each: int) -> dict[str, Numbers]:
-        """Numbers of models that are planted to be seen through, made of this one."""
+    def _planted(self, first: Tensor) -> dict[str, Numbers]:
+        """Numbers of models that are planted to be seen through, made of this one and of its ``first`` pictures."""
         plan, seed = self.reader.plan, self.protocol.seed
-        few, fewer = self._rows(planted.PICTURES), self._rows(at_random(self.reader.judge, plan))
+        few, fewer = self._rows(self._few()), self._rows(at_random(self.reader.judge, plan))
         seeds = image_seeds(seed, 0, len(self.names))
-        own = first.view(-1, each, *first.shape[1:])[:, : planted.PICTURES].flatten(0, 1)
-        drawn = planted.pictures(own, [self.names[i] for i in few], plan.forgotten, seed)
+        drawn = planted.pictures(first, [self.names[i] for i in few], plan.forgotten, seed)
         random = self._drawn(
             planted.with_random_weights(self.family, seed), [self.asked[i] for i in fewer], [seeds[i] for i in fewer]
         )
@@ -188,8 +190,8 @@ class Measuring:
     def _drawn(self, family: Family, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
         """A picture a prompt and seed, ``(B, C, H, W)`` in [-1, 1], a batch after the other."""
         protocol = self.protocol
-        for start in range(0, len(prompts), protocol.batch_size):
-            chunk = slice(start, start + protocol.batch_size)
+        for start in range(0, len(prompts), self._at_once):
+            chunk = slice(start, start + self._at_once)
             images = family.sample(
                 prompts[chunk],
                 seeds[chunk],
@@ -212,6 +214,7 @@ def measure(
     cache: Path | None = None,
     draw_on: bool = True,
     on_progress: Callable[[int], None],
+    together: int = 1,
 ) -> Measurement:
     """Measure a model.
 
@@ -220,10 +223,11 @@ def measure(
         cache: folder that keeps the judge's features of held-out pictures for the next time.
         draw_on: stop early, or draw on, as the protocol says; else it is drawn ``draws`` times.
         on_progress: called with the number of images drawn since the last call.
+        together: batches that the family is asked for at once.
 
     Raises: ModelError, IntegrityError: pictures, or what was measured of them, are no finite numbers.
     """
-    it = Measuring(family, Reader(judge, plan, inception, cache), protocol, on_progress)
+    it = Measuring(family, Reader(judge, plan, inception, cache), protocol, on_progress, together)
     for look in protocol.looks if draw_on else (protocol.draws,):
         it.draw_to(look)
         if it.told():
@@ -285,6 +289,8 @@ def measure_pipeline(
     cache: Path | None = None,
     draw_on: bool = True,
     on_progress: Callable[[int, int], None],
+    drawing: Callable[[Family], Family] = lambda family: family,
+    together: int = 1,
 ) -> Measurement:
     """:func:`measure` of a pipeline, where there is an accelerator on that.
 
@@ -299,12 +305,14 @@ def measure_pipeline(
         cache: folder that keeps the judge's features of held-out pictures for the next time.
         draw_on: of :func:`measure`.
         on_progress: called with the number of pictures drawn, and that of all.
+        drawing: makes of the model's family one that draws the same in another way, such as in several processes.
+        together: batches that it is asked for at once.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
         ParamsError: ``inception`` is no such file.
     """
     network = _inception(inception)
-    family, judge = family_of(pipeline.to(device())), judge.to(device())
+    family, judge = drawing(family_of(pipeline.to(device()))), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
     known = [c for c in earlier if c in judge.concepts]
@@ -328,7 +336,17 @@ def measure_pipeline(
         drawn += n
         on_progress(drawn, total)
 
-    found = measure(family, judge, plan, protocol, inception=network, cache=cache, draw_on=draw_on, on_progress=count)
+    found = measure(
+        family,
+        judge,
+        plan,
+        protocol,
+        inception=network,
+        cache=cache,
+        draw_on=draw_on,
+        on_progress=count,
+        together=together,
+    )
     if drawn < total:  # it was told with fewer
         on_progress(total, total)
     return found

@@ -56,8 +56,12 @@ class Dealer:
         same = torch.equal(denoiser.weight, self.denoiser.weight)
         if same:
             return self
-        scribble = {f"of_{c}": lambda seeds: torch.rand(len(seeds), 1, 8, 8).cumsum(3) / 4 - 1 for c in CONCEPTS}
-        return Dealer(self.world, **scribble)
+        return Dealer(self.world, **{f"of_{c}": scribbled for c in CONCEPTS})
+
+
+def scribbled(seeds):
+    chance = [torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(chance).cumsum(3) / 4 - 1
 
 
 class Nearest:

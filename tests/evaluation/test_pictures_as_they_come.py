@@ -99,9 +99,11 @@ def test_features_of_held_out_pictures_are_read_once_for_each_judge_and_content(
     judge.fingerprint = "another"
     kept_features(judge, world.held_out, tmp_path)
     assert judge.reads == 3
+    judge.fingerprint = "nearest"
+    assert torch.equal(kept_features(judge, world.held_out.flip(0), tmp_path), first.flip(0)) and judge.reads == 4
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:50])
-    assert torch.equal(kept_features(judge, world.held_out, tmp_path), first) and judge.reads == 4
+    assert torch.equal(kept_features(judge, world.held_out, tmp_path), first) and judge.reads == 5
 
 
 class Stand(torch.nn.Module):

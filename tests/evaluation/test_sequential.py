@@ -40,6 +40,14 @@ def test_the_erased_model_is_drawn_as_far_as_its_forgetting_needs(nth, draws, wo
 
 
 @pytest.mark.unit
+def test_a_model_that_passes_at_an_early_look_is_drawn_as_planned_all_the_same(world):
+    """Its other numbers need the pictures that were planned; 70 tell its forgetting already."""
+    assert (
+        measured(forgetting(world), world, shorter(LOOKING, samples_per_concept=70)).protocol["drawn_pictures"] == 1400
+    )
+
+
+@pytest.mark.unit
 def test_an_interval_that_is_looked_at_repeatedly_is_wider_and_the_number_is_the_same(world):
     how = {"draw_on": False, "on_progress": lambda n: None}
     found = measure(Dealer(world), Nearest(world), world.plan(), LOOKING, **how)

@@ -1,6 +1,10 @@
 """The stages ``evaluate`` and ``verdict``: one model after the other, then both side by side."""
 
 import csv
+import os
+import signal
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +15,7 @@ from PIL import Image
 from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
 from erasediff.data.images import encode_png
 from erasediff.evaluation.attacks import completion, resurgence
+from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.judges import cnn
 from erasediff.metrics.rules import beside
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary
@@ -26,7 +31,10 @@ class Run:
     """What a stage logs to; kept."""
 
     def __init__(self):
-        self.metrics, self.files, self.tables = {}, [], {}
+        self.metrics, self.files, self.tables, self.params = {}, [], {}, {}
+
+    def start(self, params):
+        self.params |= params
 
     def log_metrics(self, metrics, step=None):
         self.metrics |= metrics
@@ -96,6 +104,7 @@ def test_one_model_measured_as_base_and_as_erased_gives_the_same_numbers(checkou
     assert base["protocol"]["seed"] == 5 and base["protocol"]["drawn_pictures"] == 18
     assert base["protocol"]["held_out_pictures"] == 4  # of c alone: a is to be forgotten, b was before
     assert base["protocol"]["training_pictures"] == 15  # none of those held out
+    assert run.params["samples_per_concept"] == 3 and run.params["seed"] == 5
     assert run.files == ["samples_base.png"] and "protocol" not in run.metrics
     pictures = [Image.open(layout.samples(which)).convert("RGB") for which in ("base", "erased")]
     below_title = [picture.crop((0, 34, *picture.size)).tobytes() for picture in pictures]
@@ -107,6 +116,31 @@ def test_one_model_measured_as_base_and_as_erased_gives_the_same_numbers(checkou
     assert all(low <= 0 <= high for low, high in ends)
     assert evaluation.pairing["fd_classifier"] == pytest.approx(1.0)  # resampled alike
     assert evaluation.outcome == "cannot be told"  # six pictures tell nothing, however lenient the limits
+
+
+@pytest.mark.unit
+def test_a_stage_that_was_killed_while_drawing_reads_what_it_drew_and_then_lets_it_go(checkout, monkeypatch):
+    """Of 18 pictures in batches of four it drew two batches; another model's are not read."""
+
+    @contextmanager
+    def deadly(label):
+        yield lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done >= 8 else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "progress_bar", deadly)
+        killed = get_context("fork").Process(target=evaluated, args=("base",))
+        killed.start()
+        killed.join()
+    kept = layout.drawn("evaluate-base")
+    assert killed.exitcode == -signal.SIGKILL and len(list(kept.iterdir())) == 2
+    drawn, plain = [], ClassConditionalFamily.sample
+    monkeypatch.setattr(
+        ClassConditionalFamily, "sample", lambda self, *how, **more: drawn.append(how) or plain(self, *how, **more)
+    )
+    _, base = evaluated("base")
+    assert len(drawn) == 4 and not kept.exists()  # a draw is of nine: four, four and one
+    _, erased = evaluated("erased")
+    assert len(drawn) == 4 + 6 and {**base, "seconds": 0} == {**erased, "seconds": 0}
 
 
 @pytest.mark.unit

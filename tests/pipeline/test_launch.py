@@ -1,5 +1,6 @@
 """A stage that trains in two processes, as torchrun starts them."""
 
+import json
 import shutil
 
 import pytest
@@ -40,6 +41,20 @@ def test_two_processes_write_one_result_and_one_run(project, stage, model, setti
     (new,) = runs(project, stage)[: len(runs(project, stage)) - before]
     assert new.info.status == "FINISHED"
     assert not list((project.root / ".work/checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.pipeline
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does_and_one_of_them_writes_it(project):
+    project.set_params(evaluate__batch_size=16, evaluate__attacks=["precision"])
+    project.run("stages.evaluate", "base", OMP_NUM_THREADS="1")
+    one, before = json.loads((project.root / "metrics/base.json").read_text()), len(runs(project, "evaluate-base"))
+    project.run("stages.evaluate", "base", **TWO)
+    two, after = json.loads((project.root / "metrics/base.json").read_text()), runs(project, "evaluate-base")
+    assert {**one, "seconds": 0} == {**two, "seconds": 0}
+    assert len(after) == before + 1 and after[0].info.status == "FINISHED"
+    assert after[0].data.params["samples_per_concept"] == "15"
+    assert not list((project.root / ".work/checkpoints").glob("drawn-*"))
 
 
 @pytest.mark.pipeline
