@@ -13,6 +13,7 @@ from erasediff.checkout import ROOT_VARIABLE, git_state, project_root
 from erasediff.errors import ParamsError, WorktreeError
 from erasediff.git import git
 from flows.tools.worktree import WORKTREES, record, worktree
+from stages import layout
 from stages.params import load_params
 
 REPOSITORY = Path(__file__).parents[2]
@@ -183,6 +184,7 @@ def test_of_several_records_of_the_same_params_the_newest_is_gone_on_from(checko
 @pytest.mark.pipeline
 def test_a_checkpoint_outlives_its_worktree_for_the_same_params(checkout):
     kept = Path(".work/checkpoints/erase.json")
+    assert layout.drawn("forget_set").parent == kept.parent  # so do pictures that a stage drew
     with pytest.raises(ZeroDivisionError), worktree(lambda: {"erase.eta": 0.5}):
         kept.write_text("half way")
         raise ZeroDivisionError
