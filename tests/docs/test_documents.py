@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,22 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", (ROOT / page).read_text()):
         if "://" not in link:
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("budget", ["quick", "paper"])
+def test_the_budgets_of_attacks_are_those_that_are_searched_with(budget):
+    """Each number of a budget stands in its column; what both have stands in the first alone."""
+    table = (DOCS / "attacks.md").read_text().partition("| `paper` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", table, re.M)
+    assert len(rows) == 8
+    for attack, quick, paper in rows:
+        room = import_module(f"erasediff.evaluation.attacks.{attack}")
+        told = numbers(quick if budget == "quick" else f"{quick} {paper}")
+        for name in ("COSTS", "STEPS", "PICTURES"):
+            wanted = numbers(str(getattr(room, name, {budget: ""})[budget]))
+            assert set(wanted) <= set(told), (attack, budget, wanted, told)
+
+
+def numbers(text):
+    return [float(number.replace(",", "")) for number in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text)]
