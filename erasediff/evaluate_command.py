@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ def evaluate(
     asked = None if prompts is None else prompts_by_concept(words_table(read_prompts(Path(prompts), concepts), 0).table)
     known = concepts or sorted({*forgotten, *(asked or {})})
     opened = named_judge(judge, known, read_labels(labels) if labels else None)
+    drawn = Path(output) / "drawn"
     how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     found = verb(
         open_model(models[0], base),
@@ -118,9 +120,11 @@ def evaluate(
         samples=samples or 50,
         limits=dict(limits),
         inception=inception,
+        kept=drawn,
         **how,
     )
     found.save(output)
+    shutil.rmtree(drawn, ignore_errors=True)
     print(f"{found}\nmetrics and report in {output}")
 
 

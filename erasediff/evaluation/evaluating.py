@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from erasediff.evaluation.measure import Measurement, Protocol, measure_pipeline
 from erasediff.evaluation.pictures import grid_png
 from erasediff.evaluation.report import report_html
 from erasediff.families import family_of
+from erasediff.families.family import Family
 from erasediff.families.judge_pictures import judge_pictures
+from erasediff.families.resuming import resumable
 from erasediff.judges import Judge, asked_concepts
 from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS, Erasures, Evaluation, ForgetSummary, Json
 from erasediff.unlearning.progress import progress_bar
@@ -88,6 +90,7 @@ def evaluate(
     judge_accuracy: float | None = None,
     inception: Path | str | None = None,
     self_checks: bool = True,
+    kept: Path | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Hold a model against its base: both draw the same prompts and seeds, and one judge reads the pictures.
@@ -107,6 +110,7 @@ def evaluate(
         judge_accuracy: where it is known.
         inception: file of Inception-v3 as TorchScript, for FID.
         self_checks: planted models are measured too; no verdict counts before the evaluation saw through them.
+        kept: folder for what was drawn so far, from which an evaluation that was killed goes on.
 
     Raises: UnknownConcept: the judge does not know a forgotten concept. ParamsError: an unknown limit, too few
         pictures. DataError, ModelError, IntegrityError: pictures that cannot be drawn, read or measured.
@@ -116,17 +120,23 @@ def evaluate(
     asked = asked_concepts(judge)
     domains = getattr(judge, "domains", {c: kind_of(c) for c in asked})
     prompts = dict(prompts or default_prompts(base, asked, domains))
-    drawn = held_out is None
+    drawn, models = held_out is None, {"base": base, "erased": pipeline}
+    hashes = {which: weights_sha256(model) for which, model in models.items()}
+
+    def drawing(which: str) -> Callable[[Family], Family]:
+        made = f"{hashes[which]} {models[which].scheduler}"
+        return lambda family: family if kept is None else resumable(family, kept, made)
+
     if held_out is None:
         how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
-        kept = {c: p for c, p in prompts.items() if c not in names}
-        with progress_bar("pictures to compare with", HELD_OUT * len(kept), "picture", shown=progress) as bar:
+        others = {c: p for c, p in prompts.items() if c not in names}
+        with progress_bar("pictures to compare with", HELD_OUT * len(others), "picture", shown=progress) as bar:
             told = lambda done, total: bar(done, {})  # noqa: E731
-            family = family_of(base.to(device()))
-            held_out = judge_pictures(family, kept, train=0, test=HELD_OUT, on_progress=told, **how)
+            family = drawing("base")(family_of(base.to(device())))
+            held_out = judge_pictures(family, others, train=0, test=HELD_OUT, on_progress=told, **how)
     protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler)
     found = {}
-    for which, model in {"base": base, "erased": pipeline}.items():
+    for which, model in models.items():
         with progress_bar(which, None, "picture", shown=progress) as bar:
             found[which] = measure_pipeline(
                 model,
@@ -140,8 +150,8 @@ def evaluate(
                 domains=domains if len({*domains.values()}) > 1 else {},
                 inception=inception,
                 on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
+                drawing=drawing(which),
             )
-    hashes = {"base": weights_sha256(base), "erased": weights_sha256(pipeline)}
     facts: Json = {
         "kind": getattr(judge, "kind", "given"),
         "accuracy": judge_accuracy,

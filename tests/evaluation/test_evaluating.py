@@ -22,6 +22,7 @@ from erasediff.evaluation.attacking import attack
 from erasediff.evaluation.attacks import merging
 from erasediff.evaluation.evaluating import LIMITS, evaluate, weights_sha256
 from erasediff.examples import open_example
+from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.families.lora import lora_file
 from erasediff.judges import cnn
 from stages.params import load_params
@@ -64,6 +65,28 @@ def test_the_command_writes_metrics_and_a_report_and_says_the_verdict(on_disk, c
     assert "cross_domain_retain_accuracy" not in metrics["erased"], "classes are of one domain"
     page = (on_disk / "out" / "report.html").read_text()
     assert "Erasure report: a" in page and "forget set" not in page.split("What this does not show")[0].lower()
+
+
+@pytest.mark.unit
+def test_a_command_that_was_stopped_goes_on_at_the_batch_where_it_was(on_disk, monkeypatch, capsys):
+    drawn, plain, most = [], ClassConditionalFamily.sample, [99]
+
+    def sample(self, *how, **more):
+        if len(drawn) == most[-1]:
+            raise KeyboardInterrupt
+        drawn.append(how)
+        return plain(self, *how, **more)
+
+    monkeypatch.setattr(ClassConditionalFamily, "sample", sample)
+    assert main(command(on_disk)) == 0
+    file, most = on_disk / "out" / "metrics.json", [*most, len(drawn) - 1]
+    whole = file.read_bytes()
+    drawn.clear(), file.unlink()
+    assert main(command(on_disk)) == 130 and not file.exists()
+    drawn.clear(), most.append(99)
+    assert main(command(on_disk)) == 0
+    assert len(drawn) == 2 and file.read_bytes() == whole  # the planted model of random weights, and the erased one
+    assert sorted(path.name for path in file.parent.iterdir()) == ["metrics.json", "report.html"]
 
 
 @pytest.mark.unit

@@ -129,7 +129,7 @@ def test_what_is_missing_is_told_whole_before_anything_is_drawn(tmp_path, capsys
         ({"models": ["a"], "methods": ["uce"]}, "either MODEL or --methods"),
         ({"suite": "sequential", "models": ["a"]}, "1 models, and 3 requests"),
         ({"suite": "best"}, "no suite 'best'"),
-        ({"stand_in": False, "suite": "i2p", "data": PROMPTS, "judge": "nudity"}, "needs 1 thing"),
+        ({"stand_in": False, "suite": "i2p", "data": PROMPTS, "judge": "nudity"}, "needs . thing"),
     ],
 )
 def test_requests_that_cannot_be_are_refused(tmp_path, changes, message):

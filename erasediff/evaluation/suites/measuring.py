@@ -187,6 +187,7 @@ def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
         inception=_inception(setting, it.data),
         seed=it.seed,
         self_checks=False,
+        kept=it.kept,
         progress=False,
     ).evaluation
     both = {"base": found.base, "figures": found.erased}
