@@ -26,6 +26,8 @@ CONFIG = "of a single file: diffusers folder of such a model (default: the file'
 OUTPUT = "new folder for the erased model, or FILE.safetensors for Stable Diffusion 1.x, 2.x and SDXL in one file"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
+#: Settings that have an option of their own.
+OPTIONS = {"anchor": "--anchor", "outer_steps": "--steps"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,7 @@ def erase(
     concepts: list[str],
     output: str,
     method: str,
-    anchor: str | None,
+    anchors: list[str],
     preserve: list[str] | None,
     erase_from: str | None,
     seed: int,
@@ -57,6 +59,7 @@ def erase(
 
     Args:
         output: a new folder; or a new file that ends in ``.safetensors``, for the original format.
+        anchors: one name for all concepts, or ``CONCEPT=NAME`` for each.
         steps: number of updates; the method's own by default.
         generate: pictures a concept that are drawn from the model.
         config: of a single file, as :func:`erasediff.load` takes it.
@@ -68,6 +71,7 @@ def erase(
     to = Path(output)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ParamsError(f"--output {shown(output)} is there already: name a new one")
+    anchor = _anchor(anchors, concepts)
     try:
         method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor is not None else {}), **chosen)
     except ValueError as error:
@@ -183,7 +187,14 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT)
     methods = [name for name in METHODS if name != "retrain"]  # whose recipe no option says
     sub.add_argument("--method", choices=methods, default="erasediff", help="how to forget (default: %(default)s)")
-    sub.add_argument("--anchor", metavar="CONCEPT", help="what is drawn instead")
+    sub.add_argument(
+        "--anchor",
+        dest="anchors",
+        action="append",
+        default=[],
+        metavar="[CONCEPT=]NAME",
+        help="what is drawn instead of all concepts, or of this one, may be repeated",
+    )
     sub.add_argument(
         "--preserve",
         nargs="+",
@@ -207,7 +218,8 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         metavar="NAME=VALUE",
-        help="another setting, may be repeated, such as adapter=lora for a LoRA: " + ", ".join(DEFAULTS),
+        help="another setting, may be repeated, such as adapter=lora for a LoRA: "
+        + ", ".join(name for name in DEFAULTS if name not in OPTIONS),
     )
     sub.set_defaults(work=erase)
 
@@ -228,12 +240,30 @@ def _number(name: str) -> Callable[[str], int]:
     return within(int(RANGES[name].ge), int(RANGES[name].lt) - 1)
 
 
+def _anchor(given: list[str], concepts: list[str]) -> str | dict[str, str] | None:
+    """What ``--anchor`` says: a name, or one for each concept. Raises: ParamsError: some of it is neither."""
+    if not given or (len(given) == 1 and "=" not in given[0]):
+        return given[0] if given else None
+    each: dict[str, str] = {}
+    for text in given:
+        concept = max((c for c in concepts if text.startswith(f"{c}=")), key=len, default=None)
+        if concept is None or concept in each:
+            hint = did_you_mean(text.partition("=")[0], concepts) if concept is None else ", and is the second for it"
+            raise ParamsError(f"--anchor {shown(text)} is no CONCEPT=NAME of {shown(', '.join(concepts))}{hint}")
+        each[concept] = text.removeprefix(f"{concept}=")
+    if missing := [concept for concept in concepts if concept not in each]:
+        raise ParamsError(f"--anchor names nothing for {shown(', '.join(missing))}: add --anchor CONCEPT=NAME")
+    return each
+
+
 def _setting(text: str) -> tuple[str, Any]:
     """``NAME=VALUE`` of ``--set``, its value of the setting's type."""
     name, equals, value = text.partition("=")
     if not equals or name not in DEFAULTS:
         hint = did_you_mean(name, DEFAULTS) if equals else ": write NAME=VALUE"
         raise argparse.ArgumentTypeError(f"no setting {shown(name)!r}{hint}")
+    if name in OPTIONS:
+        raise argparse.ArgumentTypeError(f"{name} has an option of its own: write {OPTIONS[name]} {shown(value)}")
     hint = get_type_hints(Settings)[name]
     kinds = getattr(hint, "__args__", (hint,))
     try:

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -29,8 +30,8 @@ def exit_code(
 ) -> int:
     """Do a command's work and return its exit code: 0 done, 1 a stated failure, 2 wrong parameters, 130 interrupted.
 
-    A stated failure is printed in one line. Whatever was not foreseen is raised. A reader that has seen enough, as
-    ``| head``, ends the command as its signal would: 141.
+    A stated failure is printed in one line, and so is a warning. Whatever was not foreseen is raised. A reader that has
+    seen enough, as ``| head``, ends the command as its signal would: 141.
 
     Args:
         interrupted: what Ctrl-C leaves behind.
@@ -40,7 +41,8 @@ def exit_code(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal of another alphabet cannot show
     try:
-        work()
+        with _plain_warnings():
+            work()
         sys.stdout.flush()
     except BrokenPipeError:
         if not _nobody_reads(sys.stdout):
@@ -56,6 +58,17 @@ def exit_code(
         print(f"{type(stated).__name__}: {stated}", file=sys.stderr)
         return stated.exit_code
     return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line without the place in the code, which says nothing to who gave a command."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _nobody_reads(stream: TextIO) -> bool:

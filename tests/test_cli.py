@@ -81,6 +81,9 @@ def test_an_anchor_is_drawn_instead(model, tmp_path):
     assert main(["erase", model, "a", "--output", str(tmp_path / "out"), "--anchor", "b", *FEW]) == 0
     settings = json.loads((tmp_path / "out/erasure.json").read_text())["settings"]
     assert (settings["forget_target"], settings["anchor"]) == ("anchor", "b")
+    each = ["--preserve", "c", "--anchor", "a=c", "--anchor", "b=c"]
+    assert main(["erase", model, "a", "b", "--output", str(tmp_path / "two"), *each, *FEW]) == 0
+    assert json.loads((tmp_path / "two/erasure.json").read_text())["settings"]["anchor"] == "a: c, b: c"
 
 
 @pytest.mark.unit
@@ -115,6 +118,19 @@ def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
         (["draw", "m", "caf\udce9", "--out", "x"], r"argument caf\udce9 is no valid text: give it in UTF-8"),
         (["erase", "m", "a", "--output", "x", "--anchor", "\ud83d"], "is no valid text: give it in UTF-8"),
         (["erase", "m", "a", "--output", "x", "--anchor", ""], "names nothing: give one concept, or leave it out"),
+        (["erase", "m", "a", "--output", "x", "--anchor", "a="], "names nothing: give one concept, or leave it out"),
+        (["erase", "m", "star", "--output", "x", "--anchor", "stra=b"], "CONCEPT=NAME of star; did you mean star?"),
+        (["erase", "m", "a", "b", "--output", "x", "--anchor", "c", "--anchor", "d"], "c is no CONCEPT=NAME of a, b"),
+        (["erase", "m", "a", "b", "--output", "x", "--anchor", "a=c"], "--anchor names nothing for b: add --anchor"),
+        (
+            ["erase", "m", "a", "--output", "x", "--anchor", "a=c", "--anchor", "a=d"],
+            "--anchor a=d is no CONCEPT=NAME of a, and is the second for it",
+        ),
+        (
+            ["erase", "m", "a", "--output", "x", "--set", "anchor=b"],
+            "anchor has an option of its own: write --anchor b",
+        ),
+        (["erase", "m", "a", "--output", "x", "--set", "outer_steps=5"], "an option of its own: write --steps 5"),
     ],
 )
 def test_wrong_usage_is_one_line_with_what_was_meant_before_torch_is_asked(capsys, arguments, line, tmp_path):
@@ -146,7 +162,7 @@ def test_a_stated_failure_is_one_line(capsys, model, tmp_path, arguments, code, 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("text", "value"), [("eta=2", 2.0), ("shard=true", True), ("anchor=3", "3"), ("mask=saliency", "saliency")]
+    ("text", "value"), [("eta=2", 2.0), ("shard=true", True), ("trainable=3", "3"), ("mask=saliency", "saliency")]
 )
 def test_a_setting_has_the_type_that_it_needs(text, value):
     from erasediff.cli import _setting

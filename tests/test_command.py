@@ -52,6 +52,13 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(lines):
 
 
 @pytest.mark.unit
+def test_a_warning_is_one_line_without_the_place_in_the_code():
+    says = SAYS.replace("print({text!r})", "__import__('warnings').warn('a is hardly\\nforgotten')")
+    done = subprocess.run([sys.executable, "-c", says], cwd=REPOSITORY, capture_output=True, check=True)
+    assert done.stderr == b"warning: a is hardly forgotten\n"
+
+
+@pytest.mark.unit
 def test_a_broken_pipe_elsewhere_is_told():
     def work():
         raise BrokenPipeError(32, "a socket")

@@ -258,11 +258,11 @@ def upcast(vae: Any) -> Iterator[None]:
     upcasts = vae.dtype == torch.float16 and vae.config.get("force_upcast")
     try:
         if upcasts:
-            vae.to(torch.float32)
+            nn.Module.to(vae, torch.float32)  # diffusers' own warns of parts to be kept in float32, at every call
         yield
     finally:
         if upcasts:
-            vae.to(torch.float16)
+            nn.Module.to(vae, torch.float16)
 
 
 def _channels(values: Any, like: Tensor) -> Any:

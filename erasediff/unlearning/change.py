@@ -120,12 +120,12 @@ def doubt(change: Change | None, concepts: Sequence[str], *, trained: bool = Tru
     Args:
         trained: there were updates, so that more of them, or longer ones, may help.
     """
-    names = ", ".join(concepts)
+    names, verb = ", ".join(concepts), "is" if len(concepts) == 1 else "are"
     if change is not None and change.concept < HARDLY:
         advice = "raise outer_steps or learning_rate" if trained else "give an anchor, or take a method that trains"
         return (
-            f"{names} is hardly forgotten: its predictions went {change.concept:.2f} of the way to another concept: "
-            f"{advice}, and look at pictures"
+            f"{names} {verb} hardly forgotten: the predictions went {change.concept:.2f} of the way to another "
+            f"concept: {advice}, and look at pictures"
         )
     if change is not None and change.kept > change.concept:
         advice = "raise outer_steps or lower learning_rate" if trained else "take a method that trains"

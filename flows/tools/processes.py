@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 from erasediff import errors
+from erasediff.checkout import user_name
 from erasediff.errors import EraseDiffError, StageFailed
 from erasediff.git import without_elsewhere
 from flows.tools.names import THREADS
@@ -34,9 +35,13 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def environment() -> dict[str, str]:
-    """Return the caller's environment with this interpreter's folder first on PATH, and no lead to another git."""
+    """Return the caller's environment with this interpreter's folder first on PATH, and no lead to another git.
+
+    A user without a name, as in a pod, has one there: DVC asks for it.
+    """
     folder = str(Path(sys.executable).parent)
     return {
+        "USER": user_name(),
         **without_elsewhere(),
         "PATH": folder + os.pathsep + os.environ.get("PATH", ""),
         "PYTHONUNBUFFERED": "1",

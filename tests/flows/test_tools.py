@@ -28,13 +28,23 @@ from erasediff.records import Registered
 from flows.tools.doors import start_door
 from flows.tools.dvc import as_hydra, parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
-from flows.tools.processes import end_children, ending_children, failure, told_error
+from flows.tools.processes import end_children, ending_children, environment, failure, told_error
 from flows.tools.results import mlflow_page
 from flows.tools.servers import require_listening
 from stages.yaml_files import read_yaml
 
 BAR = "erase:   0%|          | 0/400 [00:00<?, ?it/s]"
 DVC = "ERROR: failed to reproduce 'erase': failed to run: x, exited with 1"
+
+
+@pytest.mark.unit
+def test_dvc_has_a_number_for_a_user_without_a_name_and_leaves_names(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert environment()["USER"] == "54321"
+    monkeypatch.setenv("USER", "anna")
+    assert environment()["USER"] == "anna"
 
 
 @pytest.mark.unit

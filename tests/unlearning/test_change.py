@@ -40,7 +40,7 @@ def change(family, denoiser, settings=None):
 
 @pytest.mark.unit
 def test_one_update_is_told_to_have_forgotten_nothing_and_the_record_has_the_number(shapes):
-    with pytest.warns(UserWarning, match=r"star is hardly forgotten: its predictions went 0\.[0-2]") as told:
+    with pytest.warns(UserWarning, match=r"star is hardly forgotten: the predictions went 0\.[0-2]") as told:
         result = erasediff.erase(shapes, "star", outer_steps=1, learning_rate=1e-4, **FEW, **SMALL)
     assert __file__ in {warning.filename for warning in told}  # where it was called
     assert 0 < result.record.concept_change < HARDLY and result.record.kept_change > 0
@@ -80,7 +80,7 @@ def test_nothing_moved_is_0_and_another_concepts_prediction_is_1(shapes):
 def test_a_model_that_cannot_be_asked_is_not_measured_and_nothing_is_told():
     assert doubt(None, ["x"]) == "" and doubt(Change(HARDLY, HARDLY), ["x"]) == ""
     assert doubt(Change(0.6, 1.3), ["x"]).startswith("what is to be kept changed more than x: by 1.30 and 0.60 of")
-    assert doubt(Change(0.0, 0.0), ["x", "y"]).startswith("x, y is hardly forgotten: its predictions went 0.00")
+    assert doubt(Change(0.0, 0.0), ["x", "y"]).startswith("x, y are hardly forgotten: the predictions went 0.00")
     for change in (Change(0.0, 0.0), Change(0.6, 1.3)):  # of a method without updates, none can be added
         assert "outer_steps" in doubt(change, ["x"]) and "outer_steps" not in doubt(change, ["x"], trained=False)
 
