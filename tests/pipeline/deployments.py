@@ -67,7 +67,7 @@ def submitted(project, request):
         return prefect.create_flow_run_from_deployment(deployment.id, parameters={"request": request}).id
 
 
-def ended(project, run_id, seconds=240):
+def ended(project, run_id, seconds=600):
     """A run once it has ended."""
     until = time.monotonic() + seconds
     with client(project) as prefect:
