@@ -17,6 +17,8 @@ from erasediff.errors import IntegrityError, shown
 
 #: In every model folder written here: SHA-256 by file, so that a truncated or altered file is noticed at load.
 MANIFEST = "sha256.json"
+#: In the folder of a result, what a command drew so far; it is removed at the end, and nobody calls a folder so.
+DRAWN = ".erasediff-drawn"
 SHA256 = re.compile("[0-9a-f]{64}")
 
 

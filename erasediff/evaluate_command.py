@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasediff.arguments import within
+from erasediff.artifacts import DRAWN
 from erasediff.errors import ParamsError, shown
 from erasediff.loading import load, require_model
 
@@ -109,7 +110,7 @@ def evaluate(
     asked = None if prompts is None else prompts_by_concept(words_table(read_prompts(Path(prompts), concepts), 0).table)
     known = concepts or sorted({*forgotten, *(asked or {})})
     opened = named_judge(judge, known, read_labels(labels) if labels else None)
-    drawn = Path(output) / "drawn"
+    drawn = Path(output) / DRAWN
     how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     found = verb(
         open_model(models[0], base),

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from tiny_stable_diffusion import CAPTIONS, tiny_stable_diffusion
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from erasediff.artifacts import DRAWN
 from erasediff.cli import main
 from erasediff.errors import DataError, ParamsError
 from erasediff.evaluate_command import open_model
@@ -390,7 +391,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     text = run_suite(wanted, open_model)
     files = sorted((tmp_path / "cells").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
-    assert len(files) == 2 and "| base | star | object |" in text and not (tmp_path / "drawn").exists()
+    assert len(files) == 2 and "| base | star | object |" in text and not (tmp_path / DRAWN).exists()
     assert run_suite(wanted, open_model) == text and [f.stat().st_mtime_ns for f in files] == times
     result = json.loads((tmp_path / "suite.json").read_text())
     assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import erasediff
-from erasediff.artifacts import read_object, sha256_text, write_bytes, write_json
+from erasediff.artifacts import DRAWN, read_object, sha256_text, write_bytes, write_json
 from erasediff.errors import ParamsError, shown
 from erasediff.evaluation.evaluating import weights_sha256
 from erasediff.evaluation.suites.erasing import Erasing, eraser
@@ -70,7 +70,7 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
     wanted, setting = _checked(wanted, suite, setting.quick() if wanted.quick else setting)
     base = _base(wanted, setting, open_model)
     readers: dict[str, object] = {}
-    cells, drawn = [], wanted.output / "drawn"
+    cells, drawn = [], wanted.output / DRAWN
     of_base = Context(suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in, kept=drawn)
     plan = list(_plan(wanted, suite, setting, base, open_model))
     with progress_bar(f"suite {suite.name}", len(plan), "model", shown=True) as bar:
