@@ -13,7 +13,7 @@ from erasediff.training.encoding import encoders_of, placed
 from erasediff.unlearning.change import noised_pictures
 from erasediff.unlearning.network import teaching
 from erasediff.unlearning.wording import reworded
-from erasediff.unlearning.words import takes_words
+from erasediff.unlearning.words import known_as_else, takes_words
 
 #: Noised pictures that each candidate is tried on.
 SAMPLES = 32
@@ -62,7 +62,8 @@ def nearest_anchor(
 
     Args:
         batch: pictures through the network at once.
-        concept: of what is forgotten this alone, which another of its kind replaces; by default all together.
+        concept: of what is forgotten this alone, which another of its kind replaces, that the model knows and takes for
+            something else; by default all together.
 
     Source: the local anchors of LACU, with 32 pairs of picture and timestep. Deviation: candidates are what is kept.
     """
@@ -70,6 +71,7 @@ def nearest_anchor(
     pairs = sorted(set(zip(forget_set.concepts, forget_set.prompts, strict=True)))
     if concept is not None:
         candidates, pairs = alike(concept, candidates), [pair for pair in pairs if pair[0] == concept]
+        candidates = known_as_else(family, [concept], candidates, accelerator) or candidates
     asked = [pairs[i % len(pairs)] for i in range(SAMPLES)]
     generator = randomness.generator(seed, "anchor", 0)
     prompts = [[prompt for _, prompt in asked]]

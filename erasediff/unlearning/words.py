@@ -22,6 +22,9 @@ NEIGHBOURS, GENERAL = 12, 2
 #: Neighbours are sought among so many times as many nearest words. One whose prediction lies nearer to that of nothing
 #: than this share of what the concept changes is a word that the model hardly knows: it answers it with anything.
 LOOKED_AT, APART = 3, 0.2
+#: One that goes more than this share of the way from nothing to the concept, and is less off that way, is drawn as the
+#: concept: on the shapes example "fire hydrant" is half of "square", 0.25 off the way. A neighbour is 0.4 off.
+WEAKLY = 0.3
 #: Styles that an object is asked for in, and objects that a style is asked for with.
 COMPANIONS = 8
 #: Prompts that are predicted at once, each on so many noised blanks.
@@ -143,22 +146,45 @@ def _sentences(family: Family, prompts: list[str]) -> torch.Tensor:
 
 
 def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accelerator) -> list[str]:
-    """Return the neighbours that the model knows, and takes for something else; if there is none, the nearest.
-
-    Another name of a concept, under which the model predicts much the same, is no neighbour.
-    """
+    """Return the neighbours that the model knows, and takes for something else; if there is none, the nearest."""
     near = neighbours(family, concepts, count=LOOKED_AT * NEIGHBOURS)
-    plain = effects(family, [*concepts, *near], [NULL_CONCEPT] * (len(concepts) + len(near)), accelerator)
+    return (known_as_else(family, concepts, near, accelerator, tell=True) or near)[:NEIGHBOURS]
+
+
+def known_as_else(
+    family: Family, concepts: Sequence[str], words: Sequence[str], accelerator: Accelerator, *, tell: bool = False
+) -> list[str]:
+    """Return those of some words that the model knows, and takes for something else than any of some concepts.
+
+    Another name of a concept, under which the model predicts much the same, or a part of it, is none of them.
+
+    Args: tell: a concept that the model hardly knows is told by a warning.
+    """
+    plain = effects(family, [*concepts, *words], [NULL_CONCEPT] * (len(concepts) + len(words)), accelerator)
     for concept, effect in zip(concepts, plain, strict=False):
-        if effect < APART * plain[len(concepts) :].amax():
+        if tell and effect < APART * plain[len(concepts) :].amax():
             told = f"the model hardly knows {shown(repr(concept))}: it predicts nearly the same as for an empty prompt"
-            warnings.warn(f"{told}{did_you_mean(concept, vocabulary())}", stacklevel=2)
+            warnings.warn(f"{told}{did_you_mean(concept, vocabulary())}", stacklevel=3)
     least = APART * plain[: len(concepts)].min()
-    apart = plain[len(concepts) :]
-    for concept in concepts:
-        apart = torch.minimum(apart, effects(family, near, [concept] * len(near), accelerator))
-    known = [word for word, effect in zip(near, apart, strict=True) if effect >= least]
-    return (known or near)[:NEIGHBOURS]
+    own = plain[len(concepts) :]
+    apart = own >= least
+    for concept, way in zip(concepts, plain, strict=False):
+        between = effects(family, words, [concept] * len(words), accelerator)
+        apart &= (between >= least) & ~_weakly(own, between, way)
+    return [word for word, it_is in zip(words, apart, strict=True) if it_is]
+
+
+def _weakly(own: Tensor, between: Tensor, way: Tensor) -> Tensor:
+    """True for words that say a concept weakly, ``(B,)``.
+
+    Args:
+        own: how far the prediction under each lies from that for nothing, ``(B,)``.
+        between: how far from that of the concept, ``(B,)``.
+        way: how far the concept lies from nothing.
+    """
+    along = (own**2 + way**2 - between**2) / (2 * way)
+    off = (own**2 - along**2).clamp(min=0).sqrt()
+    return (along > WEAKLY * way) & (off < WEAKLY * way)
 
 
 def companions_of(

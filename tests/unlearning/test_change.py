@@ -103,6 +103,15 @@ def test_the_nearest_anchor_is_the_candidate_with_the_nearest_predictions(shapes
 
 
 @pytest.mark.unit
+def test_no_anchor_is_another_name_of_the_concept_or_a_word_that_the_model_does_not_know(shapes):
+    how = {"batch": 8, "seed": 0, "accelerator": Accelerator(), "concept": "square"}
+    known = ["circle", "house", "fire hydrant", "mailbox", "rake"]
+    found = nearest_anchor(family_of(shapes), of(["square"]), of(known), **how)
+    assert found in ("circle", "house")
+    assert nearest_anchor(family_of(shapes), of(["square"]), of(["mailbox"]), **how) == "mailbox"  # there is no other
+
+
+@pytest.mark.unit
 def test_the_record_names_the_anchor_that_was_chosen(shapes):
     result = erasediff.erase(shapes, "star", method="uce", anchor="nearest", **FEW)
     assert result.settings["anchor"] in ("circle", "square") and result.record.concept_change > 0.6

@@ -32,6 +32,7 @@ from erasediff.unlearning.words import (
     GENERAL,
     NEIGHBOURS,
     Wordings,
+    _weakly,
     companions_of,
     effects,
     kept_by_default,
@@ -324,6 +325,23 @@ def test_neighbours_are_the_nearest_and_not_the_concept_itself(pipeline):
     family = family_of(pipeline)
     found = neighbours(family, ["red star"], ["star", "a red star", "red circle", "blue square", "zebra"], 2)
     assert len(found) == 2 and not {"star", "a red star"} & set(found)
+
+
+@pytest.mark.unit
+def test_a_word_under_which_the_model_draws_the_concept_is_not_kept_however_weakly_it_says_it():
+    """Under "fire hydrant" the example predicts half of what it does for "square", and draws a square."""
+    family = family_of(open_example("shapes").pipeline)
+    kept = kept_by_default(family, ["square"], Accelerator())
+    assert set(OBJECTS) - {"square"} <= set(kept) and not {"box", "mailbox", "fire hydrant"} & set(kept)
+
+
+@pytest.mark.unit
+def test_what_lies_on_the_way_to_a_concept_says_it_and_what_lies_beside_it_does_not():
+    #: The concept, half of it, twice of it; beside it, half of it and beside it; the opposite, and nearly nothing.
+    at = torch.tensor([[1, 0], [0.5, 0.2], [2, 0.2], [0, 1], [0.5, 0.4], [-0.5, 0], [0.1, 0.1]])
+    own, between = at.norm(dim=1), (at - at[0]).norm(dim=1)
+    found = _weakly(own, between, torch.tensor(1.0))
+    assert found.tolist() == [True, True, True, False, False, False, False]
 
 
 @pytest.mark.unit
