@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias
 
@@ -15,9 +16,10 @@ from pydantic import (
     model_serializer,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from erasediff.checkout import is_changed
-from erasediff.errors import ParamsError
+from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.git import git
 from erasediff.ranges import RANGES
 from erasediff.registry.versions import version_of
@@ -26,12 +28,20 @@ from stages import layout
 from stages.params import PARAMS_FILE, Method, changed_params
 from stages.presets import PRESETS, preset
 
-#: A version's number may come as one from JSON. It is text, so that a form has one field for all three.
-Base: TypeAlias = Annotated[
-    str,
-    BeforeValidator(lambda given: str(given) if type(given) is int else given),
-    Field(pattern="^(params|champion|[1-9][0-9]*)$"),
-]
+#: What is erased from.
+BASES = "^(params|champion|[1-9][0-9]*)$"
+
+
+def _base(given: object) -> str:
+    """A version's number may come as one from JSON. It is text, so that a form has one field for all three."""
+    text = str(given)
+    if type(given) in (int, str) and re.fullmatch(BASES, text):
+        return text
+    hint = did_you_mean(text, ["params", "champion"])
+    raise PydanticCustomError("base", "give params, champion or the number of a version{hint}", {"hint": hint})
+
+
+Base: TypeAlias = Annotated[str, BeforeValidator(_base), Field(json_schema_extra={"pattern": BASES})]
 #: With their bounds in the type: a form shows them.
 Eta: TypeAlias = Annotated[float, Field(gt=RANGES["eta"].gt)]
 Seed: TypeAlias = Annotated[int, Field(ge=RANGES["seed"].ge, lt=RANGES["seed"].lt)]
@@ -126,7 +136,8 @@ def request_of(settings: Iterable[str] = (), **given: Any) -> EraseRequest:
         request = EraseRequest(settings=dict(map(_setting, settings)), **given)
     except ValidationError as error:
         told = "; ".join(
-            f"--{'.'.join(map(str, item['loc']))} {item['input']!r}: {item['msg']}" for item in error.errors()
+            f"--{'.'.join(map(str, item['loc']))} {shown(repr(item['input']))}: {item['msg']}"
+            for item in error.errors()
         )
         raise ParamsError(told) from None
     if request == AS_IT_IS:

@@ -77,13 +77,15 @@ def test_the_champion_is_a_number_before_anything_runs(champion):
         (["erase.method=erasdiff"], {}, "did you mean erasediff"),
         (["erase.eta"], {}, "--set 'erase.eta': give SECTION.KEY=VALUE"),
         (["erase.eta={"], {}, "--set 'erase.eta={': give SECTION.KEY=VALUE"),
-        ([], {"base": "challengr"}, "--base 'challengr': "),
+        ([], {"base": "challengr"}, "--base 'challengr': give params, champion or the number of a version$"),
+        ([], {"base": "champoin"}, "--base 'champoin': give params, .* of a version; did you mean champion"),
+        ([], {"base": "0" * 200}, "--base '0{98}…: give params, "),
         ([], {"preset": "cifar"}, "there is no preset 'cifar', but .*; did you mean cifar10"),
         ([], {"concepts": ["3", "3"]}, "names one twice"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(checkout, settings, given, told):
-    with pytest.raises(ParamsError, match=told.replace("{", "\\{")) as error:
+    with pytest.raises(ParamsError, match=told.replace("={", "=\\{")) as error:
         request_of(settings, **given)
     assert len(str(error.value).splitlines()) <= 2
 
