@@ -80,7 +80,7 @@ def require_model(model: str | Path, config: str | Path | None = None) -> None:
         raise ModelError(f"config {shown(str(config))} is for a single file, and {shown(str(model))} is none: leave it")
     if str(model).startswith((REGISTRY, HUB)) or Path(model).is_dir() or _is_embedded(model):
         return
-    like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
+    like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None and not Path(model).parent.exists()
     raise ModelError(
         f"{shown(str(model))} is no folder: give a diffusers folder, a single file, models:/NAME@ALIAS, "
         f"models:/NAME/VERSION, hf://ORGANISATION/NAME@COMMIT or {EMBEDDED}"

@@ -137,6 +137,7 @@ def test_a_gated_model_is_told_with_what_to_accept(monkeypatch):
     [
         ("runwayml/stable-diffusion-v1-5", "is no folder: .*did you mean hf://runwayml/stable-diffusion-v1-5\\?"),
         ("here/and/there", "is no folder: .*hf://ORGANISATION/NAME@COMMIT or shapes$"),
+        ("./erased", "is no folder: .*hf://ORGANISATION/NAME@COMMIT or shapes$"),
         (None, "None names no model"),
     ],
 )
