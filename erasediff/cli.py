@@ -26,6 +26,8 @@ CONFIG = "of a single file: diffusers folder of such a model (default: the file'
 OUTPUT = "new folder for the erased model, or FILE.safetensors for Stable Diffusion 1.x, 2.x and SDXL in one file"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
+#: What Ctrl-C leaves of an evaluation.
+GOES_ON = "the same command goes on from here"
 #: Settings that have an option of their own.
 OPTIONS = {"anchor": "--anchor", "outer_steps": "--steps"}
 
@@ -35,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     quiet_environment()
     command, work = given.pop("command"), given.pop("work")
-    told = {"interrupted": "nothing was written", "less_memory": "lower --n"}
-    return exit_code(f"erasediff {command}", lambda: work(**given), **told)
+    interrupted = GOES_ON if command == "evaluate" else "nothing was written"
+    less_memory = "lower --n" if command == "draw" else "free some, or take a machine that has more"
+    return exit_code(f"erasediff {command}", lambda: work(**given), interrupted=interrupted, less_memory=less_memory)
 
 
 def erase(

@@ -162,6 +162,24 @@ def test_a_stated_failure_is_one_line(capsys, model, tmp_path, arguments, code, 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["erase", "m", "a", "--output", "x"], "nothing was written"),
+        (["draw", "m", "a", "--output", "x"], "nothing was written"),
+        (["evaluate", "m", "--base", "b", "--judge", "j"], "the same command goes on from here"),
+        (["attack", "m", "a", "--judge", "j"], "nothing was written"),
+    ],
+)
+def test_ctrl_c_is_one_line_with_what_it_leaves(capsys, monkeypatch, arguments, left):
+    def work(**given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"erasediff.cli.{arguments[0]}", work)
+    assert told(capsys, arguments) == (130, f"erasediff {arguments[0]}: interrupted; {left}")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
     ("text", "value"), [("eta=2", 2.0), ("shard=true", True), ("trainable=3", "3"), ("mask=saliency", "saliency")]
 )
 def test_a_setting_has_the_type_that_it_needs(text, value):
