@@ -176,7 +176,7 @@ def erase(
     history: list[dict[str, float]] = []
     lora: Lora | None = None
 
-    with progress_bar("erasing", record.updates, "update", shown=shown) as bar:
+    with progress_bar("erasing", record.updates, "update", shown=shown and record.updates > 0) as bar:
 
         def on_update(step: int, row: dict[str, float]) -> None:
             if retrains:  # its loop is the base's

@@ -57,11 +57,12 @@ def test_speed_moves_nothing_that_is_kept():
 
 @pytest.mark.unit
 @pytest.mark.parametrize("method, parts", [("uce", ("attn2.to_k", "attn2.to_v")), ("speed", ("attn2.to_v",))])
-def test_only_keys_and_values_change_and_no_picture_is_drawn(method, parts):
+def test_only_keys_and_values_change_and_no_picture_is_drawn_and_no_bar_is_shown(method, parts, capsys):
     pipeline = tiny_stable_diffusion()
     drawn = Calls(pipeline.vae.decoder)
     before = {name: p.clone() for name, p in pipeline.unet.named_parameters()}
     result = erase(pipeline, "star", method=method, preserve=["circle", "square"], anchor="circle")
+    assert capsys.readouterr().err == ""
     erased = dict(result.pipeline.unet.named_parameters())
     changed = {name for name in before if not torch.equal(before[name], erased[name])}
     assert changed and all(any(part in name for part in parts) for name in changed)
