@@ -139,7 +139,7 @@ def test_the_snippet_runs(tmp_path):
     less = "outer_steps=2, forget_batch_size=4, retain_batch_size=4, generate=2"
     assert snippet.count("seed=0)") == 1
     python(tmp_path, "-c", snippet.replace("seed=0)", f"seed=0, {less})"))
-    assert (tmp_path / "erased-star/model_index.json").exists()
+    assert (tmp_path / "erased-star/model_index.json").exists() and (tmp_path / "erased-star.safetensors").exists()
 
 
 @pytest.mark.pipeline
