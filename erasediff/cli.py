@@ -102,8 +102,9 @@ def erase(
         "model": model,
         "concepts": result.forgotten,
         "before": earlier,
+        "seed": seed,
+        **result.record.to_json(),
     }
-    record |= {"seed": seed, **result.record.to_json()}
     if is_single_file(to):
         save_single_file(result.pipeline, to, {ERASURE: json.dumps(record)})
     else:
