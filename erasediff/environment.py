@@ -25,7 +25,7 @@ class Environment(BaseSettings):
     mlflow_tracking_uri: str | None = None
     """The MLflow server. Not set: a SQLite file in the checkout."""
     ray_address: str | None = None
-    """A Ray cluster, or `local`, that comparisons and many pictures are spread over. Not set: threads of a process."""
+    """A Ray cluster, or `local`, for comparisons, evaluations and many pictures. Not set: this machine's processes."""
     omp_num_threads: str | None = None
     """Threads of a process. Another number may change the last digits of a result; each MLflow run has it as a tag."""
     erasediff_launch: str | None = None

@@ -38,6 +38,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", metavar="CLASS", help="a scheduler of diffusers (default: the model's own)")
     parser.add_argument("--inception", metavar="FILE", help="inception-2015-12-05.pt, for FID (default: no FID)")
     parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the pictures (default: 0)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster whose workers draw, or local (default: none)")
     parser.add_argument(
         "--limit", dest="limits", action="append", default=[], type=_limit, metavar="NAME=VALUE", help="of a gate"
     )
@@ -66,6 +67,7 @@ def evaluate(
     sampler: str | None,
     inception: str | None,
     seed: int,
+    ray: str | None,
     limits: list[tuple[str, float]],
     suite: str | None,
     data: Path | None,
@@ -88,7 +90,7 @@ def evaluate(
         from erasediff.evaluation.suites.run import Request, run_suite
 
         wanted = Request(
-            suite, Path(output), models, base, forgotten, judge, labels, data, stand_in, methods, quick, seed
+            suite, Path(output), models, base, forgotten, judge, labels, data, stand_in, methods, quick, seed, ray
         )
         print(run_suite(wanted, open_model))
         return
@@ -106,11 +108,12 @@ def evaluate(
     from erasediff.data.prompts import read_prompts, words_table
     from erasediff.evaluation.evaluating import evaluate as verb
     from erasediff.evaluation.judging import named_judge, read_labels
+    from erasediff.families.sharing import Places
 
     asked = None if prompts is None else prompts_by_concept(words_table(read_prompts(Path(prompts), concepts), 0).table)
     known = concepts or sorted({*forgotten, *(asked or {})})
     opened = named_judge(judge, known, read_labels(labels) if labels else None)
-    drawn = Path(output) / DRAWN
+    drawn, places = Path(output) / DRAWN, Places(cluster=ray)
     how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     found = verb(
         open_model(models[0], base),
@@ -122,6 +125,7 @@ def evaluate(
         limits=dict(limits),
         inception=inception,
         kept=drawn,
+        places=places,
         **how,
     )
     found.save(output)

@@ -32,13 +32,13 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.families import open_pipeline
     from erasediff.families.family import Family
     from erasediff.families.resuming import resumable
-    from erasediff.families.sharing import shared_drawing
+    from erasediff.families.sharing import Places
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.metrics.inception import inception_file
     from erasediff.records import ForgetSummary
     from stages import layout
 
-    first, accelerator = environment().rank in (None, "0"), Accelerator()
+    first, places = environment().rank in (None, "0"), Places(Accelerator(), environment().ray_address)
     if first:
         run.start(logged_params("evaluate", {"seed": seed, "evaluate": evaluate}))
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
@@ -50,7 +50,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     kept = layout.drawn(f"evaluate-{which}")
 
     def drawing(family: Family) -> Family:
-        return shared_drawing(resumable(family, kept, model_sha256), accelerator)
+        return places.drawing(family, lambda family: resumable(family, kept, model_sha256))
 
     with progress_bar(f"evaluate {which}") as on_progress:
         found = measure_pipeline(
@@ -69,7 +69,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
             on_progress=on_progress if first else lambda done, total: None,
             drawing=drawing,
-            together=accelerator.num_processes,
+            together=places.number,
         )
     if not first:  # it has drawn its part
         return

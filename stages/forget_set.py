@@ -42,14 +42,14 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         from erasediff.families import family_of, open_pipeline
         from erasediff.families.drawing import drawn_table
         from erasediff.families.resuming import resumable
-        from erasediff.families.sharing import shared_drawing
+        from erasediff.families.sharing import Places
         from erasediff.judges import open_judge
 
         family = family_of(open_pipeline(layout.BASE).to(device()))
-        kept = resumable(family, layout.drawn("forget_set"), sha256_folder(layout.BASE))
+        places, model = Places(Accelerator(), environment().ray_address), sha256_folder(layout.BASE)
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
-                shared_drawing(kept, Accelerator()),
+                places.drawing(family, lambda family: resumable(family, layout.drawn("forget_set"), model)),
                 prompts_by_concept(table),
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
                 forget_set.count,

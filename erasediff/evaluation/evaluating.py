@@ -23,6 +23,7 @@ from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.families.judge_pictures import judge_pictures
 from erasediff.families.resuming import resumable
+from erasediff.families.sharing import Places
 from erasediff.judges import Judge, asked_concepts
 from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS, Erasures, Evaluation, ForgetSummary, Json
 from erasediff.unlearning.progress import progress_bar
@@ -91,6 +92,7 @@ def evaluate(
     inception: Path | str | None = None,
     self_checks: bool = True,
     kept: Path | None = None,
+    places: Places | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Hold a model against its base: both draw the same prompts and seeds, and one judge reads the pictures.
@@ -111,6 +113,7 @@ def evaluate(
         inception: file of Inception-v3 as TorchScript, for FID.
         self_checks: planted models are measured too; no verdict counts before the evaluation saw through them.
         kept: folder for what was drawn so far, from which an evaluation that was killed goes on.
+        places: where batches are drawn, such as on a Ray cluster; by default one after another, here.
 
     Raises: UnknownConcept: the judge does not know a forgotten concept. ParamsError: an unknown limit, too few
         pictures. DataError, ModelError, IntegrityError: pictures that cannot be drawn, read or measured.
@@ -123,9 +126,11 @@ def evaluate(
     drawn, models = held_out is None, {"base": base, "erased": pipeline}
     hashes = {which: weights_sha256(model) for which, model in models.items()}
 
+    places = places or Places()
+
     def drawing(which: str) -> Callable[[Family], Family]:
         made = f"{hashes[which]} {models[which].scheduler}"
-        return lambda family: family if kept is None else resumable(family, kept, made)
+        return lambda family: places.drawing(family, lambda own: own if kept is None else resumable(own, kept, made))
 
     if held_out is None:
         how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
@@ -151,6 +156,7 @@ def evaluate(
                 inception=inception,
                 on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
                 drawing=drawing(which),
+                together=places.number,
             )
     facts: Json = {
         "kind": getattr(judge, "kind", "given"),

@@ -24,6 +24,7 @@ from flows.tools.comparisons import read_comparison
 from flows.tools.doors import start_door
 from flows.tools.git import head_commit
 from flows.tools.lock import COMPARISON_LOCK, only_run
+from flows.tools.names import RAY
 from flows.tools.processes import ending_children, settings
 from stages import layout
 
@@ -87,7 +88,8 @@ def measured_cells(plan: Comparison, threads: int, parent: str | None) -> tuple[
 def experiment(label: str, cell: Experiment, targets: list[str], threads: int, parent: str | None) -> str:
     """Run one cell through DVC, its output in the run's log; return the experiment's name."""
     logger = get_run_logger()
-    extra = settings(parent, threads)
+    # A cell holds its share of a Ray cluster already: a stage that asked for more would wait for itself.
+    extra = {**settings(parent, threads), RAY: ""}
     dvc.run_experiment(cell.name, cell.overrides, targets, lambda line: logger.info("%s", line), extra)
     return cell.name
 

@@ -1,4 +1,4 @@
-"""Comparisons and pictures on Ray's workers, in a network of their own: Ray listens on every interface."""
+"""Comparisons, pictures and evaluations on Ray's workers, in a network of their own: Ray listens on every interface."""
 
 import json
 import os
@@ -23,6 +23,7 @@ variants:
   erasediff: {erase.method: erasediff, erase.outer_steps: 30}
   siss: {erase.method: siss, erase.outer_steps: 30}
 """
+FILES = ["metrics/base_readings.safetensors", "plots/samples_base.png"]
 ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,7 +36,7 @@ def ray_alone():
         pytest.skip("needs the right to make a network namespace, and iproute2")
 
 
-def run_on_ray(project, words, victim):
+def run_on_ray(project, words, victim=None):
     """A command with a Ray of its own; the worker above the first process of module ``victim`` is killed."""
     command = f"ip link set lo up && exec {shlex.join([sys.executable, '-m', *words])}"
     with open(project.root.parent / "ray.log", "w+") as log:
@@ -46,7 +47,7 @@ def run_on_ray(project, words, victim):
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        killed, until = False, time.monotonic() + 600
+        killed, until = victim is None, time.monotonic() + 600
         while alone.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
             for process in [] if killed else processes_in(project.root):
@@ -60,7 +61,8 @@ def run_on_ray(project, words, victim):
         log.seek(0)
         output = log.read()
     assert alone.wait() == 0, output
-    assert killed and "Using Ray cluster" in output, output
+    assert killed, output
+    return output
 
 
 def cells(project):
@@ -85,7 +87,7 @@ def test_cells_on_ray_are_bitwise_those_of_threads_also_where_a_worker_is_killed
     serial.git("add", "-A"), serial.git("commit", "-qm", "comparison")
     spread = serial.copy(tmp_path / "spread")
     serial.run("flows.compare", "c.yaml", timeout=600)
-    run_on_ray(spread, ["flows.compare", "c.yaml"], "stages.erase")
+    assert "Using Ray cluster" in run_on_ray(spread, ["flows.compare", "c.yaml"], "stages.erase")
     found = cells(spread)
     assert len(found) == 4 and found == cells(serial)
 
@@ -95,6 +97,23 @@ def test_pictures_on_ray_are_bitwise_those_of_threads_also_where_a_worker_is_kil
     project.run("dvc", "repro", "pretrain")
     wanted = ["flows.sample", "--model=models/base", "--concept=3", "--n=100", "--batch=30", "--steps=25"]
     project.run(*wanted, "--out=serial", "--jobs=2")
-    run_on_ray(project, [*wanted, "--out=spread"], "stages.sample")
+    assert "Using Ray cluster" in run_on_ray(project, [*wanted, "--out=spread"], "stages.sample")
     serial, spread = [{p.name: p.read_bytes() for p in (project.root / out).iterdir()} for out in ("serial", "spread")]
     assert len(serial) == 100 and spread == serial
+
+
+def test_an_evaluation_on_ray_is_bitwise_that_of_one_process(tmp_path):
+    project = new_project(tmp_path / "project")
+    project.environment["OMP_NUM_THREADS"] = "1"  # as many batches at once as there are processors
+    project.run("dvc", "repro", "evaluate@base")
+
+    def measured():
+        numbers = json.loads((project.root / "metrics/base.json").read_text())
+        del numbers["seconds"]
+        return numbers, *((project.root / file).read_bytes() for file in FILES)
+
+    serial = measured()
+    for path in (project.root / "metrics").glob("base*"):
+        path.unlink()
+    run_on_ray(project, ["stages.evaluate", "base"])
+    assert measured() == serial

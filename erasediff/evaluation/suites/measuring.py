@@ -25,6 +25,7 @@ from erasediff.evaluation.suites.scoring import Figures
 from erasediff.evaluation.suites.suite import Setting, Suite
 from erasediff.families import family_of
 from erasediff.families.family import Family
+from erasediff.families.sharing import Places
 from erasediff.metrics.distance import frechet_distance
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Context:
         neighbours: words near to what is forgotten.
         of_base: what was read in the base's pictures, so that these are drawn once for many models.
         kept: folder for what was read so far, from which a suite that was killed goes on.
+        places: where batches are drawn.
     """
 
     suite: Suite
@@ -58,6 +60,7 @@ class Context:
     neighbours: tuple[str, ...] = ()
     of_base: list[Readings] = field(default_factory=list)
     kept: Path | None = None
+    places: Places = field(default_factory=Places)
 
     @property
     def domain(self) -> str:
@@ -88,7 +91,7 @@ class Context:
             by = [fingerprint(reader) for reader in self.readers.values()]
             made = json.dumps([weights_sha256(family.pipeline), by, self.setting.model_dump(mode="json"), __version__])
             folder = self.kept / sha256_text(made)[:16]
-        return read(family, self.readers, self.setting, questions, kept=folder)
+        return read(family, self.readers, self.setting, questions, kept=folder, places=self.places)
 
 
 def fingerprint(reader: object) -> str:
@@ -188,6 +191,7 @@ def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
         seed=it.seed,
         self_checks=False,
         kept=it.kept,
+        places=it.places,
         progress=False,
     ).evaluation
     both = {"base": found.base, "figures": found.erased}

@@ -20,6 +20,7 @@ from erasediff.evaluation.suites.asking import Asked
 from erasediff.evaluation.suites.stand_in import STAND_INS
 from erasediff.evaluation.suites.suite import Reader, Setting
 from erasediff.families.family import Family
+from erasediff.families.sharing import Places, each_at_once
 
 
 class Detector(Protocol):
@@ -86,24 +87,33 @@ def read(
     setting: Setting,
     questions: Sequence[Asked],
     kept: Path | None = None,
+    places: Places | None = None,
 ) -> Readings:
     """Draw what is asked, and read it.
 
     Args:
         kept: folder of what was read in each batch so far, by this model and these readers: that is not drawn again.
+        places: where batches are drawn; here by default.
     """
     found = Readings(list(questions))
     judges = {domain: reader for domain, reader in readers.items() if not hasattr(reader, "detections")}
     found.known = {domain: reader.concepts for domain, reader in judges.items()}
     parts: list[dict[str, Tensor]] = []
-    for rows in _batches(setting, questions):
-        file = (
-            None if kept is None else kept / f"{sha256_text(repr((rows, setting.steps, setting.sampler)))}.safetensors"
-        )
-        batch = None if file is None else _read_before(file)
-        if batch is None:
-            batch = _seen(readers, rows, _drawn(family, setting, rows))
-            if file is not None:
+    places = places or Places()
+    drawer = places.drawing(family)
+
+    def file_of(rows: list[Asked]) -> Path | None:
+        made = repr((rows, setting.steps, setting.sampler))
+        return None if kept is None else kept / f"{sha256_text(made)}.safetensors"
+
+    def read_or_drawn(rows: list[Asked]) -> Batch | Tensor:
+        file = file_of(rows)
+        return (None if file is None else _read_before(file)) or _drawn(drawer, setting, rows)
+
+    for rows, batch in each_at_once(read_or_drawn, list(_batches(setting, questions)), places.number):
+        if isinstance(batch, Tensor):
+            batch = _seen(readers, rows, batch)
+            if (file := file_of(rows)) is not None:
                 write_bytes(file, save(batch[0], {DETECTIONS: json.dumps(batch[1])}))
         parts.append(batch[0])
         found.detections += batch[1]

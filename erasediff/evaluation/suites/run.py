@@ -23,6 +23,7 @@ from erasediff.evaluation.suites.reading import open_readers
 from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require
 from erasediff.evaluation.suites.tables import cells_table, protocol_of, tables
 from erasediff.families import family_of
+from erasediff.families.sharing import Places
 from erasediff.pages import Section, Table, page
 from erasediff.records import Json
 from erasediff.unlearning.erasing import progress_bar
@@ -44,6 +45,7 @@ class Request:
         output: folder for the result; the cells that it holds are not measured again.
         models: measured as they are; of a suite of requests, in their order.
         methods: erase each concept first, with ``base`` for none at all.
+        ray: a Ray cluster whose workers draw.
     """
 
     suite: str
@@ -58,6 +60,7 @@ class Request:
     methods: Sequence[str] = ()
     quick: bool = False
     seed: int = 0
+    ray: str | None = None
 
 
 def run_suite(wanted: Request, open_model: OpenModel) -> str:
@@ -71,7 +74,10 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
     base = _base(wanted, setting, open_model)
     readers: dict[str, object] = {}
     cells, drawn = [], wanted.output / DRAWN
-    of_base = Context(suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in, kept=drawn)
+    places = Places(cluster=wanted.ray)
+    of_base = Context(
+        suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in, kept=drawn, places=places
+    )
     plan = list(_plan(wanted, suite, setting, base, open_model))
     with progress_bar(f"suite {suite.name}", len(plan), "model", shown=True) as bar:
         for number, (label, forgotten, erased) in enumerate(plan, 1):
