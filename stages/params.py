@@ -270,6 +270,7 @@ class Verdict(Section):
     max_distance_ratio: Annotated[float, Field(gt=0)]
     max_forget_degenerate: Annotated[float, Field(ge=0, le=1)]
     max_retain_degenerate_rise: Annotated[float, Field(ge=0, le=1)]
+    max_attack_rise: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Register(Section):
@@ -305,6 +306,8 @@ class Params(Section):
             raise ValueError(
                 f"evaluate.decide_at {decide_at} is not verdict.min_unlearning_accuracy, {limit}: set it so"
             )
+        if self.verdict.max_attack_rise is not None and not self.evaluate.attacks:
+            raise ValueError("verdict.max_attack_rise is a limit for attacks: name some in evaluate.attacks")
         if self.curate.source != "prompts" and self.curate.concepts:
             raise ValueError("curate.concepts has no effect with pictures, which have their concepts: leave it empty")
         return self

@@ -14,15 +14,16 @@ MODELS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
 TEXT = (
     "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses tell "
     "pictures that were trained on from others (0.5: not at all). The base is what nothing was taken from{}. What an "
-    "attack finds on the erased model says something beside these alone. No gate looks at them."
+    "attack finds on the erased model says something beside these alone. {}"
 )
 
 
-def attack_sections(attacks: Mapping[str, Json]) -> list[Section]:
+def attack_sections(attacks: Mapping[str, Json], gated: bool = False) -> list[Section]:
     """What was tried to bring the concept back, on each model; nothing where nothing was tried.
 
     Args:
         attacks: what each attack found, by model, attack and variant.
+        gated: whether a gate looks at them.
     """
     models = [which for which in MODELS if attacks.get(which)]
     rows = [
@@ -35,7 +36,8 @@ def attack_sections(attacks: Mapping[str, Json]) -> list[Section]:
     reference = "; the retrained model never saw the concept" if "retrained" in models else ""
     table = Table(rows, ("attack", *models), numbers=True)
     words = [f"{name}: {ATTACKS[name]}." for name in _variants(attacks) if name in ATTACKS]
-    return [Section("Does it come back?", TEXT.format(reference), table, curves(attacks), words)]
+    judged = "A gate looks at what finds most." if gated else "No gate looks at them."
+    return [Section("Does it come back?", TEXT.format(reference, judged), table, curves(attacks), words)]
 
 
 def _variants(attacks: Mapping[str, Json]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erasediff.errors import IntegrityError, ParamsError
+from erasediff.evaluation.attack_rise import attack_rise, require_attacked
 from erasediff.evaluation.changes import FEATURES, changes
 from erasediff.evaluation.neighbours import neighbour_accuracy
 from erasediff.evaluation.self_checks import self_checks
@@ -37,7 +38,7 @@ from erasediff.records import Evaluation, Gate, Json, Measured
 def gates(
     base: Numbers,
     erased: Numbers,
-    limits: Mapping[str, float],
+    limits: Mapping[str, float | None],
     *,
     same_protocol: bool = True,
     counts: Mapping[str, int] | None = None,
@@ -46,7 +47,7 @@ def gates(
     """The gates by name; one whose numbers are not there is left out, as forgetting where no concept was forgotten.
 
     Args:
-        limits: the section ``verdict`` of params.yaml.
+        limits: the section ``verdict`` of params.yaml; without one, an optional gate is left out.
         same_protocol: both models were measured under one judge, on the same pictures and draws. If not, the gates
             that need it are left out.
         counts: pictures that each number stands on.
@@ -60,9 +61,11 @@ def gates(
         comparable = same_protocol or not gated.same_protocol
         it = gated.estimate(base, erased, (pairing or {}).get(metric, 0.0)) if comparable else None
         if it is not None:
-            if gated.rule.limit not in limits:
+            limit = limits.get(gated.rule.limit)
+            if limit is not None:
+                found[name] = _gate(gated, it, limit, _pictures(gated, counts or {}))
+            elif not gated.rule.optional:
                 raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
-            found[name] = _gate(gated, it, limits[gated.rule.limit], _pictures(gated, counts or {}))
     return found
 
 
@@ -91,7 +94,7 @@ def evaluation_of(
     base: Measured,
     erased: Measured,
     judge: Json,
-    limits: Mapping[str, float],
+    limits: Mapping[str, float | None],
     readings: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] = ({}, {}),
 ) -> Evaluation:
     """Both models side by side, what changed, and the gates: the content of ``metrics/evaluation.json``.
@@ -102,12 +105,16 @@ def evaluation_of(
         readings: of the base and of the erased model, by metric: pairs of the same prompts and seeds.
 
     Raises: IntegrityError: the two were measured in different ways, or by another judge than the one given.
+        ParamsError: there is a limit for attacks, of which none ran.
     """
     _require_same_way(base, erased, judge)
     sure = float(base.protocol.get("confidence") or CONFIDENCE)
     near = [neighbour_accuracy(it.numbers, it.counts, base.neighbours, sure) for it in (base, erased)]
     before, after = ({**it.numbers, **numbers} for it, (numbers, _) in zip((base, erased), near, strict=True))
-    counts, pairing = erased.counts | near[1][1], pairing_of(*readings)
+    rise, of_rise = attack_rise(erased.attacks, base.retrained)
+    require_attacked(rise, limits)
+    after |= rise
+    counts, pairing = erased.counts | near[1][1] | of_rise, pairing_of(*readings)
     found = gates(before, after, limits, counts=counts, pairing=pairing)
     checks = self_checks(base.planted, limits, gates)
     return Evaluation(

@@ -12,7 +12,7 @@ from erasediff.evaluation.manner import how_measured
 from erasediff.evaluation.plane import plane_section
 from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, table_rows
 from erasediff.metrics.intervals import CONFIDENCE
-from erasediff.metrics.table import GATES, INSTEAD, compared
+from erasediff.metrics.table import ATTACK_RISE, GATES, INSTEAD, compared
 from erasediff.pages import Section, Table, Verdict, filled, page
 from erasediff.records import (
     FAILED,
@@ -74,7 +74,7 @@ def report_html(
                 "the retained ones that look most like them, then the others, the most harmed first.",
                 Table(concept_rows(evaluation, marked), CONCEPT_HEAD, numbers=True),
             ),
-            *attack_sections(evaluation.attacks),
+            *attack_sections(evaluation.attacks, ATTACK_RISE.name in evaluation.gates),
             *_self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
             *([Section("How the erasing went", pictures=charts)] if charts else []),

@@ -43,7 +43,7 @@ PLANTED = {
 Gates = Callable[..., dict[str, Gate]]
 
 
-def self_checks(planted: Mapping[str, Json], limits: Mapping[str, float], gates: Gates) -> dict[str, SelfCheck]:
+def self_checks(planted: Mapping[str, Json], limits: Mapping[str, float | None], gates: Gates) -> dict[str, SelfCheck]:
     """Whether the evaluation saw through each planted model that was measured.
 
     Args:

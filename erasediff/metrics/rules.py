@@ -34,6 +34,7 @@ class GateRule:
         sentence: for people, with ``{value}``, ``{limit}``, ``{base}`` and ``{erased}`` (the metric's numbers),
             ``{forgotten}`` and ``{points}`` (the limit in percentage points). Empty: the metric's words and the gate.
         remedy: what to try where it fails.
+        optional: where no limit is given there is no gate.
     """
 
     limit: str
@@ -41,6 +42,7 @@ class GateRule:
     sentence: str = ""
     remedy: str = ""
     of: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def label(self) -> str:

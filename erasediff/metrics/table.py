@@ -169,6 +169,22 @@ WORST_DROP = Metric(
     ),
     title="loss of the retained concept that lost most",
 )
+ATTACK_RISE = Metric(
+    "attack_rise",
+    "how much more often an attack finds the forgotten concepts than on a model that never saw them, of the attack "
+    "that finds most",
+    "lower",
+    kind="mean",
+    gate=GateRule(
+        "max_attack_rise",
+        "share",
+        "The attack that finds most finds {forgotten} in {value:.1%} of all pictures more than on a model that never "
+        "saw it (at most {limit:.0%})",
+        "An attack brings it back, the table of attacks says which: raise erase.outer_steps, or forget more words.",
+        optional=True,
+    ),
+    title="what the strongest attack finds",
+)
 NEIGHBOUR_ACCURACY = Metric(
     "neighbour_accuracy",
     # Chosen by what the base draws, so that both models are asked about the same ones.
@@ -300,6 +316,7 @@ METRICS: dict[str, Metric] = {
         CHANGE,
         KEPT,
         WORST_DROP,
+        ATTACK_RISE,
         FORGET_DEGENERATE,
         RETAIN_DEGENERATE,
         *INSTEAD,

@@ -15,6 +15,7 @@ from PIL import Image
 from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
 from erasediff.data.images import encode_png
 from erasediff.evaluation.attacks import completion, resurgence
+from erasediff.evaluation.evaluating import LIMITS
 from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.judges import cnn
 from erasediff.metrics.rules import beside
@@ -90,7 +91,7 @@ def evaluated(which, **changes):
 
 
 def judged(**limits):
-    lenient = {name: 0.0 if name.startswith("min") else 9.0 for name in type(PARAMS.verdict).model_fields}
+    lenient = {name: 0.0 if name.startswith("min") else 9.0 for name in LIMITS}
     run = Run()
     verdict.main(run, PARAMS.verdict.model_copy(update=lenient | limits))
     return run, Evaluation.read(layout.EVALUATION)
@@ -202,9 +203,14 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
         (f"all weights, {at} updates", at) for at in (0, 1, 2)
     ]
     assert points == base["retrained"]["resurgence"]
-    _, evaluation = judged()
+    _, evaluation = judged(max_attack_rise=0.5)
+    # The erased model is the retrained one.
+    assert (
+        evaluation.gates["attack_rise"].value == 0 and "A gate looks at what finds most." in layout.REPORT.read_text()
+    )
     assert set(evaluation.attacks) == {"base", "erased", "retrained"}
     page = layout.REPORT.read_text()
+    assert "A gate looks at what finds most." in page and "The attack that finds most finds a in 0.0%" in page
     assert "<th>attack</th><th>base</th><th>erased</th><th>retrained</th>" in page
     assert "resurgence: share of pictures that show the concept after so many updates" in page
     assert "completion: pictures of the concept" in page and "turned, mirrored or cropped is not found" in page
