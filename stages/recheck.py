@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: str) -> None:
     """params.yaml, a version, classifier, data → ``metrics/recheck.json``, ``plots/samples_recheck.png``, tags."""
+    import shutil
+
     from erasediff.artifacts import write_bytes, write_json
     from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
+    from erasediff.environment import environment
+    from erasediff.evaluation.evaluating import weights_sha256
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.evaluation.protocol import PROTOCOL, Protocol
+    from erasediff.families.resuming import resumable
+    from erasediff.families.sharing import Places
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.loading import load
     from erasediff.metrics.inception import inception_file
@@ -36,9 +42,11 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     run.log_params({"model": version.name, "version": version.version, "seed": seed, **evaluate.model_dump()})
     judge = open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
+    pipeline, kept, places = load(version.uri), layout.drawn("recheck"), Places(cluster=environment().ray_address)
+    weights = weights_sha256(pipeline)
     with progress_bar("recheck") as on_progress:
         found = measure_pipeline(
-            load(version.uri),
+            pipeline,
             judge,
             test,
             Protocol(seed=seed, **evaluate.model_dump(include=PROTOCOL)),
@@ -50,6 +58,8 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             inception=inception_file(layout.INCEPTION),
             cache=layout.FEATURES,
             on_progress=on_progress,
+            drawing=lambda family: places.drawing(family, lambda own: resumable(own, kept, weights)),
+            together=places.number,
         )
     numbers, counts = found.numbers.flat, found.numbers.counts
     pairing = recorded.pairing if comparable else {}
@@ -61,6 +71,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     marked = [*erasures.concepts, *erasures.earlier]
     asked, label = asked_concepts(judge, prompts), f"version {version.version}"
     write_bytes(layout.RECHECK_SAMPLES, grid_png(found.shown, asked, label, marked=marked))
+    shutil.rmtree(kept, ignore_errors=True)
     run.log_metrics({**numbers, "passed": float(passed)})
     for path in (layout.RECHECK, layout.RECHECK_SAMPLES):
         run.log_artifact(path)
