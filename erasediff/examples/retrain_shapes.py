@@ -77,17 +77,18 @@ def retrained_without(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m erasediff.examples.retrain_shapes", description=__doc__)
-    parser.add_argument("concepts", nargs="+", metavar="CONCEPT", help=f"of {', '.join((*OBJECTS, *STYLES))}")
+    known = (*OBJECTS, *STYLES)
+    parser.add_argument("concepts", nargs="*", metavar="CONCEPT", help=f"of {', '.join(known)} (default: each)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the models; each has its concept's name")
     arguments = parser.parse_args()
-    if unknown := sorted({*arguments.concepts} - {*OBJECTS, *STYLES}):
-        parser.error(f"the world has no {unknown[0]!r}; it has: {', '.join((*OBJECTS, *STYLES))}")
+    if unknown := sorted({*arguments.concepts} - {*known}):
+        parser.error(f"the world has no {unknown[0]!r}; it has: {', '.join(known)}")
 
     def told(step: int, row: dict[str, float]) -> None:
         if step % 50 == 0:
             print(step, {name: round(value, 4) for name, value in row.items()}, flush=True)
 
-    for concept in arguments.concepts:
+    for concept in arguments.concepts or known:
         folder = arguments.output / concept
         if not folder.exists():
             pipeline = retrained_without(concept, arguments.output / f"{concept}.training", on_step=told)
