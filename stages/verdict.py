@@ -18,7 +18,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     from erasediff.evaluation.gates import evaluation_of, headline, read_readings
     from erasediff.evaluation.pictures import side_by_side
     from erasediff.evaluation.report import report_html
-    from erasediff.evaluation.table import HEAD, concept_rows, recognised_csv, table_rows
+    from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, recognised_csv, table_rows
     from erasediff.records import EffectiveSettings, ForgetSummary, Measured
     from stages import layout
 
@@ -37,7 +37,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
     run.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
-    run.log_table("recognised.json", ("concept", "base", "erased"), concept_rows(evaluation, sets.erasures.concepts))
+    run.log_table("recognised.json", CONCEPT_HEAD, concept_rows(evaluation, sets.erasures.concepts))
     for path in (layout.EVALUATION, layout.BEFORE_AFTER, layout.REPORT):
         run.log_artifact(path)
     print(f"gates {evaluation.outcome}; report: {layout.REPORT}")

@@ -26,7 +26,7 @@ from erasediff.records import (
 #: What no gate measures, for report and model card.
 LIMITS = (
     "That the concept cannot be brought back: the attacks are few, their searches short. Others may do it.",
-    "That no training picture is copied: one that is turned, mirrored or cropped is not found.",
+    "That no training picture is copied: a copy that is cropped is not found; one mirrored or turned by quarters is.",
     "That a picture of the forget set left no trace at all: the gates measure what is drawn, not what is remembered.",
     "Anything about data, concepts, seeds and samplers other than those measured.",
     "That the base model's other faults are mended: only the concepts above were worked on.",

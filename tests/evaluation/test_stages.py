@@ -45,6 +45,7 @@ class Run:
 
     def log_table(self, file, head, rows):
         self.tables[file] = [tuple(head), *rows]
+        assert {len(row) for row in rows} <= {len(head)}, f"{file}: rows do not fit {head}"
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     assert headline["passed"] is True and headline["unlearning_accuracy"] == 0.75
     assert run.metrics["passed"] == 1.0 and run.metrics["gate.unlearning_accuracy"] == 0.75
     assert run.files == ["evaluation.json", "before_after.png", "report.html"]
-    assert run.tables["recognised.json"][0] == ("concept", "base", "erased")
+    assert run.tables["recognised.json"][0] == ("concept", "base", "erased", "lost", "pictures moved")
     head, *bars = rows_of(layout.RECOGNISED)
     assert head == ["drawn", "recognised"] and [bar[0] for bar in bars][:3] == ["a, base", "a, erased", "b, base"]
     assert float(bars[0][1]) == evaluation.base["accuracy.a"]
@@ -213,4 +214,7 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
     assert "A gate looks at what finds most." in page and "The attack that finds most finds a in 0.0%" in page
     assert "<th>attack</th><th>base</th><th>erased</th><th>retrained</th>" in page
     assert "resurgence: share of pictures that show the concept after so many updates" in page
-    assert "completion: pictures of the concept" in page and "turned, mirrored or cropped is not found" in page
+    assert (
+        "completion: pictures of the concept" in page
+        and "a copy that is cropped is not found; one mirrored or turned" in page
+    )
