@@ -65,7 +65,7 @@ class Metric:
     Attributes:
         words: its meaning, for people.
         title: what a table for people calls it; empty: the name.
-        better: which way is better.
+        better: which way is better; a gate without it is refused.
         function: ``MODULE.FUNCTION`` of this room, called with a :class:`~erasediff.metrics.draw.Draw`; ``None`` where
             it is undefined; else as ``kind`` says, or that for each concept. Empty: it is derived from other numbers.
         kind: what the function returns. ``share``: a bool a picture; ``mean``: a number a picture; ``set``: one number
@@ -153,6 +153,8 @@ class GatedMetric:
     rule: GateRule
 
     def __post_init__(self) -> None:
+        if self.metric.better not in ("higher", "lower"):
+            raise ValueError(f"{self.metric.name}: better is {self.metric.better!r}: a gate needs 'higher' or 'lower'")
         if self.rule.label == "drop" and self.metric.better == "lower":
             raise ValueError(f"{self.metric.name}: a drop is judged where higher is better; use ratio or rise")
         if self.rule.label == "rise" and self.metric.better == "higher":

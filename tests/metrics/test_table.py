@@ -68,6 +68,14 @@ def test_a_drop_of_what_should_be_low_is_refused():
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("better", ["highest", "", None])
+@pytest.mark.parametrize("value", ["share", "drop", "rise", "ratio"])
+def test_a_gate_without_a_direction_is_refused(value, better):
+    with pytest.raises(ValueError, match=f"m: better is {better!r}: a gate needs 'higher' or 'lower'"):
+        gated(value, better)
+
+
+@pytest.mark.unit
 def test_a_ratio_to_nothing_is_a_number_that_can_be_written_down():
     assert 1e9 < gated("ratio").value({"m": 0.0}, {"m": 3.0}) < 1e10
     assert gated("ratio").value({"m": 0.0}, {"m": 0.0}) == 1.0
