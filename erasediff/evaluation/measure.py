@@ -247,6 +247,8 @@ def _skipped(reader: Reader, numbers: Numbers) -> dict[str, str]:
         found[INCEPTION.name] = "no weights of Inception-v3 in models/inception"
     if CLIP_SCORE.name not in numbers.flat:
         found[CLIP_SCORE.name] = "the judge is no CLIP model"
+    if reader.plan.training is None:
+        found["near-copies of training pictures"] = "no training pictures were given"
     for metric in FIDELITY:
         if metric.name not in numbers.flat:
             found[metric.name] = "too few pictures, drawn or held out, to have neighbours"

@@ -84,6 +84,13 @@ def test_a_concept_of_the_plan_that_the_judge_does_not_know_is_said_to_be_unmeas
 
 
 @pytest.mark.unit
+def test_where_no_training_pictures_are_given_copies_of_them_are_said_to_be_unmeasured(world):
+    few = shorter(PROTOCOL, samples_per_concept=3)
+    said = [measured(Dealer(world), world, few, **plan).skipped for plan in ({}, {"training": None})]
+    assert [it.get("near-copies of training pictures") for it in said] == [None, "no training pictures were given"]
+
+
+@pytest.mark.unit
 def test_features_of_held_out_pictures_are_read_once_for_each_judge_and_content(world, tmp_path):
     class Counting(Nearest):
         reads = 0
