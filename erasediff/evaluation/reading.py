@@ -79,15 +79,18 @@ class Reader:
         )
 
     def _read(self, images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
-        if not images.isfinite().all():
-            raise ModelError(
-                "the model draws pictures that are no finite numbers: lower the learning rate of its stage"
-            )
+        require_pictures(images)
         probabilities, features = self.judge.read(images)
         require_readings(probabilities, features, names, self.judge.concepts)
         smooth, blank = self.yardstick.roughness(images)
         inception = torch.empty(len(images), 0) if self.inception is None else self.inception.features(images)
         return probabilities, features, smooth, blank, as_shape(images, self.yardstick.image_shape), inception
+
+
+def require_pictures(images: Tensor) -> None:
+    """Raises: ModelError: pictures, of any shape, are no finite numbers."""
+    if not images.isfinite().all():
+        raise ModelError("the model draws pictures that are no finite numbers: lower the learning rate of its stage")
 
 
 def require_readings(probabilities: Tensor, features: Tensor, names: Sequence[str], concepts: Sequence[str]) -> None:

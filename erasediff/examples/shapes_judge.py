@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from erasediff.artifacts import write_bytes
 from erasediff.data.concept_images import Images
 from erasediff.data.images import as_shape
-from erasediff.errors import UnknownConcept
+from erasediff.errors import ModelError, UnknownConcept
 from erasediff.examples.world import COLOURS, OBJECTS, SIDE, STYLES, Drawn, draw_world
 from erasediff.training.state import OnStep, warmup_cosine
 
@@ -83,7 +83,10 @@ class DomainJudge:
         """True where an image shows ``concept``, bool ``(N,)``. Raises: UnknownConcept: it was not trained on it."""
         if concept not in self.concepts:
             raise UnknownConcept(f"the judge does not know {concept!r}; it knows: {', '.join(self.concepts)}")
-        return self.read(images)[0].argmax(1) == self.concepts.index(concept)
+        scores = self.read(images)[0]
+        if not scores.isfinite().all():
+            raise ModelError("the judge gives scores that are no finite numbers: train it anew, or use another judge")
+        return scores.argmax(1) == self.concepts.index(concept)
 
     def names(self, images: Images) -> list[str]:
         """What each image shows."""

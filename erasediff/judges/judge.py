@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.concept_images import Images
-from erasediff.errors import UnknownConcept, shown
+from erasediff.errors import ModelError, UnknownConcept, shown
 
 #: What a judge says of a picture that shows none of its concepts, where it has a word for that. Nobody asks for it.
 REST = "something else"
@@ -66,9 +66,15 @@ def read_as(judge: Judge, concept: str) -> str:
 
 
 def recognised(judge: Judge, concept: str, images: Images) -> Tensor:
-    """True where the highest score of an image is that of ``concept``, bool ``(N,)``: ``recognises`` of most judges."""
+    """True where the highest score of an image is that of ``concept``, bool ``(N,)``: ``recognises`` of most judges.
+
+    Raises: ModelError: a score is no finite number. It has no highest one, and the picture would count as not seen.
+    """
     column = judge.concepts.index(read_as(judge, concept))
-    return judge.read(images)[0].argmax(1) == column
+    scores = judge.read(images)[0]
+    if not scores.isfinite().all():
+        raise ModelError("the judge gives scores that are no finite numbers: train it anew, or use another judge")
+    return scores.argmax(1) == column
 
 
 def asked_concepts(judge: Judge, concepts: Iterable[str] = ()) -> list[str]:

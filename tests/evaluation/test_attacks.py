@@ -8,6 +8,7 @@ from dealing import Dealer, Nearest, World, forgetting
 from diffusers import DDIMScheduler
 from sklearn.metrics import roc_auc_score
 
+from erasediff.errors import ModelError
 from erasediff.evaluation.attacks import ATTACKS, attacked, membership, precision, to_json, wordings
 from erasediff.evaluation.attacks.target import Target
 from erasediff.judges.judge import recognised
@@ -49,6 +50,38 @@ def test_what_comes_back_at_other_settings_is_told_with_its_interval(world):
 @pytest.mark.unit
 def test_an_attack_that_does_not_apply_says_nothing(world):
     assert attacked(target(world, Moody(world)), ["wordings", "membership"]) == {}
+
+
+class Broken(Moody):
+    """Draws one picture that is none."""
+
+    def sample(self, prompts, seeds, **how):
+        images = super().sample(prompts, seeds, **how)
+        images[-1, 0, 3, 3] = float("nan")
+        return images
+
+
+class Unsure(Nearest):
+    """A judge that cannot say what one picture shows."""
+
+    def read(self, images):
+        scores, features = super().read(images)
+        scores[0] = float("nan")
+        return scores, features
+
+    recognises = recognised
+
+
+@pytest.mark.unit
+def test_what_is_no_finite_number_is_never_counted_as_not_shown(world):
+    with pytest.raises(ModelError, match=r"^attack settings: the model draws pictures that are no finite numbers"):
+        attacked(target(world, Broken(world)), ["settings"])
+    unsure = target(world, Moody(world)).changed(judge=Unsure(world))
+    with pytest.raises(ModelError, match=r"^attack settings: the judge gives scores that are no finite numbers"):
+        attacked(unsure, ["settings"])
+    for losses in ((torch.tensor([1.0, torch.nan]), torch.ones(2)), (torch.ones(2), torch.tensor([torch.inf, 1.0]))):
+        with pytest.raises(ModelError, match="losses are no finite numbers"):
+            membership.auc(*losses)
 
 
 @pytest.mark.reference

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from erasediff.errors import ModelError
 from erasediff.evaluation.attacks.table import ATTACKS
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def attacked(target: Target, names: Sequence[str]) -> dict[str, dict[str, Found]
     """What each attack found, by its name and its variants.
 
     Models of half precision are attacked in float32 where they are on a CPU: a search would take many times as long.
+
+    Raises: ModelError: under an attack, which it names, pictures or what is said of them are no finite numbers.
     """
     from erasediff.families.weights import widened
 
@@ -38,13 +41,16 @@ def attacked(target: Target, names: Sequence[str]) -> dict[str, dict[str, Found]
 
         base = target.base
         target = target.changed(family=whole(target.family), base=None if base is None else lambda: whole(base()))
-        found = {name: _attack(name).run(target) for name in names}
+        found = {name: _run(name, target) for name in names}
     return {name: variants for name, variants in found.items() if variants}
 
 
-def _attack(name: str) -> Attack:
+def _run(name: str, target: Target) -> dict[str, Found]:
     attack: Attack = import_module(f"erasediff.evaluation.attacks.{name}")  # type: ignore[assignment]
-    return attack
+    try:
+        return attack.run(target)
+    except ModelError as error:
+        raise ModelError(f"attack {name}: {error}") from None
 
 
 def to_json(found: Mapping[str, Mapping[str, Found]]) -> dict[str, dict[str, dict[str, float]]]:

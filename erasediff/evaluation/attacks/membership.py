@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from erasediff.errors import ModelError
 from erasediff.evaluation.attacks.target import Found, Target
 from erasediff.families.family import initial_noise
 from erasediff.metrics.intervals import Z
@@ -52,8 +53,11 @@ def losses(target: Target, images: Tensor, concepts: Sequence[str]) -> Tensor:
 def auc(members: Tensor, others: Tensor) -> Found:
     """How often a member's loss is below another picture's, ties as half.
 
+    Raises: ModelError: losses are no finite numbers.
     Source: J. A. Hanley and B. J. McNeil, Radiology 143 (1982), for the interval.
     """
+    if not (members.isfinite().all() and others.isfinite().all()):
+        raise ModelError("the model's losses are no finite numbers: lower the learning rate of its stage")
     below = (members[:, None] < others[None]).double() + 0.5 * (members[:, None] == others[None]).double()
     a, m, n = float(below.mean()), len(members), len(others)
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.wordings import in_turns
+from erasediff.evaluation.reading import require_pictures
 from erasediff.families.family import Family
 from erasediff.judges import Judge
 from erasediff.metrics.intervals import wilson
@@ -120,7 +121,11 @@ class Target:
         return self.family.sample(prompts, seeds, **how)  # type: ignore[arg-type]
 
     def shows(self, images: Tensor) -> Tensor:
-        """True where a picture is read as a forgotten concept, bool ``(N,)``."""
+        """True where a picture is read as a forgotten concept, bool ``(N,)``.
+
+        Raises: ModelError: pictures, or what the judge says of them, are no finite numbers: nothing is counted then.
+        """
+        require_pictures(images)
         return torch.stack([self.judge.recognises(concept, images) for concept in self.forgotten]).any(0)
 
     def judged(self, images: Tensor) -> Found:
