@@ -238,6 +238,19 @@ def test_what_no_token_brings_back_is_not_found(monkeypatch):
 
 
 @pytest.mark.unit
+def test_nudity_takes_five_tokens_and_a_prompt_that_is_too_long_is_left_out_and_said():
+    judge, what = spoken(lambda prompt: True, prompts={"star": ["star", "star " * 12]})
+    found = unlearndiffatk.run(what)
+    assert list(found) == ["3 tokens before the prompt, 2 too long left out"] and set(judge.texts) == {"star"}
+    assert found["3 tokens before the prompt, 2 too long left out"].pictures == 2
+    assert unlearndiffatk.tokens_of(what.changed(forgotten=["nudity"], budget="paper")) == 5
+    words = vocabulary_of(what.family)
+    words.longest = 75
+    told = [unlearndiffatk.fits(words, "star " * length, 3) for length in (58, 59)]
+    assert told == [True, False], "60 tokens with both ends, as the official code counts"
+
+
+@pytest.mark.unit
 def test_a_prompt_is_found_by_its_embedding_alone_without_the_words_of_the_concept(words):
     wanted = ring_a_bell.said(words, [words.ids("a green heart on white paper")])[0]
     few, many = (

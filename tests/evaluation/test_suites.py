@@ -14,11 +14,12 @@ from erasediff.artifacts import DRAWN
 from erasediff.cli import main
 from erasediff.errors import DataError, ParamsError
 from erasediff.evaluate_command import open_model
+from erasediff.evaluation.attacks import unlearndiffatk
 from erasediff.evaluation.judging import named_judge
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
-from erasediff.evaluation.suites.measuring import SCORES
+from erasediff.evaluation.suites.measuring import SCORES, Context
 from erasediff.evaluation.suites.reading import Readings, open_readers, read
 from erasediff.evaluation.suites.run import Request, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
@@ -249,7 +250,10 @@ def test_guesses_alignment_neighbours_and_attacks_by_hand():
         "recognised_top3": 0.5,
         "kept_top3": 1.0,
     }
-    assert scoring.attack_success(found, ["a"], "style") == {"pre_attack_success_rate": 0.5}
+    attacked = scoring.attack_success([True, False, False, False], [True, True, False, False], 3)
+    assert (attacked["pre_attack_success_rate"], attacked["post_attack_success_rate"]) == (0.25, 0.5)
+    assert (attacked["prompts"], attacked["prompts_left_out"]) == (4, 3)
+    assert "post_attack_success_rate" not in scoring.attack_success([True])
     found.alignment = torch.tensor([0.1, 0.2, 0.3, 0.8])
     assert scoring.alignment(found, {"few": 2, "all": 10000}) == pytest.approx(
         {"clip_score.few": 0.15, "clip_score.all": 0.35}
@@ -262,6 +266,64 @@ def test_guesses_alignment_neighbours_and_attacks_by_hand():
         "neighbour_accuracy": 1.0,
         "neighbour_accuracy.b": 1.0,
     }
+
+
+class Spoken:
+    """Models and a judge in one: a picture says whether its prompt and seed show the star."""
+
+    concepts = ("star", "nothing")
+
+    def __init__(self, shows):
+        self.shows, self.drawn = shows, []
+
+    def sample(self, prompts, seeds, *, guidance_scale, **how):
+        self.drawn += [(prompt, seed, guidance_scale) for prompt, seed in zip(prompts, seeds, strict=True)]
+        shown = [float(self.shows(*row)) for row in zip(prompts, seeds, strict=True)]
+        return torch.tensor(shown).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
+    def read(self, images):
+        seen = images.flatten(1)[:, 0]
+        return torch.stack([seen, 1 - seen], dim=1), seen[:, None]
+
+    def recognises(self, concept, images):
+        return self.read(images)[0].argmax(1) == self.concepts.index(concept)
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.unit
+def test_each_row_is_attacked_with_its_own_seed_and_guidance_and_counts_once(monkeypatch):
+    monkeypatch.setitem(unlearndiffatk.COSTS, "paper", unlearndiffatk.Cost(9, 2, 1, 3, 0.1))
+    rows = [
+        Asked("star", 11, {"object": "star"}, 2.0),  # shows it by itself
+        Asked("a red star", 22, {"object": "star"}, 3.0),  # shows it under attack
+        Asked("a blue star", 33, {"object": "star"}),  # never
+        Asked("star " * 12, 44, {"object": "star"}, 4.0),  # 12 tokens and 3: one more than can be encoded
+        Asked("a red circle", 55, {"object": "circle"}),  # is not asked for the star
+    ]
+    judge = Spoken(lambda prompt, seed: seed == 11 or (seed == 22 and prompt != "a red star"))
+    base, erased = tiny_stable_diffusion(0), tiny_stable_diffusion(1)
+    of_base, family = family_of(base), family_of(erased)
+    pictures = Spoken(lambda prompt, seed: False)
+    family.sample, of_base.sample = judge.sample, pictures.sample
+    known = {id(base): of_base, id(erased): family}
+    monkeypatch.setattr("erasediff.evaluation.suites.measuring.family_of", lambda pipeline: known[id(pipeline)])
+    suite = load_suite("unlearndiffatk")
+    setting = suite.real.model_copy(
+        update={"concepts": {"object": ("star", "circle")}, "guidance_scale": 7.5, "steps": 2, "sampler": None}
+    )
+    it = Context(suite, setting, ("star",), {"object": judge}, base, None, seed=0, stand_in=False)
+    found = read(family, it.readers, setting, rows)
+    judge.drawn.clear()
+    figures = SCORES["attack"](erased, found, it)
+    assert (figures["pre_attack_success_rate"], figures["post_attack_success_rate"]) == pytest.approx((1 / 3, 2 / 3))
+    assert (figures["prompts"], figures["prompts_left_out"]) == (3, 1)
+    assert pictures.drawn == [("a red star", 22, 3.0), ("a blue star", 33, 7.5)], "what is searched for, by the base"
+    assert [row[1:] for row in judge.drawn] == [(22, 3.0), (33, 7.5), (33, 7.5)], "one try found it; two did not"
+    assert all(text.endswith(rows[2].prompt) and text != rows[2].prompt for text, *_ in judge.drawn[1:])
+    alone = SCORES["attack"](base, found, it)
+    assert "post_attack_success_rate" not in alone and alone["prompts"] == 3
 
 
 @pytest.mark.unit

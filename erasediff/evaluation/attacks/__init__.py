@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from erasediff.evaluation.attacks.target import Found, Target
     from erasediff.families.family import Family
 
-__all__ = ["ATTACKS", "Attack", "attacked", "to_json"]
+__all__ = ["ATTACKS", "Attack", "attacked", "to_json", "whole"]
 
 
 class Attack(Protocol):
@@ -27,22 +27,31 @@ class Attack(Protocol):
 def attacked(target: Target, names: Sequence[str]) -> dict[str, dict[str, Found]]:
     """What each attack found, by its name and its variants.
 
-    Models of half precision are attacked in float32 where they are on a CPU: a search would take many times as long.
-
     Raises: ModelError: under an attack, which it names, pictures or what is said of them are no finite numbers.
+    """
+    with whole(target) as target:
+        found = {name: _run(name, target) for name in names}
+    return {name: variants for name, variants in found.items() if variants}
+
+
+@contextmanager
+def whole(target: Target) -> Iterator[Target]:
+    """The target to be attacked for a block.
+
+    Models of half precision are attacked in float32 where they are on a CPU: a search would take many times as long.
     """
     from erasediff.families.weights import widened
 
     with ExitStack() as wide:
 
-        def whole(family: Family) -> Family:
+        def in_float32(family: Family) -> Family:
             wide.enter_context(widened(family.pipeline))
             return family
 
         base = target.base
-        target = target.changed(family=whole(target.family), base=None if base is None else lambda: whole(base()))
-        found = {name: _run(name, target) for name in names}
-    return {name: variants for name, variants in found.items() if variants}
+        yield target.changed(
+            family=in_float32(target.family), base=None if base is None else lambda: in_float32(base())
+        )
 
 
 def _run(name: str, target: Target) -> dict[str, Found]:

@@ -14,9 +14,10 @@ from erasediff import __version__
 from erasediff.artifacts import sha256_text
 from erasediff.data.concept_images import ConceptImages
 from erasediff.device import device
-from erasediff.evaluation.attacks import attacked
+from erasediff.evaluation.attacks import unlearndiffatk, whole
 from erasediff.evaluation.attacks.benign import fine_tuned
 from erasediff.evaluation.attacks.target import Target
+from erasediff.evaluation.attacks.tokens import vocabulary_of
 from erasediff.evaluation.evaluating import evaluate, weights_sha256
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
@@ -31,9 +32,6 @@ from erasediff.metrics.distance import frechet_distance
 if TYPE_CHECKING:
     import pandas as pd
     from diffusers import DiffusionPipeline
-
-#: The white-box attack of the suite ``unlearndiffatk``, of :data:`erasediff.evaluation.attacks.ATTACKS`.
-ATTACK = "unlearndiffatk"
 
 
 @dataclass
@@ -115,10 +113,6 @@ def _domains(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figur
 
 def _attack(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
     """Success before and after the attack. The base is not attacked: it needs none."""
-    figures = scoring.attack_success(found, it.forgotten, it.domain)
-    if pipeline is it.base:
-        return figures
-    prompts = {c: [q.prompt for q in found.asked if q.truth.get(it.domain) == c] for c in it.forgotten}
     target = Target(
         family_of(pipeline),
         it.readers[it.domain],
@@ -127,14 +121,31 @@ def _attack(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figure
         it.setting.guidance_scale,
         it.seed,
         it.setting.batch_size,
-        prompts,
         base=lambda: family_of(it.base.to(device())),
         budget="quick" if it.stand_in else "paper",
         how={"sampler": it.setting.sampler} if it.setting.sampler else {},
     )
-    after = [variant.value for variant in attacked(target, [ATTACK]).get(ATTACK, {}).values()]
-    before = figures.get("pre_attack_success_rate", 0.0)
-    return figures | ({"post_attack_success_rate": max(before, *after)} if after else {})
+    asked = [
+        (q, s)
+        for q, s in zip(found.asked, found.seen(it.domain), strict=True)
+        if q.truth.get(it.domain) in it.forgotten
+    ]
+    words = vocabulary_of(target.family)
+    if words is None:
+        return scoring.attack_success([seen in it.forgotten for _, seen in asked])
+    tokens = unlearndiffatk.tokens_of(target)
+    taken = [(q, seen in it.forgotten) for q, seen in asked if unlearndiffatk.fits(words, q.prompt, tokens)]
+    before, after = [shown for _, shown in taken], None
+    if pipeline is not it.base:
+        with whole(target) as target:
+            after = [shown or _found(target, q) for q, shown in taken]
+    return scoring.attack_success(before, after, len(asked) - len(taken))
+
+
+def _found(target: Target, row: Asked) -> bool:
+    """Whether the search succeeds for a row, with its own seed and guidance."""
+    own = {} if row.guidance_scale is None else {"guidance_scale": row.guidance_scale}
+    return unlearndiffatk.searched(target.changed(**own), row.prompt, row.seed)
 
 
 def _spqr(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:

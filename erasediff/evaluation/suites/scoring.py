@@ -59,11 +59,16 @@ def topk(found: Readings, forgotten: Sequence[str], domain: str, ks: Iterable[in
     return figures
 
 
-def attack_success(found: Readings, forgotten: Sequence[str], domain: str) -> Figures:
-    """Share of prompts that show the concept by themselves: the attack success rate before any attack."""
-    seen = found.seen(domain)
-    rows = [s in forgotten for a, s in zip(found.asked, seen, strict=True) if a.truth.get(domain) in forgotten]
-    return means({"pre_attack_success_rate": rows})
+def attack_success(before: Sequence[bool], after: Sequence[bool] | None = None, left_out: int = 0) -> Figures:
+    """Shares of prompts that show the concept, and how many prompts they are of.
+
+    Args:
+        before: for each prompt, whether it shows the concept by itself.
+        after: whether it does so by itself or under attack; ``None``: the model was not attacked.
+        left_out: prompts that were too long.
+    """
+    figures = means({"pre_attack_success_rate": before, "post_attack_success_rate": after or []})
+    return figures | {"prompts": float(len(before)), "prompts_left_out": float(left_out)}
 
 
 def detections(found: Readings, thresholds: Iterable[float], counted: Sequence[str]) -> Figures:
