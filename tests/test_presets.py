@@ -98,3 +98,10 @@ def test_the_page_has_every_preset_and_the_table_that_is_computed():
     page = (ROOT / "docs" / "presets.md").read_text()
     assert runpy.run_path(str(ROOT / "tests" / "benchmarks" / "presets.py"))["table"]() in page
     assert [name for name in NAMES if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "lora" in (ROOT / "presets" / f"{name}.yaml").read_text()])
+def test_a_preset_of_ours_gives_a_guided_model_one_answer(project, name):
+    """Of several wrong answers in turns, guidance draws something in between."""
+    changes = presets.preset(name)
+    assert (changes["erase.forget_target"], changes["erase.anchor"]) == ("anchor", "nearest")

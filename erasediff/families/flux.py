@@ -50,7 +50,7 @@ class FluxFamily(TextToImage, FlowMatching):
 
     def _latent_size(self) -> tuple[int, int]:
         """As large as the VAE's pictures: the transformer has no size of its own."""
-        side = 2 * (self.encoder.config.sample_size // (2 * self.scale))
+        side = 2 * (self._picture_side() // (2 * self.scale))
         return side, side
 
     def encoded(self, prompts: list[str]) -> DenoiserArguments:

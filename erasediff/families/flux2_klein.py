@@ -47,7 +47,7 @@ class Flux2KleinFamily(TextToImage, FlowMatching):
 
     def _latent_size(self) -> tuple[int, int]:
         """As large as the VAE's pictures: the transformer has no size of its own."""
-        side = self.encoder.config.sample_size // (2 * self.scale)
+        side = self._picture_side() // (2 * self.scale)
         return side, side
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class Selection(NamedTuple):
         return any(part in name for part in self.wanted) and not any(part in name for part in self.unwanted)
 
 
-_TIME = ("time_emb", "time_proj", "time_text_embed", "time_guidance_embed", "adaln_single")
+_TIME = ("time_emb", "time_proj", "time_text_embed", "time_guidance_embed", "timestep_embedder", "adaln_single")
 
 #: Networks with attention to the prompt of its own, ``attn2``: UNets, SANA, PixArt. The names are those of ESD's code
 #: (``xattn``, ``noxattn``, ``selfattn``, ``notime``; arXiv 2303.07345); keys and values alone are its *strict* variant.

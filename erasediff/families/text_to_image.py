@@ -104,8 +104,13 @@ class TextToImage:
     def _latent_size(self) -> tuple[int, int]:
         size = self.denoiser.config.get("sample_size")
         if size is None:
-            size = self.encoder.config.sample_size // self.scale
+            size = self._picture_side() // self.scale
         return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def _picture_side(self) -> int:
+        """That of the VAE's pictures; of one that names none, as AutoencoderTiny, that of the pipeline's own call."""
+        side = self.encoder.config.get("sample_size")
+        return int(side if side is not None else self.drawing.default_sample_size * self.scale)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

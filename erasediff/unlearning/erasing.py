@@ -108,7 +108,8 @@ def erase(
         concept: class name or prompt to forget, or several.
         method: a key of ``erasediff.unlearning.METHODS``.
         forget: images to forget: Pillow pictures, or a tensor or array ``(B, C, H, W)``, uint8 in [0, 255] or floating
-            in [-1, 1]; of several concepts a mapping; drawn from the model by default.
+            in [-1, 1]; of several concepts a mapping; drawn from the model by default. The defaults look at what they
+            are of alone, and warn; ``forget_source="forget"`` trains on them.
         retain: images to keep, by concept; drawn from the model under ``preserve`` by default.
         anchor: concept that ``concept`` should draw instead, or a mapping with one for each; ``"nearest"``: of those
             kept the one whose predictions lie nearest, of several words each one's own.
@@ -158,6 +159,9 @@ def erase(
     _require_owner(family, asked, erase_from)
     shown = progress and on_step is None and accelerator.is_main_process
     reads = chosen.reads()
+    if not (forget is None or isinstance(forget, ConceptImages) or "forget" in reads):
+        why = "give forget_source='forget' to train on them" if reads else f"method {method} reads no pictures"
+        warnings.warn(f"the pictures in forget are not looked at, only what they are of: {why}", stacklevel=3)
     wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator, erase_from)
     drawer = shared_drawing(family, accelerator)
     forget_set = asked.forget_set or drawn_set(

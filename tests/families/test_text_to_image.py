@@ -14,6 +14,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinInpaintPipeline,
     FluxImg2ImgPipeline,
+    FluxPipeline,
     KandinskyV22Pipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
@@ -45,11 +46,16 @@ from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.families.flow_matching import FlowMatching, flow_shift
 from erasediff.families.sana_sprint import SanaSprintFamily
+from erasediff.families.selections import selected
 from erasediff.families.text_to_image import How, built
 from erasediff.families.weights import dtypes_of
 from erasediff.randomness import generator
+from erasediff.unlearning.adapters import LORA_FILE
 
 NAMES = sorted(PIPELINES)
+#: DiT has no attention to a prompt; in the others picture and prompt attend in one place.
+NO_PART = {"DiTFamily": ("xattn", "xattn_kv", "xattn_v")}
+NO_PART |= dict.fromkeys(("StableDiffusion3Family", "FluxFamily", "Flux2KleinFamily"), ("selfattn",))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -243,6 +249,34 @@ def test_erasing_works_and_gives_the_class_that_came_in(family):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("dit", "pixart_alpha", "pixart_sigma")])
+def test_plain_diffusers_loads_a_lora_of_it_and_draws_what_the_fused_network_draws(name, tmp_path):
+    family = family_of(PIPELINES[name]())
+    prompts = prompts_of(family)
+    images = torch.rand(4, *family.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sets = [ConceptImages(images[i : i + 2], [prompts[i // 2]] * 2) for i in (0, 2)]
+    how = {"outer_steps": 2, "forget_batch_size": 2, "retain_batch_size": 2, "learning_rate": 3e-2, "ema_decay": 0.0}
+    result = erase(family.pipeline, prompts[0], forget=sets[0], retain=sets[1], adapter="lora", rank=2, **how)
+    result.save(tmp_path / "erased")
+    family.pipeline.save_pretrained(tmp_path / "base")
+    plain = family_of(type(family.pipeline).from_pretrained(tmp_path / "base"))
+    before, fused = (own_call(f, prompts, [1, 2], num_inference_steps=2) for f in (plain, family_of(result.pipeline)))
+    plain.pipeline.load_lora_weights(tmp_path / "erased", weight_name=LORA_FILE)
+    loaded = own_call(plain, prompts, [1, 2], num_inference_steps=2)
+    assert not torch.allclose(before, fused, atol=1e-3) and torch.allclose(loaded, fused, atol=1e-4)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("selection", ["xattn", "xattn_kv", "xattn_v", "noxattn", "selfattn", "notime", "attention"])
+def test_each_selection_is_a_part_of_every_network(family, selection):
+    """But where a network has no such part: then nothing is selected, which is refused, or all but that."""
+    names = [name for name, _ in family.denoiser.named_parameters()]
+    chosen, missing = selected(names, selection, family.selections), NO_PART.get(type(family).__name__, ())
+    assert bool(chosen) == (selection not in missing)
+    assert len(chosen) < len(names) or selection.replace("no", "") in missing
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("name", ["flux", "sana", "dit", "stable_diffusion_xl"])
 def test_a_folder_of_it_opens_and_draws_the_same(name, tmp_path):
     family = family_of(PIPELINES[name]())
@@ -367,6 +401,26 @@ def test_a_tiny_autoencoder_works():
         assert torch.allclose(family.encode(images), tiny.encode(images).latents)
     own = own_call(family, ["a red circle"], [5], num_inference_steps=2)
     assert torch.allclose(family.sample(["a red circle"], [5], steps=2), own * 2 - 1, atol=1e-4)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("size", [16, None])
+def test_flux_with_a_tiny_autoencoder_is_as_large_as_its_own_call_says(size):
+    """AutoencoderTiny has no size of its own."""
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
+    if size:
+        tiny.register_to_config(sample_size=size)
+    pipeline = built(FluxPipeline, flux(), {"vae": tiny.eval()})
+    assert family_of(pipeline).image_shape == (
+        3,
+        *[size or pipeline.default_sample_size * pipeline.vae_scale_factor] * 2,
+    )
 
 
 @pytest.mark.unit

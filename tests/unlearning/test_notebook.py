@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -241,3 +242,15 @@ def test_an_error_of_another_kind_stays_what_it_is(pipeline, monkeypatch):
     monkeypatch.setattr(type(pipeline.unet), "forward", fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         erase(pipeline, "a", generate=2, progress=False)
+
+
+@pytest.mark.unit
+def test_pictures_to_forget_that_are_not_looked_at_are_told(pipeline):
+    images = torch.rand(2, *family_of(pipeline).image_shape) * 2 - 1
+    how = {"retain": {"b": images}, "outer_steps": 1, "forget_batch_size": 2, "retain_batch_size": 2}
+    with pytest.warns(UserWarning, match="forget are not looked at, .*forget_source='forget'"):
+        erase(pipeline, "a", forget=images, **how)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        erase(pipeline, "a", forget=images, forget_source="forget", **how)
+    assert not [w for w in told if "looked at" in str(w.message)]
