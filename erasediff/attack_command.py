@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from erasediff.loading import require_model
 
 if TYPE_CHECKING:
     from erasediff.evaluation.attacks.target import Found
+    from erasediff.records import Json
 
 
 def add_attack(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,9 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
         help="shapes, nudity, a judge's folder, clip:WHERE or image_classifier:WHERE",
     )
     parser.add_argument("--base", metavar="MODEL", help="the model before: searches need it; it is attacked too")
+    parser.add_argument(
+        "--retrained", metavar="MODEL", help="a model that never saw the concept, as a reference; it is attacked too"
+    )
     parser.add_argument(
         "--attacks", nargs="+", choices=list(ATTACKS), metavar="NAME", help=f"of {', '.join(ATTACKS)} (default: all)"
     )
@@ -51,12 +56,13 @@ def attack(
     seed: int,
     output: str | None,
     lora: str | None,
+    retrained: str | None,
 ) -> None:
-    """Attack a model, and its base where one is given, and print a line for each variant.
+    """Attack a model, and its base and a retrained one where these are given, and print a line for each variant.
 
     Raises: What :func:`erasediff.attack` raises. DataError: no such ``output``.
     """
-    for name in filter(None, (base, model)):
+    for name in filter(None, (base, model, retrained)):
         require_model(name)
     if lora is not None and base is None:
         raise ParamsError("--lora is of a base: name it by --base")
@@ -64,6 +70,7 @@ def attack(
     from erasediff.device import device
     from erasediff.evaluation.attacking import attack as verb
     from erasediff.evaluation.attacks import to_json
+    from erasediff.evaluation.attacks.table import not_run
     from erasediff.evaluation.judging import named_judge
     from erasediff.families.lora import lora_file
 
@@ -72,25 +79,39 @@ def attack(
         raise ParamsError(f"--lora {shown(lora)} is no LoRA: give its .safetensors file, or a folder that holds one")
     opened = named_judge(judge, concepts)
     before = None if base is None else open_model(base).to(device())
-    how: dict[str, Any] = {"attacks": attacks, "pictures": pictures, "budget": budget, "seed": seed}
-    how |= {
+    protocol: dict[str, Any] = {
+        "attacks": attacks or list(ATTACKS),
+        "pictures": pictures,
+        "budget": budget,
+        "seed": seed,
         "steps": steps,
         "guidance_scale": guidance_scale,
-        "judge": opened.to(device()),
-        "base": before,
-        "lora": file,
     }
+    how = {**protocol, "judge": opened.to(device()), "base": before, "lora": file}
     found = {"model": verb(open_model(model, base).to(device()), concepts, **how)}
     found |= {} if before is None else {"base": verb(before, concepts, **how)}
-    for name, variants in found["model"].items():
-        for variant, it in variants.items():
-            reference = found.get("base", {}).get(name, {}).get(variant)
-            print(f"{name}: {variant}: {_said(it)}" + (f"; base {_said(reference)}" if reference else ""))
+    if retrained is not None:
+        found["retrained"] = verb(open_model(retrained, base).to(device()), concepts, **how)
+    missing = not_run(protocol["attacks"], found["model"], forgotten=concepts)
+    _print(found, missing)
     if output is not None:
+        told: Json = {which: to_json(its) for which, its in found.items()}
+        told |= {"concepts": concepts, "judge": opened.fingerprint, "protocol": protocol, "skipped": missing}
         try:
-            write_json(Path(output), {which: to_json(its) for which, its in found.items()})
+            write_json(Path(output), told)
         except OSError as error:
             raise DataError(f"{output} cannot be written ({error.strerror}): give a file of yours") from None
+
+
+def _print(found: Mapping[str, Mapping[str, Mapping[str, Found]]], missing: Mapping[str, str]) -> None:
+    """A line a variant, with what it found on the other models; then what did not run."""
+    for name, variants in found["model"].items():
+        for variant, it in variants.items():
+            others = {which: its.get(name, {}).get(variant) for which, its in found.items() if which != "model"}
+            beside = [f"; {which} {_said(other)}" for which, other in others.items() if other]
+            print(f"{name}: {variant}: {_said(it)}" + "".join(beside))
+    for name, why in missing.items():
+        print(f"{name} did not run: {why}")
 
 
 def _said(found: Found) -> str:

@@ -278,13 +278,26 @@ def test_it_works_from_a_wheel_outside_a_checkout(model, tmp_path):
 def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys):
     out = tmp_path / "found.json"
     how = ["--judge", "shapes", "--base", "shapes", "--steps", "2", "--guidance-scale", "1", "--pictures", "2"]
-    arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "--output", str(out)]
+    how += ["--retrained", "shapes", "--seed", "4"]
+    arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "resurgence", "--output", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erasediff.evaluation.attacking._drawn", lambda *given, **how: None)
         assert main(arguments) == 0
     printed, found = capsys.readouterr().out.splitlines(), json.loads(out.read_text())
+    assert printed.pop() == "attack resurgence did not run: it needs pictures of what was kept"
     assert [line.split(":")[1].strip() for line in printed] == ["bf16 weights", "fp8 weights", "int8 weights"]
-    assert all("; base " in line for line in printed) and found["model"] == found["base"]
+    assert all("; base " in line and "; retrained " in line for line in printed)
+    assert found["model"] == found["base"] == found["retrained"]
+    assert "shapes object" in found["judge"] and found["concepts"] == ["star"] and list(found["skipped"])
+    assert found["protocol"] == {
+        "attacks": ["precision", "resurgence"],
+        "pictures": 2,
+        "budget": "quick",
+        "seed": 4,
+        "steps": 2,
+        "guidance_scale": 1.0,
+    }
+    assert told(capsys, [*arguments[:-2], "--retrained", "nowhere"])[0] == 1
     assert told(capsys, ["attack", "nowhere", "star", "--judge", "shapes"])[0] == 1
     assert told(capsys, ["attack", "shapes", "star", "--judge", "shapes", "--attacks", "x"])[0] == 2
     code, said = told(capsys, ["attack", "shapes", "star", "--judge", "shapes", "--lora", "nowhere"])
