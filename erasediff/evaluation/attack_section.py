@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-from erasediff.evaluation.attacks.table import ATTACKS
+from erasediff.evaluation.attacks.table import ATTACK, ATTACKS
 from erasediff.pages import Section, Table
 from erasediff.records import Json
 
@@ -18,12 +18,15 @@ TEXT = (
 )
 
 
-def attack_sections(attacks: Mapping[str, Json], gated: bool = False) -> list[Section]:
+def attack_sections(
+    attacks: Mapping[str, Json], gated: bool = False, skipped: Mapping[str, str] | None = None
+) -> list[Section]:
     """What was tried to bring the concept back, on each model; nothing where nothing was tried.
 
     Args:
         attacks: what each attack found, by model, attack and variant.
         gated: whether a gate looks at them.
+        skipped: why something is not there, by its name; of attacks, those that were named and did not run.
     """
     models = [which for which in MODELS if attacks.get(which)]
     rows = [
@@ -31,13 +34,16 @@ def attack_sections(attacks: Mapping[str, Json], gated: bool = False) -> list[Se
         for attack, variants in _variants(attacks).items()
         for variant in variants
     ]
+    missing = [
+        f"Not run: {n.removeprefix(ATTACK)}: {why}." for n, why in (skipped or {}).items() if n.startswith(ATTACK)
+    ]
     if not rows:
-        return []
+        return [Section("Does it come back?", "No attack ran.", items=missing)] if missing else []
     reference = "; the retrained model never saw the concept" if "retrained" in models else ""
     table = Table(rows, ("attack", *models), numbers=True)
     words = [f"{name}: {ATTACKS[name]}." for name in _variants(attacks) if name in ATTACKS]
     judged = "A gate looks at what finds most." if gated else "No gate looks at them."
-    return [Section("Does it come back?", TEXT.format(reference, judged), table, curves(attacks), words)]
+    return [Section("Does it come back?", TEXT.format(reference, judged), table, curves(attacks), words + missing)]
 
 
 def _variants(attacks: Mapping[str, Json]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from erasediff.errors import IntegrityError, ParamsError
 from erasediff.evaluation.attack_rise import attack_rise, require_attacked
 from erasediff.evaluation.changes import FEATURES, changes
 from erasediff.evaluation.neighbours import neighbour_accuracy
-from erasediff.evaluation.self_checks import self_checks
+from erasediff.evaluation.self_checks import UNCHECKED, self_checks
 from erasediff.metrics.intervals import (
     CONFIDENCE,
     Estimate,
@@ -212,12 +212,13 @@ def headline(evaluation: Evaluation) -> dict[str, float | bool]:
 
 
 def sentences(evaluation: Evaluation, forgotten: str) -> list[str]:
-    """Each gate as a sentence for people.
+    """Each gate as a sentence for people; and that no planted model was measured, where that is so.
 
     Args:
         forgotten: what the erased model was asked to forget, in words.
     """
-    return [_sentence(name, gate, evaluation, forgotten) for name, gate in evaluation.gates.items()]
+    told = [_sentence(name, gate, evaluation, forgotten) for name, gate in evaluation.gates.items()]
+    return told if evaluation.self_checks else [*told, UNCHECKED]
 
 
 def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> str:

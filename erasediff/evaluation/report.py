@@ -10,6 +10,7 @@ from erasediff.evaluation.attack_section import attack_sections
 from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.manner import how_measured
 from erasediff.evaluation.plane import plane_section
+from erasediff.evaluation.self_checks import UNCHECKED
 from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, table_rows
 from erasediff.metrics.intervals import CONFIDENCE
 from erasediff.metrics.table import ATTACK_RISE, GATES, INSTEAD, compared
@@ -74,8 +75,8 @@ def report_html(
                 "the retained ones that look most like them, then the others, the most harmed first.",
                 Table(concept_rows(evaluation, marked), CONCEPT_HEAD, numbers=True),
             ),
-            *attack_sections(evaluation.attacks, ATTACK_RISE.name in evaluation.gates),
-            *_self_checks(evaluation),
+            *attack_sections(evaluation.attacks, ATTACK_RISE.name in evaluation.gates, evaluation.skipped),
+            _self_checks(evaluation),
             Section("What the numbers mean", table=Table(_meanings(evaluation))),
             *([Section("How the erasing went", pictures=charts)] if charts else []),
             Section("How it was measured", table=Table(list(how_measured(evaluation, erase).items()))),
@@ -138,14 +139,14 @@ def _drawn_instead(evaluation: Evaluation) -> list[Section]:
     return [Section("What is drawn instead", text, Table(rows))] if rows else []
 
 
-def _self_checks(evaluation: Evaluation) -> list[Section]:
-    """Whether the evaluation saw through planted models."""
+def _self_checks(evaluation: Evaluation) -> Section:
+    """Whether the evaluation saw through planted models, if any were measured."""
     if not evaluation.self_checks:
-        return []
+        return Section("Would a bad model be caught?", f"{UNCHECKED}.")
     rows = [(name, c.expected, c.found, "yes" if c.held else "FAILED") for name, c in evaluation.self_checks.items()]
     text = "Models that were planted to be caught, judged by the same judge, numbers and limits, on fewer pictures."
     table = Table(rows, ("planted model", "has to be", "was", "caught"))
-    return [Section("Would a bad model be caught?", text, table)]
+    return Section("Would a bad model be caught?", text, table)
 
 
 SAME_SEEDS = (

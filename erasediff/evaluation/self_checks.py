@@ -12,6 +12,12 @@ from erasediff.records import FAILED, Gate, Json, SelfCheck, outcome_of
 #: Share of a planted model's pictures that have to be called what they are.
 NAMED = 0.9
 
+#: What is said of an evaluation in which no planted model was measured.
+UNCHECKED = (
+    "The evaluation did not prove itself: no planted model was measured (self_checks), so it is not known whether it "
+    "would catch a bad one"
+)
+
 
 @dataclass(frozen=True)
 class Planted:

@@ -16,6 +16,7 @@ from erasediff.evaluation.pictures import grid_png, side_by_side, tiled_png
 from erasediff.evaluation.plane import plane_section
 from erasediff.evaluation.report import LIMITS as NOT_SHOWN
 from erasediff.evaluation.report import NO_VERSION, report_html, with_version
+from erasediff.evaluation.self_checks import UNCHECKED
 from erasediff.evaluation.table import concept_rows, table_rows
 from erasediff.metrics.draw import Draw
 from erasediff.records import (
@@ -26,6 +27,7 @@ from erasediff.records import (
     ForgetSummary,
     Gate,
     Measured,
+    SelfCheck,
     failed_gates,
 )
 
@@ -104,7 +106,19 @@ def test_a_gate_reads_alike_in_the_table_and_as_a_sentence_says_its_limit():
         "96.0% of the pictures drawn for retained concepts are recognised, of the base's 97.0% (at most 2 percentage "
         "points less): passed",
         "Retained pictures are 1.10 times as far from held-out ones as the base's (at most 1.25): passed",
+        UNCHECKED,
     ]
+
+
+@pytest.mark.unit
+def test_an_evaluation_without_planted_models_says_that_it_did_not_prove_itself():
+    checks = {"a copy of the base": SelfCheck("FAILED", "FAILED", True)}
+    unproven, proven = evaluated(), replace(evaluated(), self_checks=checks)
+    assert unproven.outcome == proven.outcome == "passed"
+    told, silent = report(unproven), report(proven)
+    assert told.count(UNCHECKED) == 2 and "did not prove itself" not in silent  # a reason, and a section
+    assert "Would a bad model be caught?" in told and "Would a bad model be caught?" in silent
+    assert UNCHECKED in sentences(unproven, "8") and UNCHECKED not in sentences(proven, "8")
 
 
 @pytest.mark.unit
@@ -115,7 +129,7 @@ def test_an_interval_is_told_in_the_unit_of_its_sentence():
         "fd_classifier_ratio": Gate(1.0588, 1.25, "max", True, 1.0179, 1.1015),
     }
     told = sentences(replace(evaluated(), gates=known), "8")
-    assert [sentence.partition("; ")[2] for sentence in told] == [
+    assert [sentence.partition("; ")[2] for sentence in told[:-1]] == [
         "the interval is 92.3% to 97.2%: passed",
         "the interval of the drop is 0.3 to 1.4 points: passed",
         "the interval is 1.02 to 1.10: passed",

@@ -137,7 +137,7 @@ def test_the_planted_models_are_seen_through(base, world):
         "noise for what is to be forgotten": True,
         "blank pictures for what is to be forgotten": True,
     }
-    (section,) = _self_checks(evaluation)
+    section = _self_checks(evaluation)
     assert all(row[-1] == "yes" for row in section.table.rows)
 
 
