@@ -16,6 +16,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     """params.yaml, ``models/WHICH/``, classifier, data → ``metrics/WHICH.json``, readings, sample pictures."""
     import shutil
     import time
+    from dataclasses import replace
     from functools import partial
     from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.data.inputs import domains_by_concept, evaluation_inputs, read_table, training_pictures
     from erasediff.environment import environment
     from erasediff.evaluation.attacking import attack_pipeline
+    from erasediff.evaluation.attacks.table import not_run
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.numbers import write_readings
     from erasediff.evaluation.pictures import grid_png
@@ -94,6 +96,8 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     marked = [*erasures.concepts, *erasures.earlier]
     write_bytes(grid, grid_png(found.shown, asked_concepts(judge, prompts), which, marked=marked))
     write_readings(layout.readings(which), found.numbers)
+    missing = not_run(evaluate.attacks, attacks, forgotten=erasures.concepts)
+    found = replace(found, skipped=found.skipped | missing)
     timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
     write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks, retrained).to_json())
     shutil.rmtree(kept, ignore_errors=True)

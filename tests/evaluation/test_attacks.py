@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from erasediff.errors import ModelError
 from erasediff.evaluation.attacks import ATTACKS, attacked, membership, precision, to_json, wordings
+from erasediff.evaluation.attacks.table import NEEDS, not_run
 from erasediff.evaluation.attacks.target import Target
 from erasediff.judges.judge import recognised
 
@@ -48,8 +49,25 @@ def test_what_comes_back_at_other_settings_is_told_with_its_interval(world):
 
 
 @pytest.mark.unit
-def test_an_attack_that_does_not_apply_says_nothing(world):
-    assert attacked(target(world, Moody(world)), ["wordings", "membership"]) == {}
+def test_an_attack_that_does_not_apply_finds_nothing_and_what_it_needs_is_said(world):
+    names = ["wordings", "membership"]
+    found = attacked(target(world, Moody(world)), names)
+    assert found == {} and not_run(names, found, forgotten=["8"]) == {
+        "attack wordings": "it needs a model that is asked by prompts",
+        "attack membership": "it needs pictures of the concept, two that were trained on and two that were not",
+    }
+    assert not_run(names, {"wordings": ["capitals"], "membership": ["AUC"]}, forgotten=["8"]) == {}
+    assert set(not_run(names, {}, forgotten=[]).values()) == {"no concept was to be forgotten"}
+    assert set(ATTACKS) - set(NEEDS) == {"precision", "settings"}  # these run on every model
+
+
+@pytest.mark.unit
+def test_a_curve_without_that_of_a_lora_says_what_the_lora_needs():
+    whole, lora = ["all weights, 0 updates", "all weights, 5 updates"], ["LoRA, 0 updates", "LoRA, 5 updates"]
+    (name,) = not_run(["resurgence"], {"resurgence": whole}, forgotten=["8"])
+    assert name == "attack resurgence by a LoRA"
+    for ran in ([*whole, *lora], ["before"]):
+        assert not_run(["resurgence"], {"resurgence": ran}, forgotten=["8"]) == {}
 
 
 class Broken(Moody):

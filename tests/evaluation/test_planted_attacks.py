@@ -429,7 +429,16 @@ def test_the_report_shows_each_attack_on_each_model_and_curves_of_those_that_tra
     assert [p["at"] for p in lines_of(grown)["LoRA"]] == [0, 5, 40]
     (without,) = attack_sections({"base": {}, "erased": {"precision": {"int8 weights": point(0.9)}}})
     assert without.table.head == ("attack", "erased") and not without.pictures
-    assert attack_sections({"base": {}, "erased": {}}) == []
+    skipped = {
+        "clip_score": "the judge is no CLIP model",
+        "attack wordings": "it needs a model that is asked by prompts",
+    }
+    (told,) = attack_sections(found, skipped=skipped)
+    line = "Not run: wordings: it needs a model that is asked by prompts."
+    assert told.items[-1] == line and told.items[:-1] == section.items
+    (nothing,) = attack_sections({"base": {}, "erased": {}}, skipped=skipped)
+    assert nothing.text == "No attack ran." and nothing.items == [line]
+    assert attack_sections({"base": {}, "erased": {}}, skipped={"clip_score": "no"}) == []
 
 
 # The embedded model

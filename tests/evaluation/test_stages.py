@@ -195,7 +195,7 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
         write_json(folder / layout.summary(layout.SETS).name, sets.to_json())
     with new_folder(layout.model("erased").parent / "retrained") as folder:
         pipeline.save_pretrained(folder)
-    how = {"attacks": ["completion", "resurgence"], "retrained": "models/retrained"}
+    how = {"attacks": ["completion", "resurgence", "wordings"], "retrained": "models/retrained"}
     (_, base), (_, erased) = evaluated("base", **how), evaluated("erased", **how)
     assert list(base["attacks"]["resurgence"]) == ["before"] and erased["retrained"] == {}
     assert erased["attacks"]["completion"] == base["attacks"]["completion"] == base["retrained"]["completion"]
@@ -213,6 +213,9 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
     page = layout.REPORT.read_text()
     assert "A gate looks at what finds most." in page and "The attack that finds most finds a in 0.0%" in page
     assert "<th>attack</th><th>base</th><th>erased</th><th>retrained</th>" in page
+    why = "it needs a model that is asked by prompts"  # this one has classes
+    assert evaluation.skipped["attack wordings"] == why and f"Not run: wordings: {why}." in page
+    assert f"attack wordings ({why})" in page  # beside what else was not measured
     assert "resurgence: share of pictures that show the concept after so many updates" in page
     assert (
         "completion: pictures of the concept" in page
