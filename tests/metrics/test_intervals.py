@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, pearsonr
 
 from erasediff.metrics import intervals
+from erasediff.metrics.distance import Moments, frechet
 from erasediff.metrics.intervals import Estimate, difference, of_distance, outcome, pictures_needed, times, wilson
+from erasediff.metrics.table import DISTANCE
 
 #: Simulated evaluations, each of a model whose truth is known.
 TIMES = 10_000
@@ -137,6 +140,42 @@ def test_a_distance_ratio_at_the_limit_passes_or_fails_wrongly_once_in_forty_eva
         found.append(times(*both))
     told = decided(found, limit, "max")
     assert told["passed"] <= MOST and told["failed"] <= MOST, told
+
+
+def ratios(random, d, n, m, base, erased, times_):
+    """Ratios of Fréchet distances to ``m`` others of the same N(0, 1), of ``d`` features and ``n`` pictures a model.
+
+    Args:
+        base, erased: how far the two models truly are from N(0, 1).
+    """
+    found = []
+    for _ in range(times_):
+        held_out = Moments.of(torch.from_numpy(random.normal(size=(m, d))))
+        both = []
+        for true in (erased, base):
+            x = torch.from_numpy(random.normal(size=(n, d)))
+            x[:, 0] += math.sqrt(true)
+            again = [frechet(held_out, Moments.of(x[random.integers(n, size=n)])) for _ in range(40)]
+            value = frechet(held_out, Moments.of(x))
+            both.append(Estimate(value, *of_distance(value, again)))
+        found.append(times(*both))
+    return found
+
+
+@pytest.mark.unit
+def test_of_the_distance_that_is_computed_a_ratio_at_the_limit_is_told_as_rightly():
+    """The limit is the ratio that pictures so few, the fewest that a gate takes, measure on average."""
+    found = ratios(np.random.default_rng(5), 8, DISTANCE.least, 60, 0.3, 0.45, 250)
+    limit = float(np.mean([it.value for it in found]))
+    told, most = decided(found, limit, "max"), 0.025 + 3 * math.sqrt(0.025 / 250)
+    assert told["passed"] <= most and told["failed"] <= most, told
+
+
+@pytest.mark.unit
+def test_few_pictures_of_many_features_hide_a_distance():
+    """Both models are too far by the same: the ratio of one twice as far is hardly above 1."""
+    found = ratios(np.random.default_rng(6), 64, 300, 150, 0.3, 0.6, 5)
+    assert 1.0 < float(np.mean([it.value for it in found])) < 1.05
 
 
 @pytest.mark.unit
