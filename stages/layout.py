@@ -37,7 +37,7 @@ ERASE_TRACE = Path("plots/erase.csv")
 
 EVALUATION, HEADLINE = Path("metrics/evaluation.json"), Path("metrics/headline.json")
 BEFORE_AFTER = Path("plots/before_after.png")
-RECOGNISED = Path("plots/recognised.csv")
+RECOGNISED, ATTACKS = Path("plots/recognised.csv"), Path("plots/attacks.csv")
 REPORT = Path("reports/report.html")
 #: The same, with the version that was registered.
 VERSION_REPORT = Path("reports/version/report.html")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def main(run: StageRun, verdict: Verdict) -> None:
     """params.yaml, ``metrics/``, ``plots/`` → ``metrics/evaluation.json``, ``headline.json``, report, one picture."""
     from erasediff.artifacts import read_json, write_bytes, write_json
+    from erasediff.evaluation.attack_table import ATTACK_HEAD, attack_rows, attacks_csv, curve_points
     from erasediff.evaluation.charts import charts_of
     from erasediff.evaluation.gates import evaluation_of, headline, read_readings
     from erasediff.evaluation.pictures import side_by_side
@@ -29,6 +30,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     write_json(layout.EVALUATION, evaluation.to_json())
     write_json(layout.HEADLINE, headline(evaluation))
     write_bytes(layout.RECOGNISED, recognised_csv(evaluation).encode())
+    write_bytes(layout.ATTACKS, attacks_csv(evaluation.attacks).encode())
     pictures = {f"drawn by the {which} model": layout.samples(which).read_bytes() for which in ("base", "erased")}
     write_bytes(layout.BEFORE_AFTER, side_by_side(*pictures.values()))
     sets, ran = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
@@ -38,6 +40,9 @@ def main(run: StageRun, verdict: Verdict) -> None:
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
     run.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
     run.log_table("recognised.json", CONCEPT_HEAD, concept_rows(evaluation, sets.erasures.concepts))
+    run.log_table("attacks.json", ATTACK_HEAD, attack_rows(evaluation.attacks))
+    for step, found in curve_points(evaluation.attacks).items():
+        run.log_metrics(found, step)
     for path in (layout.EVALUATION, layout.BEFORE_AFTER, layout.REPORT):
         run.log_artifact(path)
     unchecked = "" if evaluation.self_checks else " (no planted model was measured)"

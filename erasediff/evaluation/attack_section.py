@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
+from erasediff.evaluation.attack_table import ATTACK_HEAD, MODELS, attack_rows, lines_of, variants_of
 from erasediff.evaluation.attacks.table import ATTACK, ATTACKS
 from erasediff.pages import Section, Table
 from erasediff.records import Json
 
-#: Columns of the table and colours of the curves.
-MODELS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
+#: Colours of the curves.
+COLOURS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
 TEXT = (
     "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses tell "
     "pictures that were trained on from others (0.5: not at all). The base is what nothing was taken from{}. What an "
@@ -29,11 +30,8 @@ def attack_sections(
         skipped: why something is not there, by its name; of attacks, those that were named and did not run.
     """
     models = [which for which in MODELS if attacks.get(which)]
-    rows = [
-        (f"{attack}: {variant}", *(_cell(attacks[which].get(attack, {}).get(variant)) for which in models))
-        for attack, variants in _variants(attacks).items()
-        for variant in variants
-    ]
+    columns = [ATTACK_HEAD.index(which) for which in models]
+    rows = [(f"{row[0]}: {row[1]}", *(row[column] for column in columns)) for row in attack_rows(attacks)]
     missing = [
         f"Not run: {n.removeprefix(ATTACK)}: {why}." for n, why in (skipped or {}).items() if n.startswith(ATTACK)
     ]
@@ -41,42 +39,20 @@ def attack_sections(
         return [Section("Does it come back?", "No attack ran.", items=missing)] if missing else []
     reference = "; the retrained model never saw the concept" if "retrained" in models else ""
     table = Table(rows, ("attack", *models), numbers=True)
-    words = [f"{name}: {ATTACKS[name]}." for name in _variants(attacks) if name in ATTACKS]
+    words = [f"{name}: {ATTACKS[name]}." for name in variants_of(attacks) if name in ATTACKS]
     judged = "A gate looks at what finds most." if gated else "No gate looks at them."
     return [Section("Does it come back?", TEXT.format(reference, judged), table, curves(attacks), words + missing)]
-
-
-def _variants(attacks: Mapping[str, Json]) -> dict[str, list[str]]:
-    """The variants of each attack, those of any model."""
-    found: dict[str, dict[str, None]] = {}
-    for which in MODELS:
-        for attack, variants in attacks.get(which, {}).items():
-            found.setdefault(attack, {}).update(dict.fromkeys(variants))
-    return {attack: list(variants) for attack, variants in found.items()}
-
-
-def _cell(found: Mapping[str, float] | None) -> str:
-    return "" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def curves(attacks: Mapping[str, Json]) -> dict[str, bytes]:
     """A chart, PNG, of each attack that makes steps, by what it shows."""
     found = {}
-    for attack in _variants(attacks):
+    for attack in variants_of(attacks):
         lines = {which: lines_of(attacks.get(which, {}).get(attack, {})) for which in MODELS}
         if any(len(points) > 1 for by_name in lines.values() for points in by_name.values()):
             text = f"{attack}: share of pictures that show the concept after so many updates, with 95 % intervals."
             found[text] = _chart(lines)
     return found
-
-
-def lines_of(variants: Mapping[str, Mapping[str, float]]) -> dict[str, list[Mapping[str, float]]]:
-    """The points of each curve, by the name that its variants begin with."""
-    found: dict[str, list[Mapping[str, float]]] = {}
-    for variant, point in variants.items():
-        if "at" in point:
-            found.setdefault(variant.rpartition(", ")[0], []).append(point)
-    return {name: sorted(points, key=lambda point: point["at"]) for name, points in found.items()}
 
 
 def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> bytes:
@@ -92,11 +68,11 @@ def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> byte
                 at, middle = [p["at"] for p in points], [p["value"] for p in points]
                 label = f"{which} {name}".strip()
                 if len(points) == 1:  # of the base, which is not trained
-                    axes.axhline(middle[0], linestyle=":", color=MODELS[which], label=label)
+                    axes.axhline(middle[0], linestyle=":", color=COLOURS[which], label=label)
                     continue
-                axes.plot(at, middle, dashes, marker="o", color=MODELS[which], label=label)
+                axes.plot(at, middle, dashes, marker="o", color=COLOURS[which], label=label)
                 low, high = [p["low"] for p in points], [p["high"] for p in points]
-                axes.fill_between(at, low, high, color=MODELS[which], alpha=0.12)
+                axes.fill_between(at, low, high, color=COLOURS[which], alpha=0.12)
         axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))
         axes.legend()
         buffer = io.BytesIO()

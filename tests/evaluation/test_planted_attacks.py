@@ -14,7 +14,8 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 import erasediff
 from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import ParamsError, UnknownConcept
-from erasediff.evaluation.attack_section import attack_sections, lines_of
+from erasediff.evaluation.attack_section import attack_sections
+from erasediff.evaluation.attack_table import lines_of
 from erasediff.evaluation.attacks import (
     attacked,
     completion,

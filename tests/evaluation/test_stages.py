@@ -38,7 +38,7 @@ class Run:
         self.params |= params
 
     def log_metrics(self, metrics, step=None):
-        self.metrics |= metrics
+        self.metrics |= metrics if step is None else {(name, step): value for name, value in metrics.items()}
 
     def log_artifact(self, path, folder=None):
         self.files.append(path.name)
@@ -204,7 +204,7 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
         (f"all weights, {at} updates", at) for at in (0, 1, 2)
     ]
     assert points == base["retrained"]["resurgence"]
-    _, evaluation = judged(max_attack_rise=0.5)
+    run, evaluation = judged(max_attack_rise=0.5)
     # The erased model is the retrained one.
     assert (
         evaluation.gates["attack_rise"].value == 0 and "A gate looks at what finds most." in layout.REPORT.read_text()
@@ -213,6 +213,19 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
     page = layout.REPORT.read_text()
     assert "A gate looks at what finds most." in page and "The attack that finds most finds a in 0.0%" in page
     assert "<th>attack</th><th>base</th><th>erased</th><th>retrained</th>" in page
+    head, *rows = run.tables["attacks.json"]
+    assert head == ("attack", "variant", "base", "erased", "retrained")
+    cells = {row[:2]: row[2:] for row in rows}
+    assert set(cells["completion", "from their left half"]) == {cells["completion", "from their left half"][0]} != {""}
+    assert cells["resurgence", "before"][1:] == ("", "") and cells["resurgence", "LoRA, 2 updates"][0] == ""
+    curve = {at: points[f"all weights, {at} updates"]["value"] for at in (0, 1, 2)}
+    assert {at: run.metrics["attack.resurgence.all weights.erased", at] for at in curve} == curve
+    assert "attack.resurgence.LoRA.retrained" in {it[0] for it in run.metrics if isinstance(it, tuple)}
+    bars = {row[0]: row[1:] for row in rows_of(layout.ATTACKS)}
+    assert bars.pop("attack") == ["found", "low", "high"] and len(bars) == sum(
+        cell != "" for row in cells.values() for cell in row
+    )
+    assert float(bars["resurgence: all weights, 2 updates, erased"][0]) == curve[2]
     why = "it needs a model that is asked by prompts"  # this one has classes
     assert evaluation.skipped["attack wordings"] == why and f"Not run: wordings: {why}." in page
     assert f"attack wordings ({why})" in page  # beside what else was not measured

@@ -202,5 +202,7 @@ def test_dvc_shows_a_few_numbers_and_two_plots_of_the_erasing_and_leaves_the_che
     bars = shown["recognised"][0]["content"]["data"]["values"]
     assert {"0, base", "0, erased", "8, erased"} <= {bar["drawn"] for bar in bars}
     assert all(0 <= float(bar["recognised"]) <= 1 for bar in bars)
+    found = shown["attacks"][0]["content"]["data"]["values"]
+    assert {"settings: 2 steps, base", "settings: 2 steps, erased"} <= {bar["attack"] for bar in found}
     project.run("dvc", "plots", "show")
     assert (project.root / "dvc_plots/index.html").exists() and project.git("status", "--porcelain") == ""
