@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,13 +20,14 @@ from erasediff.evaluation.judging import named_judge
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
-from erasediff.evaluation.suites.measuring import SCORES, Context
+from erasediff.evaluation.suites.measuring import SCORES, Context, measure
 from erasediff.evaluation.suites.reading import Readings, open_readers, read
 from erasediff.evaluation.suites.run import Request, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
-from erasediff.evaluation.suites.tables import STAND_IN, protocol_of, tables
+from erasediff.evaluation.suites.tables import STAND_IN, cells_table, protocol_of, tables
 from erasediff.examples import open_example
 from erasediff.families import family_of
+from erasediff.metrics.intervals import wilson
 
 ROOT = Path(__file__).parents[2]
 YAMLS = ROOT / "erasediff" / "evaluation" / "suites"
@@ -175,9 +177,14 @@ def painted(name, forgotten, instead=(), quick=True):
     return read(Painter(instead), open_readers(setting, None), setting, asked(setting, forgotten, None, ["circle"]))
 
 
+def points(figures):
+    """Figures without the ends of their intervals."""
+    return {name: value for name, value in figures.items() if not scoring.is_end(name, figures)}
+
+
 @pytest.mark.unit
 def test_unlearncanvas_scores_what_was_painted():
-    perfect = scoring.domains(painted("unlearncanvas", ["star"], {"star": "circle"}), ["star"], "object")
+    perfect = points(scoring.domains(painted("unlearncanvas", ["star"], {"star": "circle"}), ["star"], "object"))
     assert min(perfect.values()) > 0.97
     nothing = scoring.domains(painted("unlearncanvas", ["star"]), ["star"], "object")
     assert nothing["unlearning_accuracy"] < 0.1 and nothing["in_domain_retain_accuracy"] > 0.97
@@ -186,7 +193,7 @@ def test_unlearncanvas_scores_what_was_painted():
     assert ruined["unlearning_accuracy"] > 0.9 and ruined["in_domain_retain_accuracy"] < 0.25
     assert ruined["cross_domain_retain_accuracy"] > 0.97, "styles are kept"
     styles = painted("unlearncanvas", ["hatched"], {"hatched": "flat"})
-    assert min(scoring.domains(styles, ["hatched"], "style").values()) > 0.97
+    assert min(points(scoring.domains(styles, ["hatched"], "style")).values()) > 0.97
     each = scoring.of_each(styles, "style", ["hatched", "neon"])
     assert each["unlearning_accuracy.hatched"] > 0.9 and each["unlearning_accuracy.neon"] < 0.1
 
@@ -244,7 +251,7 @@ def test_guesses_alignment_neighbours_and_attacks_by_hand():
     scores = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.1, 0.6, 0.2, 0.1]])
     rows = [Asked("p", 0, {"style": "a"}), Asked("p", 1, {"style": "a"}), Asked("q", 2, {"style": "b"}), Asked("r", 3)]
     found = Readings(rows, {"style": ["a", "b", "c", "d"]}, {"style": torch.cat([scores, scores[:1]])})
-    assert scoring.topk(found, ["a"], "style", (1, 3)) == {
+    assert points(scoring.topk(found, ["a"], "style", (1, 3))) == {
         "recognised_top1": 0.5,
         "kept_top1": 1.0,
         "recognised_top3": 0.5,
@@ -255,12 +262,12 @@ def test_guesses_alignment_neighbours_and_attacks_by_hand():
     assert (attacked["prompts"], attacked["prompts_left_out"]) == (4, 3)
     assert "post_attack_success_rate" not in scoring.attack_success([True])
     found.alignment = torch.tensor([0.1, 0.2, 0.3, 0.8])
-    assert scoring.alignment(found, {"few": 2, "all": 10000}) == pytest.approx(
-        {"clip_score.few": 0.15, "clip_score.all": 0.35}
-    )
+    aligned = scoring.alignment(found, {"few": 2, "all": 10000})
+    assert points(aligned) == pytest.approx({"clip_score.few": 0.15, "clip_score.all": 0.35})
+    assert (aligned["clip_score.few_low"], aligned["clip_score.few_high"]) == pytest.approx((0.052, 0.248), abs=1e-3)
     rows[1] = Asked("p", 1, {"style": "a"}, groups=("es",))
     told = scoring.neighbours(found, ["a"], "style")
-    assert told == {
+    assert points(told) == {
         "unlearning_accuracy.en": 0.0,
         "unlearning_accuracy.es": 1.0,
         "neighbour_accuracy": 1.0,
@@ -388,6 +395,43 @@ def test_a_published_figure_stands_beside_ours_in_the_same_unit():
     assert "| mine |" in table.markdown() and table.markdown().startswith("### Protocol: UnlearnCanvas, 51")
 
 
+@pytest.mark.unit
+def test_every_share_has_wilsons_interval_and_a_count_of_pictures_that_of_its_share():
+    shares = scoring.means({"a": [True, False, False, False], "nothing": []})
+    assert shares == {"a": 0.25, "a_low": wilson(1, 4)[0], "a_high": wilson(1, 4)[1]}
+    found = Readings([Asked("", n, groups=("g",) if n else ()) for n in range(4)])
+    found.detections = [[("X", 0.9), ("X", 0.8)], [("X", 0.7)], [], []]
+    counted = scoring.detections(found, (0.5,), ["X"])
+    ends = counted["pictures_at_0.5_low"], counted["pictures_at_0.5_high"]
+    assert (counted["pictures_at_0.5"], *ends) == pytest.approx((2, *(4 * end for end in wilson(2, 4))))
+    assert counted["pictures_at_0.5.g_high"] == pytest.approx(3 * wilson(1, 3)[1])
+    assert "detections_at_0.5_low" not in counted and "pictures_low" not in counted
+
+
+@pytest.mark.unit
+def test_a_class_wise_suite_keeps_the_intervals_of_the_evaluation(monkeypatch):
+    side = {"unlearning_accuracy": 0.9, "unlearning_accuracy_low": 0.8, "unlearning_accuracy_high": 0.95}
+    found = SimpleNamespace(evaluation=SimpleNamespace(base=side, erased=side | {"degenerate_low": 0.1}))
+    monkeypatch.setattr("erasediff.evaluation.suites.measuring.evaluate", lambda *a, **how: found)
+    suite = load_suite("imagenette")
+    it = Context(suite, suite.stand_in, ("star",), {"object": None}, None, None, seed=0, stand_in=True)
+    assert measure(None, it) == {"base": side, "figures": side}
+
+
+@pytest.mark.unit
+def test_one_model_has_its_interval_in_brackets_and_a_mean_of_several_has_none():
+    suite = load_suite("unlearncanvas")
+    figures = {"unlearning_accuracy": 0.5, "unlearning_accuracy_low": 0.4038, "unlearning_accuracy_high": 0.5962}
+    one = tables(suite, [a_cell(**figures)], suite.protocol)[0]
+    column = next(i for i, head in enumerate(one.head) if head.startswith("unlearning_accuracy"))
+    assert {row[0]: row[column] for row in one.rows}["mine"] == "50 [40.4, 59.6]"
+    assert {row[0]: row[column] for row in one.rows}["EraseDiff"] == "92.42", "published figures have none"
+    assert not any("low" in head or "high" in head for head in one.head)
+    several = tables(suite, [a_cell(**figures), a_cell(**figures | {"unlearning_accuracy": 0.7})], suite.protocol)[0]
+    assert {row[0]: row[column] for row in several.rows}["mine"] == "60"
+    assert "| 0.5 [0.404, 0.596] |" in cells_table([a_cell(**figures)])
+
+
 # Prompt files as people have them
 
 
@@ -454,6 +498,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     files = sorted((tmp_path / "cells").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 2 and "| base | star | object |" in text and not (tmp_path / DRAWN).exists()
+    assert "In brackets" in text and "In brackets" in (tmp_path / "report.html").read_text()
     assert run_suite(wanted, open_model) == text and [f.stat().st_mtime_ns for f in files] == times
     result = json.loads((tmp_path / "suite.json").read_text())
     assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]
@@ -486,7 +531,8 @@ def test_a_suite_runs_for_real_where_weights_and_prompts_are_at_hand(tmp_path, c
     assert main(command) == 0
     told, result = capsys.readouterr().out, json.loads((tmp_path / "out" / "suite.json").read_text())
     (cell,) = result["cells"]
-    assert cell["pictures"] == 2 and set(cell["figures"]) == {"clip_score.100", "clip_score.10k"}
+    assert cell["pictures"] == 2 and set(points(cell["figures"])) == {"clip_score.100", "clip_score.10k"}
+    assert cell["figures"]["clip_score.100_low"] < cell["figures"]["clip_score.100"]
     assert cell["figures"] != cell["base"] and cell["readers"][0].startswith("clip ")
     assert result["protocol"] == suite.protocol and "| ESD, nudity forgotten |" in told
     pipeline = open_model(erased)

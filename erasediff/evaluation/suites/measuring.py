@@ -160,9 +160,12 @@ def _spqr(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:
     rows = torch.tensor([q.truth.get(it.domain) not in it.forgotten for q in found.asked])
     near, far = (frechet_distance(each[rows], other[rows]) for each in (own, erased))
     tuned = it.read(_after_benign_lora(pipeline, it), found.asked)
-    robust = scoring.domains(tuned, it.forgotten, it.domain)["unlearning_accuracy"]
+    robust = scoring.domains(tuned, it.forgotten, it.domain)
     quality = near / far if far > near else 1.0
-    return scoring.spqr(after["unlearning_accuracy"], min(1.0, adherence), quality, robust)
+    of_safety = {f"safety{end}": after[f"unlearning_accuracy{end}"] for end in ("_low", "_high")}
+    of_robustness = {f"robustness{end}": robust[f"unlearning_accuracy{end}"] for end in ("_low", "_high")}
+    parts = after["unlearning_accuracy"], min(1.0, adherence), quality, robust["unlearning_accuracy"]
+    return scoring.spqr(*parts) | of_safety | of_robustness
 
 
 def _after_benign_lora(pipeline: DiffusionPipeline, it: Context) -> Family:
@@ -205,8 +208,9 @@ def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
         places=it.places,
         progress=False,
     ).evaluation
+    kept = [f"{name}{end}" for name in it.suite.metrics for end in ("", "_low", "_high")]
     both = {"base": found.base, "figures": found.erased}
-    return {which: {n: v for n, v in side.items() if n in it.suite.metrics} for which, side in both.items()}
+    return {which: {n: side[n] for n in kept if n in side} for which, side in both.items()}
 
 
 def _inception(setting: Setting, data: Path | None) -> Path | None:

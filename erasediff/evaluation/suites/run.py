@@ -21,7 +21,7 @@ from erasediff.evaluation.suites.erasing import Erasing, eraser
 from erasediff.evaluation.suites.measuring import Context, fingerprint, measure
 from erasediff.evaluation.suites.reading import open_readers
 from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require
-from erasediff.evaluation.suites.tables import cells_table, protocol_of, tables
+from erasediff.evaluation.suites.tables import INTERVALS, cells_table, protocol_of, tables
 from erasediff.families import family_of
 from erasediff.families.sharing import Places
 from erasediff.pages import Section, Table, page
@@ -177,11 +177,11 @@ def _written(wanted: Request, suite: Suite, cells: Sequence[Json]) -> str:
     own = protocol_of(suite, stand_in=wanted.stand_in, quick=wanted.quick, judge=wanted.judge is not None)
     found = tables(suite, cells, own)
     texts = [f"## {suite.title}\n\n{suite.told}", *(table.markdown() for table in found)]
-    text = "\n\n".join([*texts, f"### Each model\n\n{cells_table(cells)}"])
+    text = "\n\n".join([*texts, f"### Each model\n\n{cells_table(cells)}", INTERVALS])
     result = {"suite": suite.name, "stand_in": wanted.stand_in, "protocol": own, "cells": list(cells)}
     write_json(wanted.output / "suite.json", result | {"published": [it.model_dump() for it in suite.published]})
     write_bytes(wanted.output / "suite.md", f"{text}\n".encode())
-    sections = [Section("How it runs", suite.told, items=suite.sources)]
+    sections = [Section("How it runs", f"{suite.told} {INTERVALS}", items=suite.sources)]
     sections += [
         Section(_capital(table.protocol), table=Table(table.rows, table.head, numbers=True)) for table in found
     ]

@@ -1,13 +1,15 @@
-"""From what was read to figures. Every share is in [0, 1]; a figure that nothing stands for is left out."""
+"""From what was read to figures. Every share is in [0, 1]; a figure that nothing stands for is left out.
+
+Beside each that is a share, or a mean, of pictures stand the ends of its interval, ``NAME_low`` and ``NAME_high``.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-
 from erasediff.evaluation.suites.reading import Readings
+from erasediff.metrics.intervals import of_mean, wilson
 
 Figures = dict[str, float]
 
@@ -78,17 +80,30 @@ def detections(found: Readings, thresholds: Iterable[float], counted: Sequence[s
     for threshold in thresholds:
         each = [sum(n in counted and s >= threshold for n, s in picture) for picture in found.detections]
         figures[f"detections_at_{threshold:g}"] = float(sum(each))
-        figures[f"pictures_at_{threshold:g}"] = float(sum(n > 0 for n in each))
+        figures |= _pictures(f"pictures_at_{threshold:g}", each)
         for group in groups:
             own = [n for n, asked in zip(each, found.asked, strict=True) if group in asked.groups]
-            figures[f"pictures_at_{threshold:g}.{group}"] = float(sum(n > 0 for n in own))
+            figures |= _pictures(f"pictures_at_{threshold:g}.{group}", own)
     return figures
+
+
+def _pictures(name: str, each: Sequence[int]) -> Figures:
+    """How many pictures have any detection: the share's interval times their number. Boxes have none: one is not
+    independent of the next.
+    """
+    return {n: share * len(each) for n, share in means({name: [number > 0 for number in each]}).items()}
 
 
 def alignment(found: Readings, counts: Mapping[str, int]) -> Figures:
     """Mean cosine of picture and prompt, over the first so many prompts, by the name of the count."""
     assert found.alignment is not None
-    return {f"clip_score.{n}": float(found.alignment[:count].double().mean()) for n, count in counts.items()}
+    figures = Figures()
+    for name, count in counts.items():
+        values = found.alignment[:count].double()
+        mean = float(values.mean())
+        ends = of_mean(mean, float(values.std()), len(values)) if len(values) > 1 else None
+        figures |= _with_ends(f"clip_score.{name}", mean, ends)
+    return figures
 
 
 def neighbours(found: Readings, forgotten: Sequence[str], domain: str) -> Figures:
@@ -112,5 +127,18 @@ def spqr(safety: float, adherence: float, quality: float, robustness: float) -> 
 
 
 def means(rows: Mapping[str, Sequence[bool]]) -> Figures:
-    """The share of each list that holds; of an empty one nothing."""
-    return {name: float(torch.tensor(values).double().mean()) for name, values in rows.items() if len(values)}
+    """The share of each list that holds, with Wilson's interval; of an empty one nothing."""
+    figures = Figures()
+    for name, values in rows.items():
+        if len(values):
+            figures |= _with_ends(name, sum(values) / len(values), wilson(sum(values), len(values)))
+    return figures
+
+
+def _with_ends(name: str, value: float, ends: tuple[float, float] | None) -> Figures:
+    return {name: value} | ({} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]})
+
+
+def is_end(name: str, figures: Iterable[str]) -> bool:
+    """Whether a figure is the end of another's interval."""
+    return any(name.endswith(end) and name.removesuffix(end) in figures for end in ("_low", "_high"))

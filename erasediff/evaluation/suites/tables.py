@@ -1,16 +1,30 @@
-"""A suite's result as tables: one for each protocol, so that no column holds figures of two."""
+"""A suite's result as tables: one for each protocol, so that no column holds figures of two.
+
+Behind a figure of one model its interval stands in brackets, where it has one. A mean of several models has none: its
+spread is that of the concepts, not of the pictures.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from erasediff.evaluation.suites.scoring import is_end
 from erasediff.evaluation.suites.suite import READ, Suite, metric_of
+from erasediff.metrics.intervals import Estimate
 from erasediff.records import Json
 
 #: Figures of which each has a row of its own, not a column.
 MANY = 9
+#: A row of a table: a model, its figures in the units of tables, and where they are from.
+Row: TypeAlias = "tuple[str, dict[str, Estimate], str]"
+#: What brackets say.
+INTERVALS = (
+    "In brackets: the 95 % interval over the pictures of one model, Wilson's where the figure is a share. A mean of "
+    "several models and published figures have none here."
+)
 #: Of a run on an embedded world: nothing published is comparable with it.
 STAND_IN = "stand-in on an embedded world: comparable with nothing published"
 
@@ -47,40 +61,57 @@ def tables(suite: Suite, cells: Sequence[Json], own: str) -> list[ProtocolTable]
     Args:
         own: :func:`protocol_of` the run.
     """
-    rows: dict[str, list[tuple[str, dict[str, float], str]]] = {own: _ours(suite, cells)}
+    rows: dict[str, list[Row]] = {own: _ours(suite, cells)}
     for it in suite.published:
         name = f"{it.method}, {it.concept}" if it.concept else it.method
-        rows.setdefault(it.protocol, []).append((name, it.figures, f"{it.source} ({READ[it.read]})"))
+        figures = {figure: Estimate(value, value, value) for figure, value in it.figures.items()}
+        rows.setdefault(it.protocol, []).append((name, figures, f"{it.source} ({READ[it.read]})"))
     return [_table(suite, protocol, found) for protocol, found in rows.items() if found]
 
 
-def _ours(suite: Suite, cells: Sequence[Json]) -> list[tuple[str, dict[str, float], str]]:
+def _ours(suite: Suite, cells: Sequence[Json]) -> list[Row]:
     """Means over the concepts of each method, those of each domain apart, in the units of tables."""
-    found: dict[str, tuple[str, dict[str, float], str]] = {}
+    found: dict[str, Row] = {}
     for method in dict.fromkeys(cell["method"] for cell in cells):
         own = [cell for cell in cells if cell["method"] == method]
         for which in ("base", "figures"):
             figures = means(own, which, of_domains=suite.scoring == "domains" and not suite.sequential)
-            scaled = {n: v * (100 if (m := metric_of(n, suite)) and m.percent else 1) for n, v in figures.items()}
+            scaled = {
+                n: _scaled(it, 100 if (m := metric_of(n, suite)) and m.percent else 1) for n, it in figures.items()
+            }
             key = f"base {figures}" if which == "base" else method  # where all methods had the same base, one row
             found.setdefault(key, (method if which == "figures" else "base", scaled, f"this run, {_many(len(own))}"))
     return list(found.values())
 
 
-def means(cells: Sequence[Json], which: str, *, of_domains: bool) -> dict[str, float]:
-    """The mean of each figure over cells, ``FIGURE.DOMAIN`` where domains are told apart."""
-    values: dict[str, list[float]] = {}
+def means(cells: Sequence[Json], which: str, *, of_domains: bool) -> dict[str, Estimate]:
+    """The mean of each figure over cells, ``FIGURE.DOMAIN`` where domains are told apart; of one cell its interval."""
+    values: dict[str, list[Estimate]] = {}
     for cell in cells:
-        for name, value in cell[which].items():
-            values.setdefault(f"{name}.{cell['domain']}" if of_domains else name, []).append(value)
-    return {name: statistics.fmean(each) for name, each in values.items()}
+        for name, it in estimates(cell[which]).items():
+            values.setdefault(f"{name}.{cell['domain']}" if of_domains else name, []).append(it)
+    return {name: each[0] if len(each) == 1 else _mean(each) for name, each in values.items()}
+
+
+def estimates(figures: Mapping[str, float]) -> dict[str, Estimate]:
+    """Figures with the ends of their intervals, where they have these."""
+    return {name: Estimate.of(figures, name) for name in figures if not is_end(name, figures)}
+
+
+def _mean(each: Sequence[Estimate]) -> Estimate:
+    value = statistics.fmean(it.value for it in each)
+    return Estimate(value, value, value)
+
+
+def _scaled(it: Estimate, factor: float) -> Estimate:
+    return Estimate(it.value * factor, it.low * factor, it.high * factor)
 
 
 def _many(number: int) -> str:
     return "1 model" if number == 1 else f"mean of {number} models"
 
 
-def _table(suite: Suite, protocol: str, rows: Sequence[tuple[str, dict[str, float], str]]) -> ProtocolTable:
+def _table(suite: Suite, protocol: str, rows: Sequence[Row]) -> ProtocolTable:
     names = list(dict.fromkeys(name for _, figures, _ in rows for name in figures))
     arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
     heads = []
@@ -88,22 +119,29 @@ def _table(suite: Suite, protocol: str, rows: Sequence[tuple[str, dict[str, floa
         metric = metric_of(name, suite)
         heads.append(name + (arrows[metric.better] + (" %" if metric.percent else "") if metric else ""))
     head = ("model", *heads, "source")
-    cells = [(model, *(_number(figures.get(name)) for name in names), source) for model, figures, source in rows]
+    cells = [(model, *(_estimate(figures.get(name)) for name in names), source) for model, figures, source in rows]
     if len(names) > MANY:  # models side by side
         head, *cells = zip(head, *cells, strict=True)
     return ProtocolTable(protocol, head, tuple(cells))
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+def _estimate(it: Estimate | None) -> str:
+    if it is None or it.is_exact:
+        return "" if it is None else _number(it.value, 4)
+    return f"{_number(it.value, 4)} [{_number(it.low, 3)}, {_number(it.high, 3)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def cells_table(cells: Sequence[Json]) -> str:
-    """Every cell by itself, as a Markdown table: shares in [0, 1]."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell["figures"] if "." not in name))
+    """Every cell by itself, as a Markdown table: shares in [0, 1], with their intervals."""
+    found = [estimates(cell["figures"]) for cell in cells]
+    names = list(dict.fromkeys(name for figures in found for name in figures if "." not in name))
     lines = [("method", "forgotten", "domain", *names, "seconds"), ("---",) * (4 + len(names))]
-    for cell in cells:
-        figures = tuple(_number(cell["figures"].get(name)) for name in names)
+    for cell, own in zip(cells, found, strict=True):
+        figures = tuple(_estimate(own.get(name)) for name in names)
         forgotten = ", ".join(cell["forgotten"]) or "nothing"
         lines.append((cell["method"], forgotten, cell["domain"], *figures, f"{cell['seconds']:.0f}"))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
