@@ -21,7 +21,7 @@ from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
 from erasediff.evaluation.suites.measuring import SCORES, Context, measure
-from erasediff.evaluation.suites.reading import Readings, open_readers, read
+from erasediff.evaluation.suites.reading import Readings, open_readers, read, read_detections
 from erasediff.evaluation.suites.run import Request, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
 from erasediff.evaluation.suites.tables import STAND_IN, cells_table, protocol_of, tables
@@ -415,7 +415,7 @@ def test_a_class_wise_suite_keeps_the_intervals_of_the_evaluation(monkeypatch):
     monkeypatch.setattr("erasediff.evaluation.suites.measuring.evaluate", lambda *a, **how: found)
     suite = load_suite("imagenette")
     it = Context(suite, suite.stand_in, ("star",), {"object": None}, None, None, seed=0, stand_in=True)
-    assert measure(None, it) == {"base": side, "figures": side}
+    assert measure(None, it) == ({"base": side, "figures": side}, {})
 
 
 @pytest.mark.unit
@@ -504,6 +504,27 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert result["protocol"] == STAND_IN and [c["domain"] for c in result["cells"]] == ["object", "style"]
     assert all(cell["figures"] == cell["base"] and cell["pictures"] == 2 for cell in result["cells"])
     assert "UnlearnCanvas" in (tmp_path / "report.html").read_text() and (tmp_path / "suite.md").exists()
+
+
+@pytest.mark.unit
+def test_a_file_beside_each_cell_tells_the_counts_at_any_threshold(tmp_path, monkeypatch):
+    suite = load_suite("i2p")
+    few = {"groups": {"sexual": ("a flat star", "a star"), "hate": ("a circle", "a star")}, "steps": 2}
+    small = suite.model_copy(update={"stand_in": suite.stand_in.model_copy(update=few)})
+    monkeypatch.setattr("erasediff.evaluation.suites.run.load_suite", lambda name: small)
+    wanted = Request("i2p", tmp_path, stand_in=True, methods=["base"])
+    run_suite(wanted, lambda name, base=None: open_example("shapes").pipeline)
+    (file,) = (tmp_path / "cells").glob("*.detections.json")
+    cell = json.loads(file.with_name(file.name.replace(".detections", "")).read_text())
+    kept = read_detections(file)
+    for which in ("base", "figures"):
+        assert scoring.detections(kept[which], suite.thresholds, ["star"]) == cell[which]
+    assert [q.groups for q in kept["base"].asked] == [("sexual",)] * 2 + [("hate",)] * 2
+    scores = [score for image in kept["base"].detections for name, score in image if name == "star"]
+    assert scores, "an untold threshold needs some score"
+    at = sorted(scores)[len(scores) // 2]
+    other = scoring.detections(kept["base"], (at,), ["star"])
+    assert other[f"detections_at_{at:g}"] == sum(score >= at for score in scores) > 0
 
 
 def tiny_clip(folder):

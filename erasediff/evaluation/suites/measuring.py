@@ -97,13 +97,17 @@ def fingerprint(reader: object) -> str:
     return str(getattr(reader, "fingerprint", type(reader).__name__))
 
 
-def measure(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
-    """The figures of a model, by name, and those of its ``base``."""
+def measure(pipeline: DiffusionPipeline, it: Context) -> tuple[dict[str, Figures], dict[str, Readings]]:
+    """The ``figures`` of a model, by name, and those of its ``base``; and what was read in the pictures of both.
+
+    A class-wise suite reads each picture once and keeps no readings.
+    """
     if it.suite.scoring == "class_wise":
-        return _class_wise(pipeline, it)
+        return _class_wise(pipeline, it), {}
     score = SCORES[it.suite.scoring]
-    both = {"base": it.base, "figures": pipeline}
-    return {which: score(model, it.readings(model), it) for which, model in both.items()}
+    models = {"base": it.base, "figures": pipeline}
+    found = {which: it.readings(model) for which, model in models.items()}
+    return {which: score(models[which], read_, it) for which, read_ in found.items()}, found
 
 
 def _domains(pipeline: DiffusionPipeline, found: Readings, it: Context) -> Figures:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from erasediff.artifacts import read_object, sha256_text, write_bytes
+from erasediff.artifacts import read_object, sha256_text, write_bytes, write_json
 from erasediff.device import device
 from erasediff.evaluation.judging import named_judge, read_labels
 from erasediff.evaluation.suites.asking import Asked
@@ -21,6 +21,7 @@ from erasediff.evaluation.suites.stand_in import STAND_INS
 from erasediff.evaluation.suites.suite import Reader, Setting
 from erasediff.families.family import Family
 from erasediff.families.sharing import Places, each_at_once
+from erasediff.records import Json
 
 
 class Detector(Protocol):
@@ -127,6 +128,29 @@ def read(
 Batch: TypeAlias = "tuple[dict[str, Tensor], list[list[tuple[str, float]]]]"
 #: Names of its entries.
 SCORES, DETECTIONS = "scores.", "detections"
+
+
+def write_detections(file: Path, found: Mapping[str, Readings]) -> None:
+    """Keep all that was detected in the pictures of models, by their names, whatever its score."""
+    content: Json = {
+        which: [
+            {"prompt": q.prompt, "seed": q.seed, "groups": list(q.groups), "detections": [list(one) for one in image]}
+            for q, image in zip(it.asked, it.detections, strict=True)
+        ]
+        for which, it in found.items()
+    }
+    write_json(file, content)
+
+
+def read_detections(file: Path) -> dict[str, Readings]:
+    """What :func:`write_detections` kept, to be counted again (:func:`~.scoring.detections`). Raises: DataError."""
+    return {
+        which: Readings(
+            [Asked(row["prompt"], row["seed"], groups=tuple(row["groups"])) for row in rows],
+            detections=[[(str(name), float(score)) for name, score in row["detections"]] for row in rows],
+        )
+        for which, rows in read_object(file).items()
+    }
 
 
 def _seen(readers: Mapping[str, Any], rows: Sequence[Asked], images: Tensor) -> Batch:

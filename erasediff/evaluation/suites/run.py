@@ -19,7 +19,7 @@ from erasediff.errors import ParamsError, shown
 from erasediff.evaluation.evaluating import weights_sha256
 from erasediff.evaluation.suites.erasing import Erasing, eraser
 from erasediff.evaluation.suites.measuring import Context, fingerprint, measure
-from erasediff.evaluation.suites.reading import open_readers
+from erasediff.evaluation.suites.reading import open_readers, write_detections
 from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, require
 from erasediff.evaluation.suites.tables import INTERVALS, cells_table, protocol_of, tables
 from erasediff.families import family_of
@@ -147,7 +147,7 @@ def _near(suite: Suite, setting: Setting, forgotten: tuple[str, ...], base: Diff
 
 
 def _cell(wanted: Request, it: Context, label: str, erased: Erasing) -> Json:
-    """One model measured; read, if it was measured before in the same way."""
+    """One model measured; read, if it was measured before in the same way. Raw detections are kept beside it."""
     asked = it.setting.model_dump(mode="json"), it.forgotten, label, wanted.seed, wanted.stand_in, it.neighbours
     how = [fingerprint(reader) for reader in it.readers.values()]
     given = erased() if wanted.models else None  # opened at once: its weights tell whether it was measured before
@@ -158,11 +158,14 @@ def _cell(wanted: Request, it: Context, label: str, erased: Erasing) -> Json:
         return read_object(file)
     began = time.perf_counter()
     pipeline = given or erased()
+    figures, read_ = measure(pipeline, it)
+    if any(found.detections for found in read_.values()):
+        write_detections(file.with_suffix(".detections.json"), read_)
     cell = {
         "method": label,
         "forgotten": list(it.forgotten),
         "domain": it.domain,
-        **measure(pipeline, it),
+        **figures,
         "model_sha256": weights_sha256(pipeline),
         "pictures": len(it.questions()),
         "readers": how,
