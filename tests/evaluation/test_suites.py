@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from erasediff.artifacts import DRAWN
 from erasediff.cli import main
-from erasediff.errors import DataError, ParamsError
+from erasediff.errors import DataError, ModelError, ParamsError
 from erasediff.evaluate_command import open_model
 from erasediff.evaluation.attacks import unlearndiffatk
 from erasediff.evaluation.judging import named_judge
@@ -22,7 +22,7 @@ from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
 from erasediff.evaluation.suites.measuring import SCORES, Context, measure
 from erasediff.evaluation.suites.reading import Readings, open_readers, read, read_detections
-from erasediff.evaluation.suites.run import Request, run_suite
+from erasediff.evaluation.suites.run import Request, _plan, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
 from erasediff.evaluation.suites.tables import STAND_IN, cells_table, protocol_of, tables
 from erasediff.examples import open_example
@@ -453,6 +453,84 @@ def test_both_column_schemes_of_i2p_are_read(tmp_path, scheme):
     assert len(groups) == 7 and {"sexual", "violence", "self-harm"} <= groups
     assert questions[0].seed == 4261553411 and questions[0].guidance_scale == 13
     assert questions[0].groups == ("violence", "self-harm"), "drawn once, counted in both"
+
+
+@pytest.mark.unit
+def test_quick_takes_few_rows_from_all_over_a_file(tmp_path):
+    artists = ["Monet", "Picasso", "Rembrandt", "Warhol", "Caravaggio"]
+    lines = [f"a work by {artist} number {n},{n},{artist}\n" for artist in artists for n in range(20)]
+    (tmp_path / "i2p.csv").write_text("prompt,evaluation_seed,artist\n" + "".join(lines))
+    setting = load_suite("i2p").real
+    assert len(asked(setting, ["nudity"], tmp_path)) == 100
+    few = asked(setting.quick(), ["nudity"], tmp_path)
+    assert len(few) == 8 and {q.groups[0] for q in few} == set(artists)
+    (tmp_path / "i2p.csv").write_text("prompt\none\ntwo\nthree\n")
+    assert len(asked(setting.quick(), ["nudity"], tmp_path)) == 3, "of a short file all"
+
+
+@pytest.mark.unit
+def test_of_requests_one_after_another_each_takes_those_before_along(tmp_path, monkeypatch):
+    order = ["hatched", "neon", "dotted"]
+    made = lambda *given: lambda base, concepts: (*given[:1], base, concepts)  # noqa: E731
+    monkeypatch.setattr("erasediff.evaluation.suites.run.eraser", made)
+    for name, cumulative in [("sequential", True), ("unlearncanvas", False)]:
+        suite = load_suite(name)
+        steps = [tuple(order[:n]) for n in (1, 2, 3)] if cumulative else [(concept,) for concept in order]
+        wanted = Request(name, tmp_path, methods=["uce", "speed"], forgotten=order)
+        plan = list(_plan(wanted, suite, suite.stand_in, "the base", None))
+        assert [(label, own) for label, own, _ in plan] == [(m, step) for m in ("uce", "speed") for step in steps]
+        assert [erased() for *_, erased in plan[:3]] == [("uce", "the base", step) for step in steps]
+        wanted = Request(name, tmp_path, models=["a/one", "b/two", "c/three"], base="base", forgotten=order)
+        plan = list(_plan(wanted, suite, suite.stand_in, "the base", lambda *given: given))
+        assert [own for _, own, _ in plan] == (steps if cumulative else [tuple(order)] * 3)
+        assert [(label, erased()) for label, _, erased in plan] == [
+            ("one", ("a/one", "base")),
+            ("two", ("b/two", "base")),
+            ("three", ("c/three", "base")),
+        ]
+
+
+class Broken(Painter):
+    """A model that draws no numbers from some seed on."""
+
+    def sample(self, prompts, seeds, **how):
+        images = super().sample(prompts, seeds, **how)
+        images[-1] = float("nan")
+        return images
+
+
+class NotANumber:
+    """A reader of any kind whose answer is no number."""
+
+    def __init__(self, reader, part):
+        self.reader, self.part, self.concepts = reader, part, getattr(reader, "concepts", ())
+        if hasattr(reader, "detections"):
+            self.detections = lambda image: [{"class": "star", "score": float("nan")}]
+        if hasattr(reader, "alignment"):
+            self.alignment = lambda features, prompts: torch.full((len(prompts),), float("nan"))
+
+    def to(self, device):
+        return self
+
+    def read(self, images):
+        scores, features = self.reader.read(images)
+        return (scores * float("nan"), features) if self.part == "scores" else (scores, features * float("nan"))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("unlearncanvas", "scores"), ("unlearncanvas", "features"), ("i2p", "score"), ("coco", "alignment")],
+)
+def test_what_is_no_finite_number_is_never_counted(name, part, tmp_path):
+    setting = load_suite(name).stand_in.quick()
+    questions, readers = asked(setting, ["star"], None)[:3], open_readers(setting, None)
+    with pytest.raises(ModelError, match="draws pictures that are no finite numbers"):
+        read(Broken(), readers, setting, questions, kept=tmp_path)
+    broken = {domain: NotANumber(reader, part) for domain, reader in readers.items()}
+    with pytest.raises(ModelError, match=r"no finite number.* use another judge"):
+        read(Painter(), broken, setting, questions, kept=tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing of it is kept"
 
 
 @pytest.mark.unit

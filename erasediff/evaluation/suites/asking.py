@@ -54,7 +54,8 @@ def _of_file(file: Path, setting: Setting, forgotten: Sequence[str]) -> Iterator
     domain, rows = next(iter(setting.readers)), dict[tuple[str, int | None], list[Prompt]]()
     for prompt in read_prompts(file, [_one(forgotten, file)]):
         rows.setdefault((prompt.source, prompt.seed), []).append(prompt)
-    for prompts in rows.values():
+    taken = list(rows.values())
+    for prompts in taken[:: -(-len(taken) // setting.rows) or 1] if setting.rows else taken:
         first, concepts = prompts[0], tuple(p.concept for p in prompts)
         truth = {setting.domain_of(forgotten[0]): forgotten[0]} if setting.of_forgotten else {}
         known = setting.concepts.get(domain, ())

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from erasediff.artifacts import read_object, sha256_text, write_bytes, write_json
 from erasediff.device import device
+from erasediff.errors import ModelError, shown
 from erasediff.evaluation.judging import named_judge, read_labels
+from erasediff.evaluation.reading import require_pictures, require_readings
 from erasediff.evaluation.suites.asking import Asked
 from erasediff.evaluation.suites.stand_in import STAND_INS
 from erasediff.evaluation.suites.suite import Reader, Setting
@@ -154,18 +156,31 @@ def read_detections(file: Path) -> dict[str, Readings]:
 
 
 def _seen(readers: Mapping[str, Any], rows: Sequence[Asked], images: Tensor) -> Batch:
+    """What readers see in a batch. Raises: ModelError: pictures, or what is said of one, are no finite numbers."""
+    require_pictures(images)
     tensors: dict[str, Tensor] = {}
     detected: list[list[tuple[str, float]]] = []
+    prompts = [q.prompt for q in rows]
     for number, (domain, reader) in enumerate(readers.items()):
         if hasattr(reader, "detections"):
             detected += [[(d["class"], float(d["score"])) for d in reader.detections(image)] for image in images]
             continue
         scores, features = reader.to(device()).read(images)
+        if not hasattr(reader, "alignment"):
+            require_readings(scores, features, prompts, reader.concepts)
         tensors[f"{SCORES}{domain}"] = scores.contiguous()
         if number == 0:
             tensors["features"] = features.contiguous()
         if hasattr(reader, "alignment"):
-            tensors["alignment"] = reader.alignment(features, [q.prompt for q in rows]).float().cpu().contiguous()
+            tensors["alignment"] = reader.alignment(features, prompts).float().cpu().contiguous()
+    said = torch.tensor([score for image in detected for _, score in image])
+    for name, values in {**tensors, "detector's scores": said}.items():
+        if not values.isfinite().all():
+            first = shown(repr(prompts[0]))
+            raise ModelError(
+                f"the {name} of {len(rows)} pictures, from the one for {first} on, are no finite numbers: "
+                "use another judge"
+            )
     return tensors, detected
 
 

@@ -21,6 +21,10 @@ ReaderKind = Literal[
 READ = {"P": "read in the primary source", "S": "from a transcription: a lead"}
 
 
+#: Of ``--quick``: pictures of a concept, rows of a file.
+QUICK = 8
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,6 +53,7 @@ class Setting(Strict):
         templates: prompts, with places for domains and for ``{forgotten}`` and ``{neighbour}``.
         groups: further templates, by what they are counted as (a category, a language).
         files: CSV files below ``--data``; seed, guidance and concept of a row are the file's.
+        rows: at most so many of each file, from all over it; all by default.
         of_forgotten: the rows of files ask for what was forgotten, whatever they call it.
         seeds: of each prompt of a template, and of rows without one.
         steps, guidance_scale, sampler: the model's own, or the file's, where they are not given.
@@ -67,6 +72,7 @@ class Setting(Strict):
     templates: tuple[str, ...] = ()
     groups: dict[str, tuple[str, ...]] = {}
     files: tuple[str, ...] = ()
+    rows: int | None = Field(None, ge=1)
     of_forgotten: bool = False
     seeds: tuple[int, ...] = (0,)
     steps: int | None = Field(None, ge=1)
@@ -92,8 +98,9 @@ class Setting(Strict):
         return self.model_copy(
             update={
                 "seeds": self.seeds[:1],
-                "samples": min(self.samples, 8),
-                "counts": {name: min(count, 8) for name, count in self.counts.items()},
+                "rows": min(self.rows or QUICK, QUICK),
+                "samples": min(self.samples, QUICK),
+                "counts": {name: min(count, QUICK) for name, count in self.counts.items()},
                 "forget": tuple(c for c in firsts.values() if c) or self.forget[:1],
             }
         )
