@@ -53,6 +53,12 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Press a key that has a name, such as Tab, and let it go."""
+        codes = {"key": key, "code": key, "windowsVirtualKeyCode": {"Tab": 9}[key]}
+        for what in ("keyDown", "keyUp"):
+            self._ask("Input.dispatchKeyEvent", type=what, **codes)
+
     def picture(self) -> bytes:
         """The whole page as PNG."""
         found = self._ask("Page.captureScreenshot", captureBeyondViewport=True, clip=self._whole())

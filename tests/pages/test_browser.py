@@ -1,6 +1,7 @@
 """Every page as a real browser shows it: wide, on a phone, in the dark, printed."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from erasediff.evaluation.charts import charts_of
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.pictures import grid_png
 from erasediff.evaluation.report import report_html, with_version
-from erasediff.pages import Section, Table
-from erasediff.records import EffectiveSettings, Erasures, ForgetSummary, Measured
+from erasediff.evaluation.suites.run import Request, _written
+from erasediff.evaluation.suites.suite import load_suite
+from erasediff.pages import Section, Table, page
+from erasediff.records import EffectiveSettings, Erasures, ForgetSummary, Measured, SelfCheck
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed: apt-get install chromium")
 
@@ -51,7 +54,36 @@ def evaluated(unlearning_accuracy, low=None):
     return evaluation_of(base, erased, JUDGE, LIMITS)
 
 
-def report(folder, unlearning_accuracy, low=None):
+def found(value, **more):
+    return {"value": value, "low": value - 0.08, "high": value + 0.08, "pictures": 60, **more}
+
+
+def curve(value):
+    return {
+        f"{way}, {at} updates": found(value + at / 200, at=at) for way in ("all weights", "LoRA") for at in (0, 5, 40)
+    }
+
+
+#: A report with all that may be in one: attacks with curves, one that did not run, planted models, concepts alike.
+EVERYTHING = {
+    "attacks": {
+        "base": {"resurgence": {"before": found(0.9, at=0)}, "precision": {"int8 weights": found(0.9)}},
+        "erased": {"resurgence": curve(0.1), "precision": {"int8 weights": found(0.1)}},
+        "retrained": {"resurgence": curve(0.2), "precision": {"int8 weights": found(0.2)}},
+    },
+    "self_checks": {
+        "a copy of the base": SelfCheck("FAILED by unlearning_accuracy", "FAILED by unlearning_accuracy", True),
+        "blank pictures for what is to be forgotten": SelfCheck("noticed in 90%", "noticed in 12%; passed", False),
+    },
+    "neighbours": {CONCEPTS[0]: ["b", "c"]},
+    "skipped": {
+        "attack wordings": "it needs a model that is asked by prompts",
+        "clip_score": "the judge is no CLIP model",
+    },
+}
+
+
+def report(folder, unlearning_accuracy, low=None, **changes):
     trace = folder / "erase.csv"
     lines = [f"{i},{0.01 + 0.02 / i},{0.02 + 0.1 / i},{1 - 0.5 / i},{0.5 / i}" for i in range(1, 141)]
     trace.write_text("step,retain_loss,forget_loss,multiplier,gradient_cosine\n" + "\n".join(lines) + "\n")
@@ -61,7 +93,7 @@ def report(folder, unlearning_accuracy, low=None):
         )
         for which, tone in (("base", 0.3), ("erased", -0.3))
     }
-    evaluation = evaluated(unlearning_accuracy, low)
+    evaluation = replace(evaluated(unlearning_accuracy, low), **changes)
     html = report_html(evaluation, SETS, RAN, pictures, charts_of(trace, RAN))
     facts = {
         "version": "erasediff-digits, version 3",
@@ -88,6 +120,18 @@ def comparison(folder):
     )
 
 
+def suite(folder):
+    figures = [
+        f"{name}.{domain}"
+        for name in ("unlearning_accuracy", "in_domain_retain_accuracy")
+        for domain in ("style", "object")
+    ]
+    cell = {"method": "erasediff", "domain": "style", "base": dict.fromkeys(figures, 0.9), "seconds": 1.0}
+    cells = [cell | {"forgotten": [name], "figures": dict.fromkeys(figures, 0.8765)} for name in ("Van_Gogh", "Dogs")]
+    _written(Request("unlearncanvas", folder), load_suite("unlearncanvas"), cells)
+    return (folder / "report.html").read_text()
+
+
 def validation(folder):
     results = [
         {
@@ -109,6 +153,8 @@ PAGES = {
     "passed": lambda folder: report(folder, 0.95),
     "failed": lambda folder: report(folder, 0.1),
     "untold": lambda folder: report(folder, 0.91, 0.88),
+    "everything": lambda folder: report(folder, 0.95, **EVERYTHING),
+    "suite": suite,
     "comparison": comparison,
     "validation": validation,
 }
@@ -142,6 +188,29 @@ def test_nothing_lies_outside_its_column_nothing_is_fetched_and_nothing_complain
 
 def colour(shown, selector, what="backgroundColor"):
     return shown.evaluate(f'getComputedStyle(document.querySelector("{selector}")).{what}')
+
+
+@pytest.mark.pipeline
+def test_keys_alone_reach_every_link_in_turn_and_the_one_reached_is_outlined(shown, tmp_path):
+    rows = [("MLflow page", f"http://localhost/{name}") for name in ("model", "run")]
+    (tmp_path / "page.html").write_text(page("Links", [Section("Where it is kept", table=Table(rows))]))
+    shown.open(tmp_path / "page.html")
+    reached = []
+    for _ in rows:
+        shown.press("Tab")
+        reached.append(shown.evaluate("document.activeElement.href"))
+        outline = shown.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", "who reads by keys has to see where they are"
+    assert reached == [url for _, url in rows]
+
+
+@pytest.mark.pipeline
+def test_the_report_has_curves_planted_models_and_concepts_that_look_alike(shown, tmp_path):
+    (tmp_path / "page.html").write_text(report(tmp_path, 0.95, **EVERYTHING))
+    shown.open(tmp_path / "page.html")
+    text = shown.evaluate("document.body.innerText")
+    for told in ("b (looks alike)", "noticed in 12%; passed", "Not run: wordings", "resurgence: share of pictures"):
+        assert told in text, told
 
 
 @pytest.mark.pipeline
