@@ -28,6 +28,7 @@ from erasediff.evaluation.suites.tables import STAND_IN, cells_table, protocol_o
 from erasediff.examples import open_example
 from erasediff.families import family_of
 from erasediff.metrics.intervals import wilson
+from erasediff.metrics.table import METRICS
 
 ROOT = Path(__file__).parents[2]
 YAMLS = ROOT / "erasediff" / "evaluation" / "suites"
@@ -406,6 +407,23 @@ def test_every_share_has_wilsons_interval_and_a_count_of_pictures_that_of_its_sh
     assert (counted["pictures_at_0.5"], *ends) == pytest.approx((2, *(4 * end for end in wilson(2, 4))))
     assert counted["pictures_at_0.5.g_high"] == pytest.approx(3 * wilson(1, 3)[1])
     assert "detections_at_0.5_low" not in counted and "pictures_low" not in counted
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["cifar10", "imagenette"])
+def test_a_class_wise_suite_names_no_figure_that_nothing_computes(name):
+    assert set(load_suite(name).metrics) <= set(METRICS)
+
+
+@pytest.mark.unit
+def test_the_figures_of_the_adm_evaluator_stand_apart_from_ours():
+    suite = load_suite("cifar10")
+    ours, *others = tables(suite, [a_cell(forget_class_probability=0.1)], suite.protocol)
+    assert {row[0] for row in ours.rows} >= {"mine", "SalUn"} and len(ours.head) == 3, (
+        "no column is ours alone, or empty"
+    )
+    (adm,) = [table for table in others if "ADM evaluator" in table.protocol]
+    assert adm.head == ("model", "fid", "precision", "recall", "source") and len(adm.rows) == 7
 
 
 @pytest.mark.unit
