@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from erasediff.metrics.intervals import of_mean
-from erasediff.metrics.rules import beside
+from erasediff.metrics.intervals import beside, of_mean
 from erasediff.metrics.table import CHANGE
 
 if TYPE_CHECKING:

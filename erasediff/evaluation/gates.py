@@ -15,13 +15,14 @@ from erasediff.evaluation.self_checks import UNCHECKED, self_checks
 from erasediff.metrics.intervals import (
     CONFIDENCE,
     Estimate,
+    beside,
     correlation,
     difference,
     outcome,
     pictures_needed,
     z_of,
 )
-from erasediff.metrics.rules import GatedMetric, Numbers, beside
+from erasediff.metrics.rules import GatedMetric, Numbers
 from erasediff.metrics.table import (
     BASE_ACCURACY,
     FORGET_DEGENERATE,
@@ -57,9 +58,8 @@ def gates(
     """
     found = {}
     for name, gated in GATES.items():
-        metric = gated.metric.name
         comparable = same_protocol or not gated.same_protocol
-        it = gated.estimate(base, erased, (pairing or {}).get(metric, 0.0)) if comparable else None
+        it = gated.estimate(base, erased, pairing) if comparable else None
         if it is not None:
             limit = limits.get(gated.rule.limit)
             if limit is not None:

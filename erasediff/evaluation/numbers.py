@@ -14,8 +14,8 @@ from torch import Tensor
 from erasediff.artifacts import write_bytes
 from erasediff.errors import IntegrityError
 from erasediff.metrics.draw import Draw
-from erasediff.metrics.intervals import CONFIDENCE, of_distance, of_mean, of_replicates, of_share, z_of
-from erasediff.metrics.rules import Metric, beside
+from erasediff.metrics.intervals import CONFIDENCE, beside, of_distance, of_mean, of_replicates, of_share, z_of
+from erasediff.metrics.rules import Metric
 from erasediff.metrics.table import METRICS, metric_of
 from erasediff.randomness import generator
 

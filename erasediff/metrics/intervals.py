@@ -26,6 +26,12 @@ ROUNDING = 1e-6
 _WIDEST = 50.0
 
 
+def beside(name: str, suffix: str) -> str:
+    """The name of a figure that stands beside a number, such as its ``low`` end: ``NAME_low``, ``NAME_low.CONCEPT``."""
+    head, dot, concept = name.partition(".")
+    return f"{head}_{suffix}{dot}{concept}" if suffix else name
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval; where none is known, both ends are the number itself."""
@@ -36,9 +42,9 @@ class Estimate:
 
     @classmethod
     def of(cls, numbers: Mapping[str, float], name: str) -> Estimate:
-        """A number and its ends from flat numbers, ``NAME``, ``NAME_low`` and ``NAME_high``."""
+        """A number and its ends from flat numbers, by the names of :func:`beside`."""
         value = numbers[name]
-        return cls(value, numbers.get(f"{name}_low", value), numbers.get(f"{name}_high", value))
+        return cls(value, *(numbers.get(beside(name, end), value) for end in ("low", "high")))
 
     @property
     def is_exact(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from erasediff.metrics.intervals import Estimate, difference, times
+from erasediff.metrics.intervals import Estimate, beside, difference, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 #: Flat numbers of one model, by the names of metrics; ``NAME_sd`` is the spread over draws, ``NAME_low`` and
 #: ``NAME_high`` are the ends of the interval. Of a concept: ``NAME.CONCEPT``, ``NAME_low.CONCEPT``, …
 Numbers = Mapping[str, float]
-#: What a gate holds against its limit, of the base's and the erased model's numbers; ``None``: it does not apply.
-GateValue = Callable[[Numbers, Numbers], Estimate | None]
+#: What a gate holds against its limit, of the base's and the erased model's numbers, and of the correlation of both by
+#: name; ``None``: it does not apply.
+GateValue = Callable[[Numbers, Numbers, Numbers], Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,6 @@ class Metric:
         return f"{round(value, self.digits) + 0.0:.{self.digits}f}"
 
 
-def beside(name: str, suffix: str) -> str:
-    """The name of a figure that stands beside a number, such as its ``low`` end: ``NAME_low``, ``NAME_low.CONCEPT``."""
-    head, dot, concept = name.partition(".")
-    return f"{head}_{suffix}{dot}{concept}" if suffix else name
-
-
 @dataclass(frozen=True)
 class GatedMetric:
     """A metric with its gate.
@@ -179,16 +174,17 @@ class GatedMetric:
         """True if the value is a share of one model, whose interval is Wilson's."""
         return self.rule.value == "share" and self.metric.kind == "share"
 
-    def estimate(self, base: Numbers, erased: Numbers, paired: float = 0.0) -> Estimate | None:
+    def estimate(self, base: Numbers, erased: Numbers, pairing: Numbers | None = None) -> Estimate | None:
         """The number that is held against the limit, with its interval; ``None``: the gate does not apply, as a number
         is not there.
 
         Args:
-            paired: correlation of both models' numbers over the same prompts and seeds; 0 where they had others.
+            pairing: correlation of both models' numbers, by name, over the same prompts and seeds; none where they had
+                others.
         """
+        name, pairing = self.metric.name, pairing or {}
         if callable(self.rule.value):
-            return self.rule.value(base, erased)
-        name = self.metric.name
+            return self.rule.value(base, erased, pairing)
         if name not in erased or (self.rule.label and name not in base):
             return None
         after = Estimate.of(erased, name)
@@ -196,8 +192,8 @@ class GatedMetric:
             return after
         before = Estimate.of(base, name)
         if self.rule.value == "ratio":
-            return times(after, before, paired)
-        return difference(*((before, after) if self.rule.value == "drop" else (after, before)), paired)
+            return times(after, before, pairing.get(name, 0.0))
+        return difference(*((before, after) if self.rule.value == "drop" else (after, before)), pairing.get(name, 0.0))
 
     def value(self, base: Numbers, erased: Numbers) -> float | None:
         """The number of :meth:`estimate` alone."""

@@ -8,7 +8,7 @@ from erasediff.metrics.intervals import Estimate, difference
 from erasediff.metrics.rules import GatedMetric, GateRule, Metric, Numbers
 
 
-def base_recognised(base: Numbers, erased: Numbers) -> Estimate:
+def base_recognised(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate:
     """Share of the base's pictures that are recognised, of the forgotten or the retained concepts: the lesser."""
     found = [Estimate.of(base, kept.name) for kept in (RETAIN_ACCURACY, CROSS_DOMAIN) if kept.name in base]
     if UNLEARNING_ACCURACY.name in base:
@@ -16,10 +16,10 @@ def base_recognised(base: Numbers, erased: Numbers) -> Estimate:
     return Estimate(*(min(ends) for ends in zip(*((e.value, e.low, e.high) for e in found), strict=True)))
 
 
-def worst_drop(base: Numbers, erased: Numbers) -> Estimate | None:
+def worst_drop(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
     """How much less the pictures of a single retained concept are recognised, of the concept that lost most."""
     names = [name for name in base if name.startswith(f"{KEPT.name}.") and name in erased]
-    found = [difference(Estimate.of(base, name), Estimate.of(erased, name)) for name in names]
+    found = [difference(Estimate.of(base, n), Estimate.of(erased, n), pairing.get(n, 0.0)) for n in names]
     return Estimate(*(max(e) for e in zip(*((e.value, e.low, e.high) for e in found), strict=True))) if found else None
 
 

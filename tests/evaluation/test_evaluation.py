@@ -391,3 +391,16 @@ def test_a_base_at_no_distance_from_real_pictures_has_a_verdict_that_can_be_writ
         evaluation = evaluated(BASE | {"fd_classifier": 0.0}, ERASED | {"fd_classifier": distance})
         json.dumps(evaluation.to_json(), allow_nan=False)
         assert evaluation.gates["fd_classifier_ratio"].passed == passed and report(evaluation)
+
+
+@pytest.mark.unit
+def test_what_one_concept_lost_is_told_sooner_where_both_models_had_the_same_seeds():
+    base = BASE | {"kept.a": 0.9, "kept_low.a": 0.83, "kept_high.a": 0.94, "kept.b": 1.0}
+    erased = ERASED | {"kept.a": 0.85, "kept_low.a": 0.77, "kept_high.a": 0.91, "kept.b": 1.0}
+    alone, paired = (
+        gates(base, erased, LIMITS | {"max_concept_drop": 0.12}, pairing=pairing)["worst_concept_drop"]
+        for pairing in ({}, {"kept.a": 0.9})
+    )
+    assert alone.value == paired.value == pytest.approx(0.05)
+    assert alone.low < paired.low and paired.high < alone.high
+    assert alone.undecided and paired.passed

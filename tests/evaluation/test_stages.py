@@ -18,7 +18,7 @@ from erasediff.evaluation.attacks import completion, resurgence
 from erasediff.evaluation.evaluating import LIMITS
 from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.judges import cnn
-from erasediff.metrics.rules import beside
+from erasediff.metrics.intervals import beside
 from erasediff.records import EffectiveSettings, Erasures, Evaluation, ForgetSummary
 from stages import evaluate, layout, verdict
 from stages.params import load_params
