@@ -33,6 +33,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concepts", nargs="+", default=[], help="what the judge should tell apart")
     parser.add_argument("--prompts", metavar="FILE", help="CSV with a column prompt, and one of concepts")
     parser.add_argument("--samples", type=within(2, 10**6), help="pictures of each concept and model (default: 50)")
+    parser.add_argument(
+        "--max-draws",
+        type=within(1, 100),
+        metavar="N",
+        help="at most N times so many, till it is told (default: 1)",
+    )
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--sampler", metavar="CLASS", help="a scheduler of diffusers (default: the model's own)")
@@ -62,6 +68,7 @@ def evaluate(
     concepts: list[str],
     prompts: str | None,
     samples: int | None,
+    max_draws: int | None,
     steps: int | None,
     guidance_scale: float | None,
     sampler: str | None,
@@ -87,6 +94,11 @@ def evaluate(
     if not output:
         raise ParamsError("give --output FOLDER for the metrics and the report")
     if suite:
+        own: dict[str, object] = {"--concepts": concepts, "--prompts": prompts, "--samples": samples}
+        own |= {"--max-draws": max_draws, "--steps": steps, "--guidance-scale": guidance_scale}
+        own |= {"--sampler": sampler, "--inception": inception, "--limit": limits}
+        if given := [name for name, value in own.items() if value]:
+            raise ParamsError(f"{given[0]} does not go with --suite: a suite has a protocol of its own")
         from erasediff.evaluation.suites.run import Request, run_suite
 
         wanted = Request(
@@ -122,6 +134,7 @@ def evaluate(
         judge=opened,
         prompts=asked,
         samples=samples or 50,
+        max_draws=max_draws,
         limits=dict(limits),
         inception=inception,
         kept=drawn,

@@ -82,6 +82,7 @@ def evaluate(
     prompts: Mapping[str, Sequence[str]] | None = None,
     held_out: pd.DataFrame | None = None,
     samples: int = 50,
+    max_draws: int | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     sampler: str | None = None,
@@ -107,6 +108,8 @@ def evaluate(
         held_out: real pictures that distances are measured to, a table with ``image`` and ``concept``; by default the
             base draws some under other seeds.
         samples: pictures of each concept by each model.
+        max_draws: the model draws so many times these at most: on while its unlearning accuracy cannot be told from its
+            limit, and no more where it is missed for sure; by default once. The base is drawn once.
         steps, guidance_scale, sampler: of drawing; the model's own by default.
         limits: of gates, where they differ from :data:`LIMITS`.
         judge_accuracy: where it is known.
@@ -119,7 +122,7 @@ def evaluate(
         pictures. DataError, ModelError, IntegrityError: pictures that cannot be drawn, read or measured.
     """
     names = [forgotten] if isinstance(forgotten, str) else list(dict.fromkeys(forgotten))
-    _require(names, judge, limits or {}, samples)
+    _require(names, judge, limits or {}, samples, max_draws)
     asked = asked_concepts(judge)
     domains = getattr(judge, "domains", {c: kind_of(c) for c in asked})
     prompts = dict(prompts or default_prompts(base, asked, domains))
@@ -139,7 +142,9 @@ def evaluate(
             told = lambda done, total: bar(done, {})  # noqa: E731
             family = drawing("base")(family_of(base.to(device())))
             held_out = judge_pictures(family, others, train=0, test=HELD_OUT, on_progress=told, **how)
-    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler)
+    wanted = {**LIMITS, **(limits or {})}
+    decide_at = None if max_draws is None else wanted["min_unlearning_accuracy"]
+    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler, max_draws, decide_at)
     found = {}
     for which, model in models.items():
         with progress_bar(which, None, "picture", shown=progress) as bar:
@@ -155,6 +160,7 @@ def evaluate(
                 domains=domains if len({*domains.values()}) > 1 else {},
                 inception=inception,
                 on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
+                draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
                 drawing=drawing(which),
                 together=places.number,
             )
@@ -165,7 +171,7 @@ def evaluate(
         "fingerprint": judge.fingerprint,
         "pictures": JUDGE_BY_BASE if drawn else JUDGE_BY_LABELS,
     }
-    return _verdict(found, hashes, facts, names, asked, {**LIMITS, **(limits or {})})
+    return _verdict(found, hashes, facts, names, asked, wanted)
 
 
 def default_prompts(
@@ -190,7 +196,9 @@ def weights_sha256(pipeline: DiffusionPipeline) -> str:
     return digest.hexdigest()
 
 
-def _require(names: Sequence[str], judge: Judge, limits: Mapping[str, float], samples: int) -> None:
+def _require(
+    names: Sequence[str], judge: Judge, limits: Mapping[str, float], samples: int, max_draws: int | None
+) -> None:
     if unknown := [name for name in names if name not in asked_concepts(judge)]:
         known = ", ".join(asked_concepts(judge))
         raise UnknownConcept(f"the judge does not know {shown(repr(unknown[0]))}; it knows: {shown(known, 300)}")
@@ -198,6 +206,8 @@ def _require(names: Sequence[str], judge: Judge, limits: Mapping[str, float], sa
         raise ParamsError(f"no gate has the limit {shown(wrong[0])}{did_you_mean(wrong[0], LIMITS)}")
     if samples < 2:
         raise ParamsError(f"samples is {samples}: at least 2 pictures of each concept are needed")
+    if max_draws is not None and max_draws < 1:
+        raise ParamsError(f"max_draws is {max_draws}: each concept is drawn at least once")
 
 
 def _verdict(

@@ -68,6 +68,19 @@ def test_the_command_writes_metrics_and_a_report_and_says_the_verdict(on_disk, c
 
 
 @pytest.mark.unit
+def test_the_model_is_drawn_on_while_its_forgetting_cannot_be_told(pipeline, judge):
+    how = {"base": pipeline, "judge": judge, "samples": 8, "steps": 2, "progress": False, "self_checks": False}
+    limits = {"min_unlearning_accuracy": 0.01}
+    once, more = (evaluate(pipeline, "a", limits=limits, max_draws=most, **how).evaluation for most in (None, 4))
+    assert once.counts["unlearning_accuracy"] == 8 and "max_draws" not in once.protocol
+    assert more.counts["unlearning_accuracy"] == 32, "fewer than 30 tell nothing"
+    assert (more.protocol["max_draws"], more.protocol["decide_at"]) == (4, 0.01)
+    assert more.protocol["drawn_pictures"] == 24  # the base's: each of three concepts once
+    with pytest.raises(ParamsError, match="max_draws is 0: each concept is drawn at least once"):
+        evaluate(pipeline, "a", max_draws=0, **how)
+
+
+@pytest.mark.unit
 def test_a_command_that_was_stopped_goes_on_at_the_batch_where_it_was(on_disk, monkeypatch, capsys):
     drawn, plain, most = [], ClassConditionalFamily.sample, [99]
 
@@ -98,6 +111,7 @@ def test_a_command_that_was_stopped_goes_on_at_the_batch_where_it_was(on_disk, m
         (["--forgotten", "z"], 1, "the judge does not know 'z'; it knows: a, b, c"),
         (["--judge", "shape"], 2, "did you mean shapes"),
         (["--stand-in"], 2, "--stand-in belongs to a suite"),
+        (["--suite", "unlearncanvas"], 2, "--samples does not go with --suite: a suite has a protocol of its own"),
         (["--base", "nowhere"], 1, "nowhere is no folder"),
     ],
 )
