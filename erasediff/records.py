@@ -150,7 +150,7 @@ class Measured:
         planted: numbers and counts of planted models, by name.
         attacks: what each attack found, by its name and its variants.
         neighbours: retained concepts that look most like each one to forget, nearest first.
-        skipped: why a number, or a concept, is not there, by its name.
+        skipped: why a number, a concept or an attack is not there, by its name.
         retrained: what attacks found on a model that was trained without the forget set; of the base's record alone.
     """
 
@@ -197,7 +197,7 @@ class Evaluation:
         self_checks: of planted models, by name; empty where none was asked for.
         attacks: what each found, by ``base`` and ``erased``, its name and its variants; likewise.
         neighbours: retained concepts whose pictures looked most like those of each one to forget, nearest first.
-        skipped: why a number, or a concept, is not there, by its name.
+        skipped: why a number, a concept or an attack is not there, by its name.
         attacks: what each found, by ``base``, ``erased`` and, where there is one, ``retrained``, its name and its
             variants; likewise.
     """

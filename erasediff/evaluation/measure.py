@@ -54,7 +54,7 @@ class Measurement:
         protocol: how it was measured.
         planted: numbers of planted models, by name; empty where these were not asked for.
         neighbours: retained concepts whose pictures look most like those of each one to forget, nearest first.
-        skipped: why a number, or a concept, is not there, by its name.
+        skipped: why a number, a concept or an attack is not there, by its name.
     """
 
     numbers: Numbers
