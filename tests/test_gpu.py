@@ -177,3 +177,12 @@ def test_stable_diffusion_wherever_it_is(target, where):
     parts = [m for p in (pipeline, result.pipeline) for m in p.components.values() if isinstance(m, torch.nn.Module)]
     assert {p.device.type for m in parts for p in m.parameters()} == {where}
     family_of(result.pipeline).sample(["a blue star"], [0], steps=2, guidance_scale=2.0)
+
+
+def test_a_pipeline_that_lies_on_the_cpu_is_drawn_from_on_the_gpu_and_stays_where_it_was():
+    pipeline, devices = tiny_stable_diffusion(), set()
+    pipeline.unet.register_forward_pre_hook(lambda unet, _: devices.add(unet.device.type))
+    pipeline.vae.decoder.register_forward_pre_hook(lambda decoder, _: devices.add(decoder.conv_in.weight.device.type))
+    result = erase(pipeline, "star", preserve=["circle"], generate=2, **SIZES)
+    assert devices == {"cuda"}
+    assert {part.device.type for part in (pipeline.unet, pipeline.vae, result.pipeline.unet)} == {"cpu"}

@@ -24,6 +24,7 @@ from erasediff.families.reading import require_read
 from erasediff.families.sharing import shared_drawing
 from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
+from erasediff.training.encoding import encoders_of, placed
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora
 from erasediff.unlearning.anchor import nearest_anchors
@@ -164,12 +165,13 @@ def erase(
         warnings.warn(f"the pictures in forget are not looked at, only what they are of: {why}", stacklevel=3)
     wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator, erase_from)
     drawer = shared_drawing(family, accelerator)
-    forget_set = asked.forget_set or drawn_set(
-        drawer, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
-    )
-    retain_set = asked.retain_set or drawn_set(
-        drawer, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
-    )
+    with placed([*encoders_of(family), family.denoiser], accelerator.device):
+        forget_set = asked.forget_set or drawn_set(
+            drawer, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
+        )
+        retain_set = asked.retain_set or drawn_set(
+            drawer, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
+        )
     if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
         batch = chosen.settings.forget_batch_size // chosen.settings.accumulate
         found = nearest_anchors(family, forget_set, retain_set, batch=batch, seed=seed, accelerator=accelerator)
