@@ -442,12 +442,12 @@ def test_one_model_has_its_interval_in_brackets_and_a_mean_of_several_has_none()
     figures = {"unlearning_accuracy": 0.5, "unlearning_accuracy_low": 0.4038, "unlearning_accuracy_high": 0.5962}
     one = tables(suite, [a_cell(**figures)], suite.protocol)[0]
     column = next(i for i, head in enumerate(one.head) if head.startswith("unlearning_accuracy"))
-    assert {row[0]: row[column] for row in one.rows}["mine"] == "50 [40.4, 59.6]"
+    assert {row[0]: row[column] for row in one.rows}["mine"] == "50 [40.38, 59.62]"
     assert {row[0]: row[column] for row in one.rows}["EraseDiff"] == "92.42", "published figures have none"
     assert not any("low" in head or "high" in head for head in one.head)
     several = tables(suite, [a_cell(**figures), a_cell(**figures | {"unlearning_accuracy": 0.7})], suite.protocol)[0]
     assert {row[0]: row[column] for row in several.rows}["mine"] == "60"
-    assert "| 0.5 [0.404, 0.596] |" in cells_table([a_cell(**figures)])
+    assert "| 0.5 [0.4038, 0.5962] |" in cells_table([a_cell(**figures)])
 
 
 # Prompt files as people have them

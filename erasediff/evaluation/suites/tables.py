@@ -126,13 +126,14 @@ def _table(suite: Suite, protocol: str, rows: Sequence[Row]) -> ProtocolTable:
 
 
 def _estimate(it: Estimate | None) -> str:
-    if it is None or it.is_exact:
-        return "" if it is None else _number(it.value, 4)
-    return f"{_number(it.value, 4)} [{_number(it.low, 3)}, {_number(it.high, 3)}]"
+    if it is None:
+        return ""
+    ends = "" if it.is_exact else f" [{_number(it.low)}, {_number(it.high)}]"
+    return f"{_number(it.value)}{ends}"
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def cells_table(cells: Sequence[Json]) -> str:
