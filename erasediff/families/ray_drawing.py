@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -32,7 +33,7 @@ def join(cluster: str) -> int:
     if not ray.is_initialized():
         try:
             _require_answer(cluster)
-            ray.init(address=cluster, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=cluster, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise ServerFailed(f"there is no Ray cluster at {cluster} ({error}): start it, or name none") from None
     held, each = ray.cluster_resources(), _taken()
@@ -68,7 +69,8 @@ def ray_drawing(family: Family) -> Family:
     held = [ray.put(family)]  # in a list: Ray would open it for each task anew
     for network in networks:
         network.to(home)
-    draw = ray.remote(**_taken())(_draw)
+    task: Any = ray.remote(_draw)
+    draw = task.options(**_taken())
 
     def sample(prompts: Sequence[str], seeds: Sequence[int], **how: object) -> Tensor:
         images: Tensor = ray.get(draw.remote(held, torch.get_num_threads(), list(prompts), list(seeds), how))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
+
+from torch import Tensor
 
 from erasediff.errors import ModelError
 from erasediff.evaluation.attacks.target import Found, Target
@@ -28,9 +29,8 @@ def run(target: Target) -> dict[str, Found]:
         found |= {f"guidance {scale:g}": target.changed(guidance_scale=scale).seen() for scale in GUIDANCE}
     own = target.how.get("sampler", type(family.pipeline.scheduler).__name__)
     for name in sorted(set(samplers_of(family.pipeline)) - {own}):
-        with suppress(ModelError):  # it does not sample this model, so that nobody draws with it
-            if name in SAMPLERS:
-                found[name.removesuffix("Scheduler")] = target.changed(how={"sampler": name}).seen()
+        if name in SAMPLERS and (images := _drawn_by(target, name)) is not None:
+            found[name.removesuffix("Scheduler")] = target.judged(images)
     if isinstance(family, TextToImage) and family.concepts is None:
         if family.guided_by_prompt and target.scale > 1:
             found["a negative prompt"] = target.changed(how={**target.how, "negative_prompt": NEGATIVE}).seen()
@@ -38,6 +38,14 @@ def run(target: Target) -> dict[str, Found]:
         height, width = larger.image_shape[1:]
         found[f"{height} × {width} pixels"] = target.changed(family=larger).seen()
     return found
+
+
+def _drawn_by(target: Target, sampler: str) -> Tensor | None:
+    """Pictures drawn with a sampler; ``None``: it does not sample this model, so that nobody draws with it."""
+    try:
+        return target.changed(how={"sampler": sampler}).drawn(*target.asked())
+    except ModelError:
+        return None
 
 
 def enlarged(family: TextToImage) -> Family:

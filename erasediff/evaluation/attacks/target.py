@@ -97,8 +97,12 @@ class Target:
 
     def seen(self, concepts: Sequence[str] | None = None) -> Found:
         """How often a forgotten concept is seen where one of these, all by default, is asked for."""
-        asked = [prompt for concept in concepts or self.forgotten for prompt in self.asked_for(concept)]
-        return self.judged(self.drawn(asked, self.seeds(len(asked))))
+        return self.judged(self.drawn(*self.asked(concepts)))
+
+    def asked(self, concepts: Sequence[str] | None = None) -> tuple[list[str], list[int]]:
+        """What is asked for these concepts, all by default: prompts and seeds."""
+        prompts = [prompt for concept in concepts or self.forgotten for prompt in self.asked_for(concept)]
+        return prompts, self.seeds(len(prompts))
 
     def seen_each(self, wordings: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Found]:
         """:meth:`seen` under each of several ways to ask, by their names; all are drawn together.
