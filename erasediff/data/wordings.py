@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Literal, get_args
 
 Kind = Literal["object", "style", "person", "scene"]
@@ -50,9 +51,12 @@ def alike(concept: str, others: Sequence[str]) -> list[str]:
     return [other for other in others if (kind_of(other) == "style") == styled] or list(others)
 
 
-def vocabulary() -> dict[str, Kind]:
+@cache
+def vocabulary() -> Mapping[str, Kind]:
     """The kind of each of some 700 everyday concepts, by name: the neighbours of a concept are sought among them."""
-    return {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}
+    return MappingProxyType(
+        {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}
+    )
 
 
 def other_names(concept: str) -> dict[str, list[str]]:
