@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from erasediff.arguments import Parser
-from erasediff.environment import environment
 from erasediff.evaluate_command import add_evaluate, evaluate
 from flows.command import run_command
 
@@ -12,9 +13,15 @@ def main() -> None:
     """The command ``python -m flows.evaluate``."""
     parser = Parser(prog="python -m flows.evaluate", description=__doc__)
     add_evaluate(parser)
-    parser.set_defaults(ray=environment().ray_address)
     given = vars(parser.parse_args())
-    run_command("evaluate", lambda: evaluate(**given))
+    run_command("evaluate", lambda: evaluate(**_with_cluster(given)))
+
+
+def _with_cluster(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, and by default the Ray cluster that the environment names."""
+    from erasediff.environment import environment
+
+    return {**given, "ray": given["ray"] or environment().ray_address}
 
 
 if __name__ == "__main__":

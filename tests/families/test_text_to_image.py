@@ -382,18 +382,22 @@ def test_pictures_need_not_be_square_nor_the_size_be_given(size, shape):
     assert family.encode(torch.zeros(1, *shape)).shape == (1, *family.latent_shape)
 
 
-@pytest.mark.unit
-def test_a_tiny_autoencoder_works():
-    pipeline = tiny_stable_diffusion()
+def tiny_autoencoder():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tiny = AutoencoderTiny(
+        return AutoencoderTiny(
             encoder_block_out_channels=(8, 8),
             decoder_block_out_channels=(8, 8),
             num_encoder_blocks=(1, 1),
             num_decoder_blocks=(1, 1),
             latent_channels=4,
         ).eval()
+
+
+@pytest.mark.unit
+def test_a_tiny_autoencoder_works():
+    pipeline = tiny_stable_diffusion()
+    tiny = tiny_autoencoder()
     family = family_of(built(StableDiffusionPipeline, pipeline, {"vae": tiny}))
     assert family.image_shape == (3, 16, 16)
     images = torch.rand(1, 3, 16, 16) * 2 - 1
@@ -407,16 +411,10 @@ def test_a_tiny_autoencoder_works():
 @pytest.mark.parametrize("size", [16, None])
 def test_flux_with_a_tiny_autoencoder_is_as_large_as_its_own_call_says(size):
     """AutoencoderTiny has no size of its own."""
-    tiny = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-        latent_channels=4,
-    )
+    tiny = tiny_autoencoder()
     if size:
         tiny.register_to_config(sample_size=size)
-    pipeline = built(FluxPipeline, flux(), {"vae": tiny.eval()})
+    pipeline = built(FluxPipeline, flux(), {"vae": tiny})
     assert family_of(pipeline).image_shape == (
         3,
         *[size or pipeline.default_sample_size * pipeline.vae_scale_factor] * 2,
