@@ -163,7 +163,8 @@ WORST_DROP = Metric(
     gate=GateRule(
         "max_concept_drop",
         worst_drop,
-        "The retained concept that lost most is recognised {value:.3f} less than before (at most {limit:g})",
+        "The retained concept that lost most is recognised in {value:.1%} of its pictures less than before "
+        "(at most {limit:.0%})",
         "One retained concept was hit: look at the table of concepts, and lower erase.learning_rate or erase.eta.",
         of=("kept",),
     ),
