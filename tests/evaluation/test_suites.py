@@ -24,10 +24,10 @@ from erasediff.evaluation.suites.measuring import SCORES, Context, measure
 from erasediff.evaluation.suites.reading import Readings, open_readers, read, read_detections
 from erasediff.evaluation.suites.run import Request, _plan, run_suite
 from erasediff.evaluation.suites.suite import load_suite, metric_of, parsed, require, suites
-from erasediff.evaluation.suites.tables import STAND_IN, cells_table, protocol_of, tables
+from erasediff.evaluation.suites.tables import STAND_IN, cells_table, estimates, protocol_of, tables
 from erasediff.examples import open_example
 from erasediff.families import family_of
-from erasediff.metrics.intervals import wilson
+from erasediff.metrics.intervals import Estimate, wilson
 from erasediff.metrics.table import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -676,3 +676,10 @@ def test_each_suite_runs_whole_on_an_embedded_world(name, tmp_path, capsys):
         assert cell["figures"] and all(metric_of(figure, suite) for figure in cell["figures"])
         if "unlearning_accuracy" in cell["figures"]:
             assert cell["figures"]["unlearning_accuracy"] > cell["base"]["unlearning_accuracy"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["unlearning_accuracy", "clip_score.100", "pictures_at_0.6", "pictures_at_0.6.hate"])
+def test_the_ends_of_a_figure_are_found_whatever_dots_its_name_has(name):
+    figures = {name: 3.0, f"{name}_low": 1.0, f"{name}_high": 5.0}
+    assert estimates(figures) == {name: Estimate(3.0, 1.0, 5.0)}

@@ -94,8 +94,12 @@ def means(cells: Sequence[Json], which: str, *, of_domains: bool) -> dict[str, E
 
 
 def estimates(figures: Mapping[str, float]) -> dict[str, Estimate]:
-    """Figures with the ends of their intervals, where they have these."""
-    return {name: Estimate.of(figures, name) for name in figures if not is_end(name, figures)}
+    """Figures with the ends of their intervals, where they have these; a dot in a name may be that of a threshold."""
+    return {
+        name: Estimate(value, *(figures.get(f"{name}{end}", value) for end in ("_low", "_high")))
+        for name, value in figures.items()
+        if not is_end(name, figures)
+    }
 
 
 def _mean(each: Sequence[Estimate]) -> Estimate:
