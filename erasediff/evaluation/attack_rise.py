@@ -14,9 +14,10 @@ NEVER_SEEN = {"membership": 0.5}
 
 
 def attack_rise(erased: Mapping[str, Json], retrained: Mapping[str, Json]) -> tuple[dict[str, float], dict[str, int]]:
-    """How much more the attack that finds most finds on the erased model than on the reference, and its pictures.
+    """How much more the attack that finds most finds on the erased model than on the reference; the fewest pictures.
 
-    That is the attack whose interval ends highest: so all of them keep a limit that it keeps.
+    Value and ends are the highest of any attack: all of them keep a limit that these keep, and one of them fails it for
+    sure where these do.
 
     Args:
         erased, retrained: what was found, by attack and variant. Where the retrained model was not attacked so, the
@@ -24,18 +25,19 @@ def attack_rise(erased: Mapping[str, Json], retrained: Mapping[str, Json]) -> tu
 
     Returns: nothing, where no attack ran.
     """
-    rises = []
+    rises, pictures = [], []
     for attack, variants in erased.items():
         for variant, found in variants.items():
             exact = dict.fromkeys(("value", "low", "high"), NEVER_SEEN.get(attack, 0.0))
             reference = retrained.get(attack, {}).get(variant, exact)
             rise = difference(_estimate(found), _estimate(reference))
-            rises.append((rise.high, rise, int(min(found["pictures"], reference.get("pictures", found["pictures"])))))
+            rises.append((rise.value, rise.low, rise.high))
+            pictures.append(int(min(found["pictures"], reference.get("pictures", found["pictures"]))))
     if not rises:
         return {}, {}
-    _, worst, pictures = max(rises, key=lambda it: it[0])
-    name = ATTACK_RISE.name
-    return {name: worst.value, f"{name}_low": worst.low, f"{name}_high": worst.high}, {name: pictures}
+    ends, name = zip(*rises, strict=True), ATTACK_RISE.name
+    numbers = {f"{name}{end}": max(each) for end, each in zip(("", "_low", "_high"), ends, strict=True)}
+    return numbers, {name: min(pictures)}
 
 
 def _estimate(found: Mapping[str, float]) -> Estimate:

@@ -53,9 +53,12 @@ def test_without_a_reference_nothing_is_to_be_found_and_losses_are_to_tell_nothi
 
 
 @pytest.mark.unit
-def test_the_attack_whose_interval_ends_highest_is_judged_not_that_of_the_highest_value():
+def test_no_attack_hides_another_that_is_surer_or_of_which_less_is_known():
     found, pictures = attack_rise({"wordings": {"plural": seen(6, 600), "capitals": seen(0, 20)}}, {})
-    assert found["attack_rise"] == 0.0 and found["attack_rise_high"] > 0.1 and pictures == {"attack_rise": 20}
+    assert found["attack_rise"] == 0.01 and found["attack_rise_high"] > 0.1 and pictures == {"attack_rise": 20}
+    sure = {"wordings": {"plural": seen(300, 600), "capitals": seen(18, 32)}}
+    gate = judged(sure, max_attack_rise=0.44).gates["attack_rise"]
+    assert gate.outcome == "FAILED" and gate.high > 0.7, "the plural alone is told"
 
 
 @pytest.mark.unit
