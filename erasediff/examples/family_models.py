@@ -308,7 +308,7 @@ MODELS = {
     "stable_diffusion_xl": FamilyModel(_stable_diffusion_xl, _recipe(300, learning_rate=1e-3)),
     "stable_diffusion_3": FamilyModel(_stable_diffusion_3, _recipe(3000)),
     "dit": FamilyModel(_dit, _recipe(3000), of_classes=True),
-    "pixart": FamilyModel(_pixart, _recipe(3000), text_steps=150),
+    "pixart": FamilyModel(_pixart, _recipe(6000), text_steps=150),
     "sana": FamilyModel(_sana, _recipe(3000), text_steps=100, autoencoder_steps=400, pictures=400),
     "flux": FamilyModel(_flux, _recipe(3000), text_steps=80),
 }
