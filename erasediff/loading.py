@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from erasediff.artifacts import read_json, read_object
 from erasediff.errors import IntegrityError, ModelError, shown
-from erasediff.records import ERASURE
+from erasediff.records import ERASURE, Origin
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -34,13 +34,13 @@ def load(
     Args:
         model: a folder, a single ``.safetensors`` file or a folder of one with its configuration,
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``hf://ORGANISATION/NAME@COMMIT``, or ``shapes``, the
-            embedded example.
+            embedded example. A LoRA that names its base is put on that.
         concepts: names of the class embeddings, for a model that does not name them itself.
         config: of a single file: a diffusers folder that says how such a model is built. By default the file's own
             folder where it has a ``model_index.json``, else what the hub has of it.
 
     Raises: ModelError: no such model, version, alias or folder, or the hub cannot be reached. IntegrityError: a file
-        was altered. TrackingError: the registry cannot be reached.
+        was altered, or the base of a LoRA is another now. TrackingError: the registry cannot be reached.
     """
     require_model(model, config)
     from erasediff.families import open_pipeline
@@ -60,7 +60,53 @@ def load(
         model = fetch_pipeline_folder(str(model))
     elif str(model).startswith(HUB):
         model = _from_hub(str(model))
-    return open_pipeline(model, concepts)
+    return _on_its_base(Path(model)) or open_pipeline(model, concepts)
+
+
+def origin_of(model: str, pipeline: DiffusionPipeline) -> Origin:
+    """A model that was loaded, by reference: where it is, and what of it tells it from another.
+
+    Raises: as :func:`load`.
+    """
+    if model.startswith(REGISTRY):  # its files are checked wherever it is fetched
+        from erasediff.registry.store import registered_sha256
+        from erasediff.registry.versions import version_at
+
+        return Origin(model, registered_sha256(version_at(model)))
+    from erasediff.families.weights import weights_sha256
+
+    return Origin(model, weights_sha256(pipeline))
+
+
+def _on_its_base(folder: Path) -> DiffusionPipeline | None:
+    """The base that a folder with a LoRA names, the LoRA fused; ``None``: it is no such folder."""
+    from erasediff.families.lora import base_file, fused_lora
+
+    if (file := base_file(folder)) is None:
+        return None
+    named = Origin.read(file)
+    told = f"{folder} is a LoRA for the base {shown(named.where)}"
+    try:
+        pipeline = load(_place(named.where))
+        found = origin_of(named.where, pipeline).sha256
+    except ModelError as error:
+        raise ModelError(f"{told}, which cannot be had ({shown(str(error), 300)}): put it there") from None
+    if found != named.sha256:
+        raise IntegrityError(
+            f"{told} with SHA-256 {named.sha256[:12]}…, and what is there has {found[:12]}…: put the former there"
+        )
+    return fused_lora(pipeline, folder)
+
+
+def _place(where: str) -> str:
+    """A folder or file as it is, or as it lies in the checkout: a server runs in a folder of its own."""
+    path = Path(where)
+    if where.startswith((REGISTRY, HUB)) or path.is_absolute() or path.exists():
+        return where
+    from erasediff.checkout import project_root
+
+    there = project_root() / path
+    return str(there) if there.exists() else where
 
 
 def require_model(model: str | Path, config: str | Path | None = None) -> None:

@@ -18,6 +18,8 @@ Json: TypeAlias = dict[str, Any]
 Value: TypeAlias = str | int | float | bool | None
 #: In a folder of the command ``erasediff erase``, and in the metadata of a single file: what was asked for, what ran.
 ERASURE = "erasure.json"
+#: In the pipeline's base: where it was taken from. In the folder of a LoRA: the model that it goes with.
+ORIGIN, LORA_BASE = "origin.json", "base.json"
 #: Pictures that a judge learned from, in its facts: those that the base drew, or those that came with labels.
 JUDGE_BY_BASE, JUDGE_BY_LABELS = "drawn by the base", "labelled"
 
@@ -397,6 +399,24 @@ class EffectiveSettings:
     def read(cls, path: Path) -> EffectiveSettings:
         """Raises: IntegrityError: the file is missing or broken, or an entry is missing."""
         return cls.from_json(read_json(path), path)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model by reference, in the files :data:`ORIGIN` and :data:`LORA_BASE`.
+
+    Attributes:
+        where: as :func:`erasediff.load` takes it.
+        sha256: of a version of the registry, what it was registered with; of any other, of its weights.
+    """
+
+    where: str
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> Origin:
+        """Raises: IntegrityError: the file is missing or broken, or an entry is missing."""
+        return typed(cls, _object(read_json(path), path), path)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     """params.yaml (of ``pretrain`` the recipe, for ``retrain``), base, forget set → ``models/erased/``,
     ``metrics/erase.json``, ``plots/erase.csv``."""
+    import shutil
+
     from accelerate import Accelerator
 
     from erasediff.artifacts import MANIFEST, new_folder, read_json, sha256_folder, write_bytes, write_json
     from erasediff.data.inputs import load_images, read_table
     from erasediff.device import repeatable
     from erasediff.families import family_of, open_pipeline
+    from erasediff.records import LORA_BASE
     from erasediff.training.checkpoint import FileCheckpoint
     from erasediff.training.denoising import RECIPE, Recipe
     from erasediff.unlearning import method_for
@@ -79,9 +82,12 @@ def main(run: StageRun, seed: int, pretrain: Pretrain, erase: Erase) -> None:
     write_bytes(layout.ERASE_TRACE, trace.to_csv(index=False).encode())
     write_json(layout.ERASE_METRICS, {**result.record.to_json(), **numbers})
     with new_folder(layout.ERASED) as folder:
-        result.save(folder, fused=True)
+        result.save(folder, fused=erase.fused or None)
         if result.lora:
-            result.save(folder / LORA_FOLDER, fused=False)
+            lora = folder / LORA_FOLDER if erase.fused else folder
+            if erase.fused:
+                result.save(lora, fused=False)
+            shutil.copyfile(layout.ORIGIN, lora / LORA_BASE)
     checkpoint.clear()
     run.log_metrics({"updates": result.updates, "passes": result.record.passes})
     run.log_artifact(layout.ERASE_TRACE)

@@ -33,6 +33,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from erasediff.evaluation.protocol import PROTOCOL, Protocol
     from erasediff.families import open_pipeline
     from erasediff.families.family import Family
+    from erasediff.families.lora import open_beside
     from erasediff.families.resuming import resumable
     from erasediff.families.sharing import Places
     from erasediff.judges import asked_concepts, open_judge
@@ -44,7 +45,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     if first:
         run.start(logged_params("evaluate", {"seed": seed, "evaluate": evaluate}))
     erasures = ForgetSummary.read(layout.summary(layout.SETS)).erasures
-    pipeline, judge = open_pipeline(layout.model(which)), open_judge(layout.CLASSIFIER)
+    pipeline, judge = open_beside(layout.model(which), layout.BASE), open_judge(layout.CLASSIFIER)
     test, prompts = evaluation_inputs(layout.TABLE, layout.HELD_OUT)
     training = training_pictures(layout.TABLE)
     protocol = Protocol(seed=seed, **evaluate.model_dump(include=PROTOCOL))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from erasediff import loading
+from erasediff import loading, records
 
 DVC_LOCK = Path("dvc.lock")
 
@@ -15,6 +15,8 @@ CURATED_REPORTS = Path("reports/validation")
 BASE = Path("models/base")
 #: What the base had forgotten before it came here: concepts, and starts of sample ids.
 ERASURES = BASE / loading.ERASURES
+#: Where a base that was not trained here was taken from.
+ORIGIN = BASE / records.ORIGIN
 PRETRAIN_TRACE = Path("plots/pretrain.csv")
 
 CLASSIFIER = Path("models/classifier")

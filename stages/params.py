@@ -224,17 +224,20 @@ class Erase(Section):
     adapter: Literal["none", "lora"]
     rank: int
     lora_alpha: float | None
+    fused: bool
     mixed_precision: Precision
     checkpoint_every: int
 
     @model_validator(mode="after")
     def _goes_together(self) -> Erase:
         method_for(self.method, **self.settings())
+        if self.fused and self.adapter == "none":
+            raise ValueError("fused has no effect with adapter none, which trains the whole network: leave it at false")
         return self
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the loop: fields of :class:`erasediff.unlearning.Settings`."""
-        return self.model_dump(exclude={"method", "passes", "mixed_precision", "checkpoint_every"})
+        return self.model_dump(exclude={"method", "passes", "fused", "mixed_precision", "checkpoint_every"})
 
 
 class Evaluate(Section):

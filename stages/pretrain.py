@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     """params.yaml, ``data/curated/`` → ``models/base/``, ``plots/pretrain.csv``."""
+    from dataclasses import asdict
+
     import pandas as pd
     from accelerate import Accelerator
 
@@ -23,7 +25,7 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     from erasediff.data.inputs import load_images, read_table, table_shape
     from erasediff.device import repeatable
     from erasediff.families import family_of, require_family
-    from erasediff.loading import erased_before, load
+    from erasediff.loading import erased_before, load, origin_of
     from erasediff.training.base import ARCHITECTURE, train_base
     from erasediff.training.checkpoint import FileCheckpoint
     from erasediff.training.denoising import RECIPE, Recipe
@@ -69,6 +71,8 @@ def main(run: StageRun, seed: int, pretrain: Pretrain) -> None:
     with new_folder(layout.BASE) as folder:
         pipeline.save_pretrained(folder)
         write_json(folder / layout.ERASURES.name, erased_before(given))
+        if given is not None:
+            write_json(folder / layout.ORIGIN.name, asdict(origin_of(given, pipeline)))
     print(f"base model in {layout.BASE}")
 
 

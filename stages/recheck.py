@@ -22,13 +22,13 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     from erasediff.artifacts import write_bytes, write_json
     from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
     from erasediff.environment import environment
-    from erasediff.evaluation.evaluating import weights_sha256
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import measure_pipeline
     from erasediff.evaluation.pictures import grid_png
     from erasediff.evaluation.protocol import PROTOCOL, Protocol
     from erasediff.families.resuming import resumable
     from erasediff.families.sharing import Places
+    from erasediff.families.weights import weights_sha256
     from erasediff.judges import asked_concepts, open_judge
     from erasediff.loading import load
     from erasediff.metrics.inception import inception_file

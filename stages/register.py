@@ -21,7 +21,6 @@ def main(run: StageRun, register: Register) -> None:
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
     from erasediff.registry import lineage, lock
     from erasediff.registry.card import model_card
-    from erasediff.registry.logged_model import Base
     from erasediff.registry.publishing import (
         REQUEST_TAG,
         attach_report,
@@ -62,10 +61,9 @@ def main(run: StageRun, register: Register) -> None:
     run.log_dataset(str(layout.CURATED), facts["dataset_sha256"], "curated")
     run.log_dataset(str(layout.SETS), facts["forget_set_sha256"], "to forget and to retain")
     assert run.run_id is not None  # the frame was told that it is needed
-    base = Base.of(pretrain, facts["base_sha256"], layout.BASE)
     numbers = {key: float(value) for key, value in headline(evaluation).items()}
     name = register.model_name
-    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers, base)
+    version = register_version(name, run.run_id, layout.ERASED, tags, evidence, card, example, numbers)
     # Also of a version that was there: a kill may have come between the two.
     report = layout.REPORT.read_text(encoding="utf-8")
     earlier = earlier_evaluations(register.model_name, version)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import nn
 
 from erasediff.artifacts import write_bytes, write_json
 from erasediff.data.wordings import kind_of, prompts_of
@@ -24,6 +20,7 @@ from erasediff.families.family import Family
 from erasediff.families.judge_pictures import judge_pictures
 from erasediff.families.resuming import resumable
 from erasediff.families.sharing import Places
+from erasediff.families.weights import weights_sha256
 from erasediff.judges import Judge, asked_concepts
 from erasediff.records import JUDGE_BY_BASE, JUDGE_BY_LABELS, Erasures, Evaluation, ForgetSummary, Json
 from erasediff.unlearning.progress import progress_bar
@@ -183,17 +180,6 @@ def default_prompts(
         return {c: [c] for c in concepts}
     kinds = {c: "style" if domains.get(c) == "style" else kind_of(c) for c in concepts}
     return {c: prompts_of(c, kinds[c], "test") for c in concepts}  # type: ignore[arg-type]
-
-
-def weights_sha256(pipeline: DiffusionPipeline) -> str:
-    """SHA-256 of the weights of all parts, wherever they came from; a LoRA that is fused counts."""
-    digest = hashlib.sha256()
-    for part, network in sorted(pipeline.components.items()):
-        if isinstance(network, nn.Module):
-            for name, tensor in sorted(network.state_dict().items()):
-                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _require(

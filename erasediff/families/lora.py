@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erasediff.artifacts import verify_folder
 from erasediff.command import is_out_of_memory
-from erasediff.errors import ModelError, shown
+from erasediff.errors import IntegrityError, ModelError, shown
+from erasediff.families.opening import open_pipeline
+from erasediff.records import LORA_BASE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,6 +43,28 @@ def _is_lora(file: Path) -> bool:
             return any("lora" in name for name in content.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
+
+
+def base_file(folder: Path) -> Path | None:
+    """What names the base of a LoRA's folder, :class:`erasediff.records.Origin`; ``None``: it is no such folder."""
+    file = folder / LORA_BASE
+    return file if file.exists() and not (folder / "model_index.json").exists() else None
+
+
+def open_beside(folder: Path, base: Path) -> DiffusionPipeline:
+    """A pipeline of a diffusers folder; of a folder with a LoRA alone, that of its base with the LoRA fused.
+
+    Raises: as :func:`open_pipeline`; ModelError: the LoRA does not fit.
+    """
+    return open_pipeline(folder) if base_file(folder) is None else fused_lora(open_pipeline(base), folder)
+
+
+def fused_lora(pipeline: DiffusionPipeline, folder: Path) -> DiffusionPipeline:
+    """The pipeline itself with the LoRA of a folder, whose files are checked. Raises: IntegrityError, ModelError."""
+    verify_folder(folder)
+    if (file := lora_file(folder)) is None:
+        raise IntegrityError(f"{folder} names the base of a LoRA, and holds none: fetch or make it again")
+    return with_lora(pipeline, file)
 
 
 def with_lora(pipeline: DiffusionPipeline, file: Path) -> DiffusionPipeline:

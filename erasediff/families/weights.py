@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,3 +191,14 @@ def widened(pipeline: DiffusionPipeline) -> Iterator[None]:
     finally:
         for network, dtypes in narrow.items():
             cast(network, dtypes)
+
+
+def weights_sha256(pipeline: DiffusionPipeline) -> str:
+    """SHA-256 of the weights of all parts, wherever they came from; a LoRA that is fused counts."""
+    digest = hashlib.sha256()
+    for part, network in sorted(pipeline.components.items()):
+        if isinstance(network, nn.Module):
+            for name, tensor in sorted(network.state_dict().items()):
+                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -8,57 +8,32 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasediff.artifacts import read_json
-from erasediff.records import Json
+from erasediff.records import LORA_BASE, Origin
 from erasediff.tracking import server
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
     from mlflow.models.model import ModelInfo
 
+HUB = "hf://"
 REQUIREMENTS = ["torch", "diffusers", "accelerate", "safetensors", "numpy", "pillow", "pandas", "mlflow"]
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that was erased from, by reference.
-
-    Attributes:
-        where: as ``DiffusionPipeline.from_pretrained`` takes it, or ``models:/NAME/VERSION``.
-        revision: commit of the hub; empty elsewhere.
-        sha256: of its folder.
-    """
-
-    where: str
-    revision: str
-    sha256: str
-
-    @classmethod
-    def of(cls, pretrain: Json, sha256: str, trained: Path) -> Base:
-        """The base of a run.
-
-        Args:
-            pretrain: that section of params.yaml.
-            trained: folder of a base that was trained here.
-        """
-        repo, revision = str(pretrain.get("repo")), str(pretrain.get("revision"))
-        elsewhere = {"hub": repo, "registry": f"models:/{repo}/{revision}", "folder": str(pretrain.get("path"))}
-        source = str(pretrain.get("source"))
-        return cls(elsewhere.get(source, str(trained)), revision if source == "hub" else "", sha256)
+#: Of a LoRA by itself: its base is opened, from wherever it is.
+FOR_LORA = ["transformers", "peft", "pydantic-settings", "filelock"]
 
 
 class WithLora:
-    """A flavor beside our own: ``mlflow.diffusers.load_model`` gets the LoRA, a few MB, and what it goes with.
+    """A flavor beside our own: ``mlflow.diffusers.load_model`` gets the LoRA, and what it goes with.
 
-    The whole pipeline is stored too: it is what was measured, and what is served needs no base.
+    Args:
+        weights: folder of the LoRA, within the stored model.
     """
 
-    def __init__(self, base: Base, weights: str):
+    def __init__(self, base: Origin, weights: str):
         self.base, self.weights = base, weights
 
     def save_model(self, path: str, mlflow_model: Model, **options: Any) -> None:
@@ -67,32 +42,35 @@ class WithLora:
 
         from erasediff.unlearning.adapters import LORA_FILE
 
+        where, _, revision = self.base.where.removeprefix(HUB).partition("@")
+        on_hub = self.base.where.startswith(HUB)
         mlflow_model.add_flavor(
             "diffusers",
-            base_model=self.base.where,
+            base_model=where if on_hub else self.base.where,
             base_sha256=self.base.sha256,
             adapter_type="lora",
             adapter_weights=self.weights,
             weight_name=LORA_FILE,
             diffusers_version=installed("diffusers"),
-            **({"base_model_revision": self.base.revision} if self.base.revision else {}),
+            **({"base_model_revision": revision} if on_hub and revision else {}),
         )
         mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **options)
 
 
-def log_model(name: str, run_id: str, folder: Path, example_concept: str, base: Base | None) -> ModelInfo:
-    """Log a diffusers folder to a run: served by :mod:`erasediff.registry.served_model`, its code beside it.
+def log_model(name: str, run_id: str, folder: Path, example_concept: str) -> ModelInfo:
+    """Log a diffusers folder, or that of a LoRA, to a run.
+
+    It is served by :mod:`erasediff.registry.served_model`, its code beside it.
 
     Args:
         name: of the registered model.
         example_concept: for the model's input example.
-        base: where the folder holds a LoRA, what it goes with.
     """
     import mlflow
     import pandas as pd
     from mlflow.models import Model
 
-    from erasediff.unlearning.adapters import LORA_FILE, LORA_FOLDER
+    from erasediff.unlearning.adapters import LORA_FOLDER
 
     # MLflow draws the example once to see that it can be served: two steps, since it may be a big model on a CPU.
     example = (pd.DataFrame({"concept": [example_concept], "seed": [0]}), {"num_inference_steps": 2})
@@ -104,11 +82,15 @@ def log_model(name: str, run_id: str, folder: Path, example_concept: str, base: 
         real, code = opened.enter_context(_real_files(folder)), opened.enter_context(_library())
         opened.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # MLflow's own deprecated calls of pandas
-        has_lora = base is not None and (real / LORA_FOLDER / LORA_FILE).exists()
+        flavor: Any = mlflow.pyfunc
+        for lora in (real / LORA_FOLDER, real):
+            if (lora / LORA_BASE).exists():
+                within = lora.relative_to(real.parent).as_posix()
+                flavor = WithLora(Origin.read(lora / LORA_BASE), f"artifacts/{within}")
         return Model.log(
             artifact_path=None,  # its former name of the next
             name=name.replace(".", "-"),  # MLflow takes no dot here
-            flavor=WithLora(base, f"artifacts/{real.name}/{LORA_FOLDER}") if base and has_lora else mlflow.pyfunc,
+            flavor=flavor,
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"pipeline": str(real)},
             code_paths=[str(code)],
@@ -119,12 +101,15 @@ def log_model(name: str, run_id: str, folder: Path, example_concept: str, base: 
 
 
 def requirements(folder: Path) -> list[str]:
-    """Packages that the served model needs, pinned to what is installed; transformers only where it is used."""
+    """Packages that the served model needs, pinned to what is installed; those of text and LoRA only where used."""
+    from erasediff.families.lora import base_file
+
     index = folder / "model_index.json"
     parts = read_json(index).values() if index.exists() else []
     text = any(isinstance(part, list) and part and part[0] == "transformers" for part in parts)
+    more = FOR_LORA if base_file(folder) else ["transformers"] if text else []
     # A CPU build of torch calls itself 2.13.0+cpu, which no index has.
-    return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + (["transformers"] if text else [])]
+    return [f"{p}=={installed(p).split('+')[0]}" for p in REQUIREMENTS + more]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from erasediff import checkout
 from erasediff.records import AS_TAG, Erasures, Evaluation
 from erasediff.registry.card import body_of
-from erasediff.registry.logged_model import Base, log_model
+from erasediff.registry.logged_model import log_model
 from erasediff.registry.store import FILES_TAG, files_digest
 from erasediff.registry.versions import (
     DIGEST_TAG,
@@ -67,7 +67,6 @@ def register_version(
     card: Callable[[str], str],
     example_concept: str = "",
     metrics: Mapping[str, float] = MappingProxyType({}),
-    base: Base | None = None,
 ) -> str:
     """Register a model folder; a lineage digest that is there already gets its version back, never a second one.
 
@@ -76,14 +75,13 @@ def register_version(
 
     Args:
         run_id: MLflow run that the model and ``files`` are attached to.
-        folder: diffusers folder.
+        folder: diffusers folder, or that of a LoRA which names its base.
         tags: of the version, with ``lineage_digest``.
         files: evidence, attached to the run, and put beside the model, so that it is there as long as that is.
         card: gives the model card as Markdown, for a version's number. It is put into the model as README.md and,
             shortened, into the version's description.
         example_concept: for the model's input example.
         metrics: numbers shown with the model.
-        base: that a LoRA in the folder goes with.
 
     Raises: ModelError: no name of a model. TrackingError: the registry cannot be used.
     """
@@ -94,7 +92,7 @@ def register_version(
         if (existing := find_version(name, tags[DIGEST_TAG])) is not None:
             _complete(client, name, existing, card)
             return existing
-        model = log_model(name, run_id, folder, example_concept, base)
+        model = log_model(name, run_id, folder, example_concept)
         _attach(client, run_id, model.model_id, files)
         if metrics:
             _log_metrics(client, run_id, model.model_id, metrics)

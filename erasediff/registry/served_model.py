@@ -50,10 +50,11 @@ class ErasedModel(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context):
+        import erasediff
         from erasediff.device import device
-        from erasediff.families import family_of, open_pipeline
+        from erasediff.families import family_of
 
-        self.family = family_of(open_pipeline(context.artifacts["pipeline"]).to(device()))
+        self.family = family_of(erasediff.load(context.artifacts["pipeline"]).to(device()))
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         from erasediff.data.images import encode_png

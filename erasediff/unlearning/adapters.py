@@ -101,7 +101,7 @@ def lora_of(family: Family, denoiser: nn.Module, settings: Settings, dtypes: Map
 
 @torch.no_grad()
 def fused(base: nn.Module, denoiser: nn.Module) -> nn.Module:
-    """Return a network of the base's kind with the weights of an adapted one, adapter included."""
+    """Return a new network of the base's kind, frozen, with the weights of an adapted one, adapter included."""
     from peft.tuners.lora import LoraLayer
 
     plain = copy.deepcopy(base)
@@ -109,8 +109,8 @@ def fused(base: nn.Module, denoiser: nn.Module) -> nn.Module:
         if isinstance(layer, LoraLayer):
             weight: Any = plain.get_submodule(name).weight
             adapted: Any = layer  # each kind of layer has it, which their base does not say
-            weight += adapted.get_delta_weight("default").to(weight)
-    return plain
+            weight.copy_(weight.float() + adapted.get_delta_weight("default").to(weight.device, torch.float32))
+    return plain.requires_grad_(False).eval()
 
 
 def write_lora(pipeline: DiffusionPipeline, lora: Lora, folder: Path, about: Mapping[str, str]) -> None:

@@ -60,7 +60,7 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    pipeline, base = result.pipeline, base_of(result)
+    pipeline, base = result.base, base_of(result)
     takes_words = hasattr(pipeline, "tokenizer")
     adapter: dict[str, Any] = {} if fused or base is None else {"base_model_relation": "adapter"}
     data = ModelCardData(

@@ -6,8 +6,9 @@ import base64
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -41,22 +42,32 @@ class Erased:
     """An erased pipeline, and how it came about.
 
     Attributes:
-        pipeline: the erased one, of the class of the one that was given.
+        made: the erased pipeline, or what makes it.
         history: a row an update: losses, multiplier, cosine of the gradients, their lengths.
         record: method, settings and updates that really ran.
         base: the pipeline that was given.
         forgotten: the concepts to forget.
         kept: the concepts of the pictures to keep.
-        lora: what was trained, where ``adapter`` was ``lora``; the pipeline has it fused.
+        lora: what was trained, where ``adapter`` was ``lora``.
     """
 
-    pipeline: DiffusionPipeline
+    made: DiffusionPipeline | Callable[[], DiffusionPipeline]
     history: list[dict[str, float]] = field(default_factory=list)
     record: EffectiveSettings = field(kw_only=True)
     base: DiffusionPipeline = field(kw_only=True)
     forgotten: tuple[str, ...] = field(kw_only=True)
     kept: tuple[str, ...] = field(kw_only=True)
     lora: Lora | None = None
+
+    @cached_property
+    def pipeline(self) -> DiffusionPipeline:
+        """The erased pipeline, of the class of the one that was given.
+
+        One with a LoRA fused is a second network beside the base, made of that when it is first asked for.
+        """
+        from diffusers import DiffusionPipeline
+
+        return self.made if isinstance(self.made, DiffusionPipeline) else self.made()
 
     @property
     def method(self) -> str:
@@ -97,7 +108,7 @@ class Erased:
         if self.lora is None:
             raise ParamsError("there is no LoRA to save: erase with adapter lora, or save the whole pipeline")
         about = {"erased": json.dumps(self.forgotten), "method": self.method, "updates": str(self.updates)}
-        write_lora(self.pipeline, self.lora, Path(folder), {**about, "settings": json.dumps(dict(self.settings))})
+        write_lora(self.base, self.lora, Path(folder), {**about, "settings": json.dumps(dict(self.settings))})
 
     def publish(
         self,

@@ -26,7 +26,7 @@ from erasediff.ranges import require_in_range
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.encoding import encoders_of, placed
 from erasediff.training.state import Checkpoint, OnStep
-from erasediff.unlearning.adapters import Lora
+from erasediff.unlearning.adapters import Lora, fused
 from erasediff.unlearning.anchor import nearest_anchors
 from erasediff.unlearning.change import change_of, doubt
 from erasediff.unlearning.drawing_sets import DRAWN_BY_CLASS, DRAWN_BY_WORDS, FORGOTTEN_BLOCK, KEPT_BLOCK, drawn_set
@@ -209,10 +209,16 @@ def erase(
     if told := doubt(change, asked.forget, trained=record.updates > 0):
         warnings.warn(told, stacklevel=3)  # the caller's line: the frame between is the decorator's
     given = next(family.denoiser.parameters()).device
-    erased = family.with_denoiser(denoiser.to(given)).pipeline
+    denoiser = denoiser.to(given)
+
+    def made() -> DiffusionPipeline:
+        return family.with_denoiser(fused(family.denoiser, denoiser) if lora else denoiser).pipeline
+
     kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))
     gone = [of_owner(concept, erase_from)[0] if erase_from else concept for concept in asked.forget]
-    return Erased(erased, history, record=record, base=pipeline, forgotten=tuple(gone), kept=kept, lora=lora)
+    return Erased(
+        made if lora else made(), history, record=record, base=pipeline, forgotten=tuple(gone), kept=kept, lora=lora
+    )
 
 
 def _require_owner(family: Family, asked: Request, owner: str | None) -> None:

@@ -72,7 +72,7 @@ class Result(NamedTuple):
     """The erased denoiser, and the number of updates that were made, those before a resumption included.
 
     Attributes:
-        lora: what was trained, where it was an adapter; the denoiser has it fused.
+        lora: what was trained, where it was an adapter; the denoiser is then the base's, with the adapter on.
     """
 
     denoiser: nn.Module
@@ -100,7 +100,8 @@ def run_loop(
     Args:
         cache: folder that keeps the latents of pictures for the next run; by default they last as long as this one.
         before: concepts that were forgotten earlier, which ``project_update`` protects beside those that are kept.
-    Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged.
+    Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged. With an
+        adapter all its other weights are those of ``family.denoiser`` themselves.
     Raises: NonFiniteLoss: the checkpoint then holds the last good state. UnknownConcept: an empty selection.
         ParamsError: ``offload`` over several processes.
     Source: arXiv 2401.05779, Algorithm 1. Deviation: see docs/PAPERS.md for the defaults that differ.
@@ -129,7 +130,8 @@ def run_loop(
             updates = _update(losses, method, checkpoint, on_step, before)
         lora = lora_of(family, denoiser, method.settings, dtypes) if method.settings.adapter == "lora" else None
         denoiser = finished(family.denoiser, denoiser, method.settings)
-        cast(denoiser, dtypes)
+        if lora is None:
+            cast(denoiser, dtypes)
         return Result(denoiser, updates, lora)
 
 

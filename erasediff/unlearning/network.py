@@ -15,7 +15,7 @@ from erasediff.families.family import Family
 from erasediff.families.selections import selected
 from erasediff.families.weights import cast, dtypes_of
 from erasediff.training.sharding import gathered, is_sharded, shard
-from erasediff.unlearning.adapters import adapt, fused
+from erasediff.unlearning.adapters import adapt
 from erasediff.unlearning.settings import Settings
 
 
@@ -108,14 +108,15 @@ def student(family: Family, settings: Settings, accelerator: Accelerator, seed: 
 
 
 def finished(base: nn.Module, denoiser: nn.Module, settings: Settings) -> nn.Module:
-    """Return a trained denoiser as a network of its own, frozen and in eval mode; an adapter is fused."""
-    if settings.adapter == "lora":
-        denoiser = fused(base, denoiser)
-    elif is_sharded(next(denoiser.parameters())):
+    """Return a trained denoiser as a network of its own, frozen and in eval mode; an adapted one as it is.
+
+    An adapted one has the base's own weights and its adapter: :func:`erasediff.unlearning.adapters.fused` joins them.
+    """
+    if is_sharded(next(denoiser.parameters())):
         erased = {name: gathered(value) for name, value in denoiser.state_dict().items()}
         denoiser = copy.deepcopy(base)
         denoiser.load_state_dict(erased)
-    else:
+    elif settings.adapter == "none":
         trained = {id(p): p for p in denoiser.parameters() if p.requires_grad}
         denoiser = copy.deepcopy(denoiser, trained)
         if getattr(denoiser, "is_gradient_checkpointing", False):

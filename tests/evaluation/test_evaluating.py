@@ -20,10 +20,11 @@ from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.evaluate_command import open_model
 from erasediff.evaluation.attacking import attack
 from erasediff.evaluation.attacks import merging
-from erasediff.evaluation.evaluating import LIMITS, evaluate, weights_sha256
+from erasediff.evaluation.evaluating import LIMITS, evaluate
 from erasediff.examples import open_example
 from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.families.lora import lora_file
+from erasediff.families.weights import weights_sha256
 from erasediff.judges import cnn
 from stages.params import load_params
 

@@ -114,3 +114,16 @@ def test_every_method_without_a_mask_trains_one(pipeline, method):
     how = {**HOW, "outer_steps": 1}
     result = erase(pipeline, "star", method=method, **sets(), **how)
     assert any(weight.any() for name, weight in result.lora.weights.items() if "lora_B" in name)
+
+
+@pytest.mark.unit
+def test_a_lora_is_trained_and_written_without_a_second_network(pipeline, tmp_path, monkeypatch):
+    def whole(*networks):
+        raise AssertionError("a second network was made")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("erasediff.unlearning.erasing.fused", whole)
+        result = erase(pipeline, "star", **sets(), **HOW)
+        result.publish(tmp_path)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").exists()
+    assert result.pipeline is result.pipeline and not torch.allclose(pictures(pipeline), pictures(result.pipeline))

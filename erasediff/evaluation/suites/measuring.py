@@ -18,7 +18,7 @@ from erasediff.evaluation.attacks import unlearndiffatk, whole
 from erasediff.evaluation.attacks.benign import fine_tuned
 from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.attacks.tokens import vocabulary_of
-from erasediff.evaluation.evaluating import evaluate, weights_sha256
+from erasediff.evaluation.evaluating import evaluate
 from erasediff.evaluation.suites import scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.reading import Readings, read
@@ -27,6 +27,7 @@ from erasediff.evaluation.suites.suite import Setting, Suite
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.families.sharing import Places
+from erasediff.families.weights import weights_sha256
 from erasediff.metrics.distance import frechet_distance
 
 if TYPE_CHECKING:

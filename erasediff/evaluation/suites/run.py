@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import erasediff
 from erasediff.artifacts import DRAWN, read_object, sha256_text, write_bytes, write_json
 from erasediff.errors import ParamsError, shown
-from erasediff.evaluation.evaluating import weights_sha256
 from erasediff.evaluation.suites.erasing import Erasing, eraser
 from erasediff.evaluation.suites.measuring import Context, fingerprint, measure
 from erasediff.evaluation.suites.reading import open_readers, write_detections
@@ -24,6 +23,7 @@ from erasediff.evaluation.suites.suite import Setting, Suite, load_suite, requir
 from erasediff.evaluation.suites.tables import INTERVALS, cells_table, protocol_of, tables
 from erasediff.families import family_of
 from erasediff.families.sharing import Places
+from erasediff.families.weights import weights_sha256
 from erasediff.pages import Section, Table, page
 from erasediff.records import Json
 from erasediff.unlearning.erasing import progress_bar
