@@ -60,11 +60,22 @@ PASSED, FAILED, UNDECIDED = "passed", "FAILED", "cannot be told"
 AS_TAG = {PASSED: "true", FAILED: "false", UNDECIDED: "undecided"}
 
 
+def untold(pictures: int | None, needed: int | None) -> str:
+    """The one wording of what so few pictures cannot tell: ``cannot be told with 80 pictures: 139 would do``.
+
+    Args:
+        needed: ``None``: the number is at its limit, and no number of pictures would.
+    """
+    few = "" if pictures is None else f" with {pictures:,} pictures"
+    return f"{UNDECIDED}{few}: " + (f"{needed:,} would do" if needed else "it is at the limit")
+
+
 @dataclass(frozen=True)
 class Gate:
     """A number that was held against a limit: ``direction`` says whether the limit is its ``min`` or its ``max``.
 
     Attributes:
+        value: ``None``: it stands on too few pictures to be given.
         passed: the whole interval keeps the limit.
         low, high: the interval; ``None`` where none is known.
         pictures: that the number stands on; ``None`` where that was not noted.
@@ -72,7 +83,7 @@ class Gate:
         needed: pictures that would tell, if the number stayed what it is; ``None``: no number of them would.
     """
 
-    value: float
+    value: float | None
     limit: float
     direction: Literal["min", "max"]
     passed: bool
@@ -85,11 +96,13 @@ class Gate:
     @property
     def text(self) -> str:
         """The one wording of a gate: ``0.9633 (0.9355 to 0.9793) ≥ 0.9 passed``."""
-        return f"{self.measured} {self.bound} {self.outcome}"
+        return f"{self.measured} {self.bound} {self.outcome}".strip()
 
     @property
     def measured(self) -> str:
-        """``0.9633 (0.9355 to 0.9793)``."""
+        """``0.9633 (0.9355 to 0.9793)``; empty where it stands on too few pictures."""
+        if self.value is None:
+            return ""
         interval = "" if self.low is None or self.high is None else f" ({self.low:.4f} to {self.high:.4f})"
         return f"{self.value:.4f}{interval}"
 
@@ -103,9 +116,7 @@ class Gate:
         """``passed``, ``FAILED``, or ``cannot be told with 80 pictures: 139 would do``."""
         if not self.undecided:
             return PASSED if self.passed else FAILED
-        few = "" if self.pictures is None else f" with {self.pictures:,} pictures"
-        enough = f"{self.needed:,} would do" if self.needed else "it is at the limit"
-        return f"{UNDECIDED}{few}: {enough}"
+        return untold(self.pictures, self.needed)
 
 
 def outcome_of(gates: Iterable[Gate]) -> str:

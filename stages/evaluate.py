@@ -99,10 +99,10 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     write_readings(layout.readings(which), found.numbers)
     missing = not_run(evaluate.attacks, attacks, forgotten=erasures.concepts)
     found = replace(found, skipped=found.skipped | missing)
-    timed = {**found.numbers.flat, "seconds": time.perf_counter() - started}
-    write_json(layout.metrics(which), found.noted(timed, model_sha256, attacks, retrained).to_json())
+    seconds = time.perf_counter() - started
+    write_json(layout.metrics(which), found.noted(model_sha256, attacks, retrained, seconds=seconds).to_json())
     shutil.rmtree(kept, ignore_errors=True)
-    run.log_metrics(found.numbers.flat)
+    run.log_metrics(found.numbers.told)
     run.log_artifact(grid)
 
 

@@ -61,7 +61,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             drawing=lambda family: places.drawing(family, lambda own: resumable(own, kept, weights)),
             together=places.number,
         )
-    numbers, counts = found.numbers.flat, found.numbers.counts
+    numbers, counts = found.numbers.told, found.numbers.counts
     pairing = recorded.pairing if comparable else {}
     limits = verdict.model_dump()
     judged = gates(recorded.base, numbers, limits, same_protocol=comparable, counts=counts, pairing=pairing)

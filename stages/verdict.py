@@ -36,7 +36,7 @@ def main(run: StageRun, verdict: Verdict) -> None:
     sets, ran = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
     report = report_html(evaluation, sets, ran, pictures, charts_of(layout.ERASE_TRACE, ran))
     write_bytes(layout.REPORT, report.encode())
-    gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items()}
+    gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items() if gate.value is not None}
     run.log_metrics(gates | {"passed": float(evaluation.passed)})
     run.log_table("numbers.json", HEAD, table_rows(evaluation, each_concept=False, words=True))
     run.log_table("recognised.json", CONCEPT_HEAD, concept_rows(evaluation, sets.erasures.concepts))

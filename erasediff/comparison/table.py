@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from erasediff.errors import IntegrityError
 from erasediff.metrics.intervals import ratio
 from erasediff.metrics.rules import GatedMetric
-from erasediff.metrics.table import BASE_ACCURACY, CROSS_DOMAIN, DISTANCE, GATES, RETAIN_ACCURACY, UNLEARNING_ACCURACY
+from erasediff.metrics.table import (
+    BASE_ACCURACY,
+    CROSS_DOMAIN,
+    DISTANCE,
+    GATES,
+    RETAIN_ACCURACY,
+    UNLEARNING_ACCURACY,
+    untold_of,
+)
 from erasediff.records import Evaluation, Json
 
 #: What the table shows of every cell: the gates' values, but for what is of the base alone.
@@ -17,6 +25,8 @@ COLUMNS = [gated for gated in GATES.values() if gated.metric is not BASE_ACCURAC
 #: The numbers that the plot and "dominated by" look at.
 FORGETTING, FARTHER = UNLEARNING_ACCURACY.name, f"{DISTANCE.name}_ratio"
 WEAKEST_SIDE = "weakest_side"
+#: The metrics that the weakest side is made of.
+COMPARED_BY = (UNLEARNING_ACCURACY.name, RETAIN_ACCURACY.name, CROSS_DOMAIN.name, DISTANCE.name)
 
 
 def head_of(gated: GatedMetric) -> str:
@@ -56,19 +66,27 @@ class Cell:
         """The compared numbers of this cell: what the gates judge, the distance itself, and the weakest side."""
         if self.evaluation is None:
             return None
-        base, erased = self.evaluation.base, self.evaluation.erased
+        base, erased, weakest = self.evaluation.base, self.evaluation.erased, weakest_side(self.evaluation)
         judged = {gated.name: gated.value(base, erased) for gated in COLUMNS}
         return {
             **{name: value for name, value in judged.items() if value is not None},
             DISTANCE.name: erased[DISTANCE.name],
-            WEAKEST_SIDE: weakest_side(self.evaluation),
+            WEAKEST_SIDE: weakest,
             "gates_passed": float(self.evaluation.passed),
         }
 
 
 def weakest_side(evaluation: Evaluation) -> float:
     """One number for forgetting *and* utility, in [0, 1]: the least of unlearning accuracy, share of the base's retain
-    accuracy that is kept, and the base's distance to held-out pictures over the erased model's."""
+    accuracy that is kept, and the base's distance to held-out pictures over the erased model's.
+
+    Raises: IntegrityError: one of them stands on too few pictures to be given.
+    """
+    if few := untold_of({n: evaluation.counts[n] for n in COMPARED_BY if n in evaluation.counts}):
+        raise IntegrityError(
+            f"models cannot be compared: {', '.join(f'{name} {why}' for name, why in few.items())}; raise "
+            "evaluate.samples_per_concept or evaluate.draws"
+        )
     base, erased = evaluation.base, evaluation.erased
     names = [metric.name for metric in (RETAIN_ACCURACY, CROSS_DOMAIN) if metric.name in erased]
     kept = min(ratio(erased[name], base[name]) for name in names)

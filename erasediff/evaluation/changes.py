@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from erasediff.metrics.intervals import beside, of_mean
-from erasediff.metrics.table import CHANGE
+from erasediff.metrics.table import CHANGE, OF_ONE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +30,17 @@ def features_of(draws: Sequence[Draw]) -> dict[str, Tensor]:
     }
 
 
-def changes(base: Mapping[str, Any], erased: Mapping[str, Any], z: float) -> dict[str, float]:
-    """The mean change of retained pictures, with its interval, and that of each concept; nothing without features.
+def changes(base: Mapping[str, Any], erased: Mapping[str, Any], z: float) -> tuple[dict[str, float], dict[str, int]]:
+    """The mean change of retained pictures, with its interval, and that of each concept; nothing of too few pictures.
 
     Args:
         base, erased: readings; where one of both drew on, the first of its pictures are those of the other.
+
+    Returns: nothing without features; else also the pictures that it stands on, by the metric's name.
     """
     names = [name for name in base if name.startswith(FEATURES) and name in erased]
     if not names:
-        return {}
+        return {}, {}
     import torch
 
     from erasediff.metrics.similarity import feature_change
@@ -51,7 +53,9 @@ def changes(base: Mapping[str, Any], erased: Mapping[str, Any], z: float) -> dic
     named = {CHANGE.name: torch.cat(list(each.values())), **{f"{CHANGE.name}.{c}": v for c, v in each.items()}}
     found: dict[str, float] = {}
     for name, change in named.items():
+        if len(change) < (CHANGE.least if name == CHANGE.name else OF_ONE):
+            continue
         value, spread = float(change.mean()), float(change.std()) if len(change) > 1 else 0.0
         low, high = of_mean(value, spread, len(change), z)
         found |= {name: value, beside(name, "low"): max(0.0, low), beside(name, "high"): high}
-    return found
+    return found, {CHANGE.name: len(named[CHANGE.name])}

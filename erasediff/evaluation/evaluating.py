@@ -204,7 +204,7 @@ def _verdict(
     asked: Sequence[str],
     limits: Mapping[str, float],
 ) -> Evaluated:
-    base, erased = (found[which].noted(found[which].numbers.flat, hashes[which]) for which in ("base", "erased"))
+    base, erased = (found[which].noted(hashes[which]) for which in ("base", "erased"))
     readings = [{n: values.numpy() for n, values in found[w].numbers.readings.items()} for w in ("base", "erased")]
     evaluation = evaluation_of(base, erased, judge, limits, (readings[0], readings[1]))
     sets = ForgetSummary(Erasures(tuple(names)), {}, {}, "", {}, "")

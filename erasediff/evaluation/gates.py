@@ -32,6 +32,7 @@ from erasediff.metrics.table import (
     WORST_DROP,
     gate_of,
     metric_of,
+    untold_of,
 )
 from erasediff.records import Evaluation, Gate, Json, Measured
 
@@ -44,6 +45,7 @@ def gates(
     same_protocol: bool = True,
     counts: Mapping[str, int] | None = None,
     pairing: Mapping[str, float] | None = None,
+    of_base: Mapping[str, int] | None = None,
 ) -> dict[str, Gate]:
     """The gates by name; one whose numbers are not there is left out, as forgetting where no concept was forgotten.
 
@@ -52,42 +54,58 @@ def gates(
         same_protocol: both models were measured under one judge, on the same pictures and draws. If not, the gates
             that need it are left out.
         counts: pictures that each number stands on.
+        of_base: the same of the base, which may have been drawn less often.
         pairing: correlation of both models' numbers, where they had the same prompts and seeds.
 
     Raises: ParamsError: there is no limit for a gate.
     """
     found = {}
     for name, gated in GATES.items():
-        comparable = same_protocol or not gated.same_protocol
-        it = gated.estimate(base, erased, pairing) if comparable else None
-        if it is not None:
-            limit = limits.get(gated.rule.limit)
-            if limit is not None:
-                found[name] = _gate(gated, it, limit, _pictures(gated, counts or {}))
-            elif not gated.rule.optional:
-                raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
+        if gated.same_protocol and not same_protocol:
+            continue
+        it, pictures = gated.estimate(base, erased, pairing), _pictures(gated, counts or {}, of_base or {})
+        too_few = bool(gated.metric.untold(pictures))
+        limit = limits.get(gated.rule.limit)
+        if (it is not None or too_few) and limit is None and not gated.rule.optional:
+            raise ParamsError(f"the gate {name} has no limit: give verdict.{gated.rule.limit} in params.yaml")
+        if limit is not None and too_few and pictures is not None:
+            found[name] = _too_few(gated, limit, pictures)
+        elif limit is not None and it is not None:
+            found[name] = _gate(gated, it, limit, pictures)
     return found
 
 
-def _pictures(gated: GatedMetric, counts: Mapping[str, int]) -> int | None:
-    """Pictures that the value of a gate stands on; of one that is derived from several numbers, those of the least."""
+def _pictures(gated: GatedMetric, counts: Mapping[str, int], of_base: Mapping[str, int]) -> int | None:
+    """Pictures that the value of a gate stands on; of one that is derived from several numbers, those of the least.
+
+    The base's count where the gate needs its number, and that stands on too few pictures.
+    """
     of = gated.rule.of or (gated.metric.name,)
-    return min((n for name, n in counts.items() if name.partition(".")[0] in of), default=None)
+    own, before = (
+        min((n for name, n in each.items() if name.partition(".")[0] in of), default=None) for each in (counts, of_base)
+    )
+    return before if gated.needs_base and gated.metric.untold(before) else own
 
 
 def _gate(gated: GatedMetric, it: Estimate, limit: float, pictures: int | None) -> Gate:
     told = outcome(it, limit, gated.direction)
-    too_few = pictures is not None and pictures < gated.metric.least
-    needed = None
-    if pictures is not None and (too_few or told == "cannot be told"):
-        share = gated.own_share or gated.metric is BASE_ACCURACY
-        least = gated.metric.least if too_few else 0
-        more = pictures_needed(it, limit, pictures, share=share)
-        needed = None if more is None and not too_few else max(least, more or 0)
-    undecided = too_few or told == "cannot be told"
+    undecided = told == "cannot be told"
+    needed = pictures_needed(it, limit, pictures, share=_of_share(gated)) if undecided and pictures else None
     low, high = (None, None) if it.is_exact else (it.low, it.high)
-    passed = told == "passed" and not undecided
-    return Gate(it.value, limit, gated.direction, passed, low, high, pictures, undecided, needed)
+    return Gate(it.value, limit, gated.direction, told == "passed", low, high, pictures, undecided, needed)
+
+
+def _too_few(gated: GatedMetric, limit: float, pictures: int) -> Gate:
+    """Whatever was measured, so few pictures tell nothing: needed are those that tell, and that the best could pass."""
+    best, needed = float(gated.direction == "min"), gated.metric.least
+    if _of_share(gated):
+        needed = max(needed, pictures_needed(Estimate(best, best, best), limit, pictures, share=True) or 0)
+    return Gate(None, limit, gated.direction, False, None, None, pictures, True, needed)
+
+
+def _of_share(gated: GatedMetric) -> bool:
+    """True if the value is a share, of which it is known how many pictures tell it from a limit."""
+    return gated.own_share or gated.metric is BASE_ACCURACY
 
 
 def evaluation_of(
@@ -113,14 +131,16 @@ def evaluation_of(
     before, after = ({**it.numbers, **numbers} for it, (numbers, _) in zip((base, erased), near, strict=True))
     rise, of_rise = attack_rise(erased.attacks, base.retrained)
     require_attacked(rise, limits)
-    after |= rise
-    counts, pairing = erased.counts | near[1][1] | of_rise, pairing_of(*readings)
-    found = gates(before, after, limits, counts=counts, pairing=pairing)
+    moved, of_moved = changes(*readings, z_of(sure))
+    after |= {} if untold_of(of_rise) else rise
+    of_near = near[0][1] if untold_of(near[0][1]) else near[1][1]
+    counts, pairing = erased.counts | of_near | of_moved | of_rise, pairing_of(*readings)
+    found = gates(before, after, limits, counts=counts, pairing=pairing, of_base=base.counts)
     checks = self_checks(base.planted, limits, gates)
     return Evaluation(
         base=before,
         erased=after,
-        delta=_delta(before, after, pairing) | changes(*readings, z_of(sure)),
+        delta=_delta(before, after, pairing) | moved,
         gates=found,
         passed=all(gate.passed for gate in found.values()) and all(check.held for check in checks.values()),
         judge=judge,
@@ -136,7 +156,7 @@ def evaluation_of(
             **({"retrained": base.retrained} if base.retrained else {}),
         },
         neighbours=base.neighbours,
-        skipped=erased.skipped,
+        skipped=erased.skipped | untold_of(base.counts) | untold_of(of_near | of_moved),
     )
 
 
@@ -205,7 +225,11 @@ def headline(evaluation: Evaluation) -> dict[str, float | bool]:
     """
     rare = {gated.name for gated in map(gate_of, (WORST_DROP, FORGET_DEGENERATE, RETAIN_DEGENERATE)) if gated}
     return {
-        **{name: gate.value for name, gate in evaluation.gates.items() if name not in rare or not gate.passed},
+        **{
+            name: gate.value
+            for name, gate in evaluation.gates.items()
+            if gate.value is not None and (name not in rare or not gate.passed)
+        },
         **{n: evaluation.erased[n] for n in (RETAIN_ACCURACY.name,) if n in evaluation.erased},
         "passed": evaluation.passed,
     }
@@ -225,7 +249,7 @@ def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> 
     if name not in GATES:  # of a version that another release evaluated
         return f"{name}: {gate.text}"
     gated = GATES[name]
-    if not gated.rule.sentence:
+    if not gated.rule.sentence or gate.value is None:
         return f"{gated.metric.words}: {gated.text(gate)}"
     text = gated.rule.sentence.format(
         value=gate.value,

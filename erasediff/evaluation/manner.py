@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from erasediff.metrics.table import CHANGE, DISTANCE, METRICS, RECOGNISED
 from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Evaluation, Json, Value
 from erasediff.unlearning.settings import deviations_from_paper
@@ -35,11 +37,19 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings | None) -> dic
     if CHANGE.name in evaluation.delta:
         how["change"] = f"{CHANGE.title}: {CHANGE.words}"
     if evaluation.skipped:
-        told = [f"{METRICS[n].title if n in METRICS else n} ({why})" for n, why in evaluation.skipped.items()]
-        how["not measured"] = "; ".join(told)
+        how["not measured"] = "; ".join(_by_reason(evaluation.skipped))
     if erase and (differs := deviations_from_paper(erase)):
         how["deviation from the paper"] = f"{'; '.join(differs)}; the evidence is in docs/PAPERS.md"
     return how
+
+
+def _by_reason(skipped: Mapping[str, str]) -> list[str]:
+    """What is not there, each reason once: ``CLIP score, FID (why)``."""
+    named: dict[str, list[str]] = {}
+    for name, why in skipped.items():
+        known = METRICS.get(name)
+        named.setdefault(why, []).append(name if known is None else known.title or known.words)
+    return [f"{', '.join(names)} ({why})" for why, names in named.items()]
 
 
 def _judge_in_words(judge: Json) -> str:

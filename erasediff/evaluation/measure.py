@@ -66,16 +66,12 @@ class Measurement:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def noted(
-        self,
-        numbers: dict[str, float],
-        model_sha256: str,
-        attacks: Json | None = None,
-        retrained: Json | None = None,
+        self, model_sha256: str, attacks: Json | None = None, retrained: Json | None = None, **more: float
     ) -> Measured:
-        """The record of it, with these numbers."""
+        """The record of it; ``more``: numbers that stand beside those measured."""
         planted = {name: {"numbers": found.flat, "counts": found.counts} for name, found in self.planted.items()}
         return Measured(
-            numbers,
+            {**self.numbers.told, **more},
             model_sha256,
             self.protocol,
             self.numbers.counts,
@@ -242,7 +238,7 @@ def at_random(judge: Judge, plan: Plan) -> int:
 
 def _skipped(reader: Reader, numbers: Numbers) -> dict[str, str]:
     """Why a metric, or a concept of the plan, is not among the numbers."""
-    found = {}
+    found = numbers.untold
     if INCEPTION.name not in numbers.flat:
         found[INCEPTION.name] = "no weights of Inception-v3 in models/inception"
     if CLIP_SCORE.name not in numbers.flat:

@@ -47,14 +47,15 @@ def neighbour_accuracy(
         neighbours: of the base, of each concept to forget.
         confidence: of the interval.
 
-    Returns: nothing, where no neighbour was measured.
+    Returns: nothing, where no neighbour was measured; of too few pictures, their count alone.
     """
     names = [f"{KEPT.name}.{c}" for c in dict.fromkeys(c for near in neighbours.values() for c in near)]
-    names = [name for name in names if name in numbers and counts.get(name)]
-    n = sum(counts[name] for name in names)
-    if not n:
-        return {}, {}
+    names = [name for name in names if counts.get(name)]
+    if any(name not in numbers for name in names):  # too few pictures of one
+        return {}, {NEIGHBOUR_ACCURACY.name: min(counts[name] for name in names)}
+    n, own = sum(counts[name] for name in names), NEIGHBOUR_ACCURACY.name
+    if not n or NEIGHBOUR_ACCURACY.untold(n):
+        return {}, {own: n} if n else {}
     seen = round(sum(numbers[name] * counts[name] for name in names))
     low, high = of_share(seen, n, confidence)
-    own = NEIGHBOUR_ACCURACY.name
     return {own: seen / n, f"{own}_low": low, f"{own}_high": high}, {own: n}

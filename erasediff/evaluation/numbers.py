@@ -16,7 +16,7 @@ from erasediff.errors import IntegrityError
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.intervals import CONFIDENCE, beside, of_distance, of_mean, of_replicates, of_share, z_of
 from erasediff.metrics.rules import Metric
-from erasediff.metrics.table import METRICS, metric_of
+from erasediff.metrics.table import METRICS, metric_of, untold_of
 from erasediff.randomness import generator
 
 
@@ -25,7 +25,8 @@ class Numbers:
     """What was measured of a model.
 
     Attributes:
-        flat: numbers by name; beside each ``_low`` and ``_high``, and ``_sd`` where there were several draws.
+        flat: numbers by name, of however few pictures; beside each ``_low`` and ``_high``, and ``_sd`` where there
+            were several draws.
         counts: pictures that each stands on.
         readings: of a number of pictures the value of each, of the others that of each resample. Two models that were
             asked with the same prompts and seeds are paired in these.
@@ -34,6 +35,18 @@ class Numbers:
     flat: dict[str, float]
     counts: dict[str, int]
     readings: dict[str, Tensor]
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The numbers that stand on enough pictures, with what stands beside them: all that leaves an evaluation."""
+        few = {name for name, count in self.counts.items() if (m := metric_of(name)) and m.untold(count)}
+        few |= {beside(name, end) for name in few for end in ("low", "high", "sd")}
+        return {name: value for name, value in self.flat.items() if name not in few}
+
+    @property
+    def untold(self) -> dict[str, str]:
+        """Why each other metric is not given, by its name."""
+        return untold_of(self.counts)
 
 
 def write_readings(path: Path, numbers: Numbers) -> None:
@@ -83,7 +96,11 @@ def _of_pictures(metric: Metric, draws: Sequence[Draw]) -> dict[str, Tensor]:
 
 
 def _resampled(draws: Sequence[Draw], times: Mapping[str, int], seed: int) -> dict[str, Tensor]:
-    """Each metric of many pictures together, of as many resamples as its name says."""
+    """Each metric of many pictures together, of as many resamples as its name says.
+
+    A resample takes pictures out of each draw, and as many draws as there are. A draw has no share of its own: its
+    pictures have other seeds than those of every other one. Draws resampled too would count its chance twice.
+    """
     chosen: list[list[Tensor]] = [[] for _ in draws]
     for number in range(max(times.values(), default=0)):
         chance = generator(seed, "bootstrap", number)

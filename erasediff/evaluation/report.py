@@ -102,6 +102,8 @@ def _remedies(evaluation: Evaluation) -> list[str]:
     """What to try, of the gates whose number misses its limit; and how many pictures to draw."""
     found: dict[str, None] = {}
     for name, gate in evaluation.gates.items():
+        if gate.value is None:
+            continue
         misses = gate.value < gate.limit if gate.direction == "min" else gate.value > gate.limit
         if name in GATES and not gate.passed and misses:
             found[GATES[name].rule.remedy] = None

@@ -30,7 +30,7 @@ def until_told(
         for measuring in (base, erased):
             measuring.draw_to(look)
             found.append(measuring.finished())
-        records = [m.noted(m.numbers.flat, name) for m, name in zip(found, hashes, strict=True)]
+        records = [m.noted(name) for m, name in zip(found, hashes, strict=True)]
         readings = [{name: values.numpy() for name, values in m.numbers.readings.items()} for m in found]
         evaluation = evaluation_of(records[0], records[1], judge, limits, (readings[0], readings[1]))
         if evaluation.outcome != UNDECIDED:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection
 
-from erasediff.metrics.rules import Metric
-from erasediff.metrics.table import CHANGE, compared, gate_of
+from erasediff.metrics.rules import Metric, Numbers
+from erasediff.metrics.table import CHANGE, compared, gate_of, metric_of
 from erasediff.records import Evaluation
 
 #: Heads of the tables' columns.
@@ -27,13 +28,28 @@ def table_rows(
     return [
         (
             heading(name, metric) if words else name,
-            metric.cell(evaluation.base, name),
-            metric.cell(evaluation.erased, name),
+            cell(evaluation, evaluation.base, name, metric),
+            cell(evaluation, evaluation.erased, name, metric),
             gate_cell(evaluation, metric),
         )
-        for name, metric in compared(evaluation.base, evaluation.erased).items()
+        for name, metric in shown(evaluation).items()
         if each_concept or not metric.per_concept
     ]
+
+
+def shown(evaluation: Evaluation) -> dict[str, Metric]:
+    """The numbers of both models with their metrics, and those that stand on too few pictures, in the table's order."""
+    counts, skipped = evaluation.counts, evaluation.skipped
+    names = {**counts, **evaluation.base, **evaluation.erased}
+    few = [n for n in names if (m := metric_of(n)) and (m.untold(counts.get(n)) or m.name in skipped)]
+    both = [{**numbers, **dict.fromkeys(few, math.nan)} for numbers in (evaluation.base, evaluation.erased)]
+    return compared(*both)
+
+
+def cell(evaluation: Evaluation, numbers: Numbers, name: str, metric: Metric) -> str:
+    """A number of one model as text; where it stands on too few pictures, that instead."""
+    few = metric.untold(evaluation.counts.get(name)) or evaluation.skipped.get(metric.name, "")
+    return metric.cell(numbers, name) if name in numbers else few
 
 
 def heading(name: str, metric: Metric) -> str:
@@ -50,17 +66,18 @@ def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tup
     """
     near = [c for each in evaluation.neighbours.values() for c in each]
     rows = []
-    for name, metric in compared(evaluation.base, evaluation.erased).items():
+    for name, metric in shown(evaluation).items():
         if not metric.per_concept:
             continue
         concept = name.partition(".")[2]
-        lost = evaluation.base[name] - evaluation.erased[name]
+        told = name in evaluation.base and name in evaluation.erased
+        lost = evaluation.base[name] - evaluation.erased[name] if told else 0.0
         rank = 0 if concept in forgotten else 1 if concept in near else 2
         said = concept + ("", " (looks alike)", " (to be forgotten)")[2 - rank]
         change = evaluation.delta.get(f"{CHANGE.name}.{concept}")
-        cells = metric.cell(evaluation.base, name), metric.cell(evaluation.erased, name)
+        cells = [cell(evaluation, numbers, name, metric) for numbers in (evaluation.base, evaluation.erased)]
         moved = "" if change is None else CHANGE.text(change)
-        rows.append(((rank, -lost), (said, *cells, metric.text(lost), moved)))
+        rows.append(((rank, -lost), (said, *cells, metric.text(lost) if told else "", moved)))
     return [row for _, row in sorted(rows, key=lambda row: row[0])]
 
 

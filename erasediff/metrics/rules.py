@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from erasediff.metrics.intervals import Estimate, beside, difference, times
+from erasediff.records import untold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ class Metric:
             of the pictures drawn for retained concepts together.
         ends: of a ``set``: between which numbers it lies; ``None``: it is a distance, ``>= 0``.
         resamples: of a ``set``: bootstrap resamples of its interval.
-        least: pictures without which nothing is told of it, whatever the limit.
+        least: pictures without which nothing is told of it: no number is given, and no gate decides.
         digits: after the decimal point, in tables.
         per_concept: the function gives a number for each concept, noted as ``NAME.CONCEPT`` and without spread.
         compared: base and erased stand side by side in tables.
@@ -122,6 +123,10 @@ class Metric:
             return found
         return torch.tensor([float(self.of(draw.taken(rows))[self.name]) for rows in chosen], dtype=torch.float64)
 
+    def untold(self, pictures: int | None) -> str:
+        """Why no number is given where it stands on so few pictures; empty where it is, or nobody counted them."""
+        return untold(pictures, self.least) if pictures is not None and pictures < self.least else ""
+
     def cell(self, numbers: Numbers, name: str) -> str:
         """A number as text, with its interval where that is known, else its spread: ``0.973 (0.948 to 0.986)``."""
         value, low, high, spread = (numbers.get(beside(name, end)) for end in ("", "low", "high", "sd"))
@@ -168,6 +173,11 @@ class GatedMetric:
     def same_protocol(self) -> bool:
         """True if the value means nothing where judge, pictures or protocol differ between base and erased."""
         return self.rule.label == "ratio"
+
+    @property
+    def needs_base(self) -> bool:
+        """True if the value is made of the base's number too."""
+        return callable(self.rule.value) or bool(self.rule.label)
 
     @property
     def own_share(self) -> bool:

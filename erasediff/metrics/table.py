@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from erasediff.metrics.intervals import Estimate, difference
 from erasediff.metrics.rules import GatedMetric, GateRule, Metric, Numbers
 
+#: Pictures without which no number is given of how sets of features lie. With fewer, what they measure is their count:
+#: of a Fréchet distance the floor, of neighbours how far these are apart.
+OF_SETS = 100
+#: Of a single concept: the interval of 5 seen of 10 is half of the scale. A share of many concepts needs 30, where a
+#: share near 0 or 1 is known to 11 points.
+OF_ONE = 10
 
-def base_recognised(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate:
+
+def base_recognised(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
     """Share of the base's pictures that are recognised, of the forgotten or the retained concepts: the lesser."""
     found = [Estimate.of(base, kept.name) for kept in (RETAIN_ACCURACY, CROSS_DOMAIN) if kept.name in base]
     if UNLEARNING_ACCURACY.name in base:
         found.append(difference(Estimate(1.0, 1.0, 1.0), Estimate.of(base, UNLEARNING_ACCURACY.name)))
-    return Estimate(*(min(ends) for ends in zip(*((e.value, e.low, e.high) for e in found), strict=True)))
+    return (
+        Estimate(*(min(ends) for ends in zip(*((e.value, e.low, e.high) for e in found), strict=True)))
+        if found
+        else None
+    )
 
 
 def worst_drop(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
@@ -109,7 +121,7 @@ DISTANCE = Metric(
     "distance.fd_classifier",
     kind="set",
     resamples=200,
-    least=100,
+    least=OF_SETS,
     gate=GateRule(
         "max_distance_ratio",
         "ratio",
@@ -153,6 +165,7 @@ KEPT = Metric(
     "higher",
     "recognition.kept",
     per_concept=True,
+    least=OF_ONE,
     compared=False,
 )
 WORST_DROP = Metric(
@@ -185,6 +198,7 @@ ATTACK_RISE = Metric(
         optional=True,
     ),
     title="what the strongest attack finds",
+    compared=False,
 )
 NEIGHBOUR_ACCURACY = Metric(
     "neighbour_accuracy",
@@ -199,6 +213,7 @@ CHANGE = Metric(
     "features (0: the same, 1: nothing in common)",
     "lower",
     title="change of retained pictures",
+    compared=False,
 )
 CLIP_SCORE = Metric(
     "clip_score",
@@ -216,7 +231,7 @@ INCEPTION = Metric(
     "distance.fid_inception2048",
     kind="set",
     resamples=20,
-    least=100,
+    least=OF_SETS,
     title="FID",
     digits=2,
 )
@@ -231,7 +246,7 @@ FIDELITY = (
         "distance.kid_classifier",
         kind="set",
         ends=(-math.inf, math.inf),
-        least=100,
+        least=OF_SETS,
         title="kernel distance to held-out pictures",
         digits=4,
     ),
@@ -240,6 +255,7 @@ FIDELITY = (
         "retained pictures that lie among held-out ones, in the judge's features",
         "higher",
         "manifold.precision_classifier",
+        least=OF_SETS,
         title="retained pictures that look real",
     ),
     Metric(
@@ -249,6 +265,7 @@ FIDELITY = (
         "manifold.recall_classifier",
         kind="set",
         ends=(0.0, 1.0),
+        least=OF_SETS,
         title="real variety that is drawn",
     ),
     Metric(
@@ -257,6 +274,7 @@ FIDELITY = (
         "higher",
         "manifold.density_classifier",
         kind="mean",
+        least=OF_SETS,
         title="density around real pictures",
     ),
     Metric(
@@ -266,6 +284,7 @@ FIDELITY = (
         "manifold.coverage_classifier",
         kind="set",
         ends=(0.0, 1.0),
+        least=OF_SETS,
         title="coverage of real pictures",
     ),
 )
@@ -328,6 +347,7 @@ METRICS: dict[str, Metric] = {
             "recognition.accuracy",
             title="pictures recognised",
             per_concept=True,
+            least=OF_ONE,
         ),
         # Does not compare: stages run side by side with others.
         Metric("seconds", "time that the evaluation took", "lower", compared=False),
@@ -343,6 +363,19 @@ def metric_of(name: str) -> Metric | None:
         return found if found and found.per_concept else None
     found = METRICS.get(name)
     return found if found and not found.per_concept else None
+
+
+def untold_of(counts: Mapping[str, int]) -> dict[str, str]:
+    """Why a metric is not given, by its name: its numbers stand on too few pictures.
+
+    Args:
+        counts: pictures by the names of numbers; of single concepts those of the fewest count.
+    """
+    found = {}
+    for name, n in sorted(counts.items(), key=lambda pair: -pair[1]):
+        if (metric := metric_of(name)) and (why := metric.untold(n)):
+            found[metric.name] = why
+    return found
 
 
 #: Every metric that is a gate, by the gate's name.

@@ -1,5 +1,6 @@
 import json
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -55,6 +56,14 @@ CELLS = [
 )
 def test_the_weakest_side(numbers, expected):
     assert weakest_side(evaluation(**numbers)) == pytest.approx(expected)
+
+
+@pytest.mark.unit
+def test_models_whose_numbers_stand_on_too_few_pictures_are_not_compared():
+    few = replace(evaluation(), counts={"unlearning_accuracy": 20, "fd_classifier": 180})
+    few.erased.pop("unlearning_accuracy")
+    with pytest.raises(IntegrityError, match="unlearning_accuracy cannot be told with 20 pictures: 30 would do; raise"):
+        summary([Cell("a", "8", 0, few, None)])
 
 
 @pytest.mark.unit

@@ -93,7 +93,7 @@ def measured(family, world, protocol=PROTOCOL, **plan):
 
 def evaluated(base, erased, **limits):
     """The verdict on two models as :func:`measured` gives them."""
-    records = [m.noted(m.numbers.flat, name) for m, name in ((base, "b"), (erased, "e"))]
+    records = [m.noted(name) for m, name in ((base, "b"), (erased, "e"))]
     readings = [{name: values.numpy() for name, values in m.numbers.readings.items()} for m in (base, erased)]
     return evaluation_of(*records, {"fingerprint": "nearest"}, LIMITS | limits, tuple(readings))
 

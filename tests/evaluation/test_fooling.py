@@ -174,7 +174,7 @@ def test_a_judge_that_sees_no_noise_is_told(base, world, monkeypatch):
 @pytest.mark.unit
 def test_models_that_another_judge_measured_are_not_compared(base, world):
     other = measured(forgetting(world), world)
-    records = base.noted(base.numbers.flat, "b"), other.noted(other.numbers.flat, "e")
+    records = base.noted("b"), other.noted("e")
     with pytest.raises(IntegrityError, match="measured by the judge nearest, the facts are of other: run dvc repro"):
         evaluation_of(*records, {"fingerprint": "other"}, {})
     records[1].protocol["judge"] = "far"  # its own, which no other test reads

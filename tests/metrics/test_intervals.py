@@ -1,6 +1,7 @@
 """Intervals, against other implementations; and the error of the decisions made from them, by simulation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, pearsonr
 
+from erasediff.evaluation import numbers
 from erasediff.metrics import intervals
 from erasediff.metrics.distance import Moments, frechet
+from erasediff.metrics.draw import Draw
 from erasediff.metrics.intervals import Estimate, difference, of_distance, outcome, pictures_needed, times, wilson
 from erasediff.metrics.table import DISTANCE
 
@@ -186,3 +189,55 @@ def test_pairs_tell_sooner():
     paired = difference(share(before.sum(), n), share(after.sum(), n), intervals.correlation(before, after))
     alone = difference(share(before.sum(), n), share(after.sum(), n))
     assert paired.high - paired.low < 0.6 * (alone.high - alone.low)
+
+
+def draws_of(random, apart, each, number, size, reference):
+    """Draws of a model whose pictures are N(0, 1) in all features but the first, which is off by ``apart``."""
+    found = []
+    for _ in range(number):
+        x = torch.from_numpy(random.normal(size=(size, each)))
+        x[:, 0] += apart
+        found.append(Draw(torch.ones(size, 1), x, ["a"] * size, "a", [], reference))
+    return found
+
+
+@pytest.mark.unit
+def test_the_interval_of_a_distance_of_several_draws_holds_the_truth_alone_and_of_a_pair(monkeypatch):
+    """Three draws: the truth is what as many pictures measure on average. Pairs: most of a picture is its seed's."""
+    monkeypatch.setattr(numbers, "METRICS", {DISTANCE.name: DISTANCE})
+    random, each, size, repeated = np.random.default_rng(7), 4, DISTANCE.least, 100
+    held_out = torch.from_numpy(random.normal(size=(60, each)))
+    alone, pairs = [], []
+    for model in range(repeated):
+        base = draws_of(random, 0.5, each, 3, size, held_out)
+        erased = [
+            replace(d, features=d.features + 0.2 * torch.from_numpy(random.normal(size=(size, each)))) for d in base
+        ]
+        both = [numbers.numbers_of(draws, model, 30) for draws in (base, erased)]
+        before, after = (Estimate.of(it.flat, DISTANCE.name) for it in both)
+        paired = intervals.correlation(*(it.readings[DISTANCE.name] for it in both))
+        alone.append(before)
+        pairs.append(times(after, before, paired))
+    for found in (alone, pairs):
+        truth = float(np.mean([it.value for it in found]))
+        held = np.mean([it.low <= truth <= it.high for it in found])
+        chance = 3 * math.sqrt(0.95 * 0.05 / repeated)
+        assert 0.95 - chance <= held <= 0.95 + chance, held
+    widths = [np.median([math.log(it.high / it.low) for it in found]) for found in (pairs, alone)]
+    assert widths[0] < widths[1]
+
+
+@pytest.mark.unit
+def test_a_draw_has_no_share_of_its_own_so_that_draws_resampled_too_would_say_too_much_spread():
+    """Means of 3 draws of 100 pictures, all of other seeds: the spread over evaluations, and what resamples say."""
+    random, resamples = np.random.default_rng(8), 400
+    spread = random.normal(size=(TIMES, 3, 100)).mean((1, 2)).std()
+    within, both = [], []
+    for _ in range(60):
+        x = random.normal(size=(3, 100))
+        again = np.take_along_axis(x[None], random.integers(100, size=(resamples, 3, 100)), 2).mean(2)
+        within.append(again.mean(1).var())
+        whole = x[random.integers(3, size=(resamples, 3, 1)), random.integers(100, size=(resamples, 3, 100))]
+        both.append(whole.mean((1, 2)).var())
+    assert math.sqrt(np.mean(within)) / spread == pytest.approx(1.0, abs=0.05)
+    assert math.sqrt(np.mean(both)) / spread > 1.2

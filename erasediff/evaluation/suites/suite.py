@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
+from erasediff.metrics.table import UNLEARNING_ACCURACY
 
 #: How pictures become figures: keys of ``MEASURES`` of measuring.py.
 Scoring = Literal["class_wise", "attack", "domains", "detections", "topk", "alignment", "neighbours", "spqr"]
@@ -99,7 +100,7 @@ class Setting(Strict):
             update={
                 "seeds": self.seeds[:1],
                 "rows": min(self.rows or QUICK, QUICK),
-                "samples": min(self.samples, QUICK),
+                "samples": min(self.samples, UNLEARNING_ACCURACY.least),
                 "counts": {name: min(count, QUICK) for name, count in self.counts.items()},
                 "forget": tuple(c for c in firsts.values() if c) or self.forget[:1],
             }
