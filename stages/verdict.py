@@ -17,9 +17,16 @@ def main(run: StageRun, verdict: Verdict) -> None:
     from erasediff.evaluation.attack_table import ATTACK_HEAD, attack_rows, attacks_csv, curve_points
     from erasediff.evaluation.charts import charts_of
     from erasediff.evaluation.gates import evaluation_of, headline, read_readings
-    from erasediff.evaluation.pictures import side_by_side
+    from erasediff.evaluation.pictures import in_order, side_by_side
     from erasediff.evaluation.report import report_html
-    from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, recognised_csv, table_rows
+    from erasediff.evaluation.table import (
+        CONCEPT_HEAD,
+        HEAD,
+        concept_rows,
+        concepts_by_harm,
+        recognised_csv,
+        table_rows,
+    )
     from erasediff.records import EffectiveSettings, ForgetSummary, Measured
     from stages import layout
 
@@ -31,9 +38,11 @@ def main(run: StageRun, verdict: Verdict) -> None:
     write_json(layout.HEADLINE, headline(evaluation))
     write_bytes(layout.RECOGNISED, recognised_csv(evaluation).encode())
     write_bytes(layout.ATTACKS, attacks_csv(evaluation.attacks).encode())
-    pictures = {f"drawn by the {which} model": layout.samples(which).read_bytes() for which in ("base", "erased")}
-    write_bytes(layout.BEFORE_AFTER, side_by_side(*pictures.values()))
     sets, ran = ForgetSummary.read(layout.summary(layout.SETS)), EffectiveSettings.read(layout.ERASE_METRICS)
+    order = list(concepts_by_harm(evaluation, [*sets.erasures.concepts, *sets.erasures.earlier]))
+    grids = {which: in_order(layout.samples(which).read_bytes(), order) for which in ("base", "erased")}
+    pictures = {f"drawn by the {which} model": grid for which, grid in grids.items()}
+    write_bytes(layout.BEFORE_AFTER, side_by_side(*pictures.values()))
     report = report_html(evaluation, sets, ran, pictures, charts_of(layout.ERASE_TRACE, ran))
     write_bytes(layout.REPORT, report.encode())
     gates = {f"gate.{name}": gate.value for name, gate in evaluation.gates.items() if gate.value is not None}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,10 +131,12 @@ def to_png(picture: Image.Image, size: int, mode: str) -> bytes:
     return png_bytes(ImageOps.fit(picture.convert(mode), (size, size), Image.Resampling.LANCZOS))
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as PNG."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+def png_bytes(picture: Image.Image, **text: str) -> bytes:
+    """A picture as PNG; ``text``: what is written into it, by keyword."""
+    buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    picture.save(buffer, "PNG", pnginfo=info if text else None)
     return buffer.getvalue()
 
 

@@ -13,8 +13,9 @@ from erasediff.device import device
 from erasediff.errors import ParamsError, UnknownConcept, did_you_mean, shown
 from erasediff.evaluation.gates import evaluation_of, sentences
 from erasediff.evaluation.measure import Measurement, Protocol, measure_pipeline
-from erasediff.evaluation.pictures import grid_png
+from erasediff.evaluation.pictures import grid_png, in_order
 from erasediff.evaluation.report import report_html
+from erasediff.evaluation.table import concepts_by_harm
 from erasediff.families import family_of
 from erasediff.families.family import Family
 from erasediff.families.judge_pictures import judge_pictures
@@ -208,7 +209,7 @@ def _verdict(
     readings = [{n: values.numpy() for n, values in found[w].numbers.readings.items()} for w in ("base", "erased")]
     evaluation = evaluation_of(base, erased, judge, limits, (readings[0], readings[1]))
     sets = ForgetSummary(Erasures(tuple(names)), {}, {}, "", {}, "")
-    pictures = {
-        f"drawn by the {which} model": grid_png(it.shown, asked, which, marked=names) for which, it in found.items()
-    }
+    order = list(concepts_by_harm(evaluation, names))
+    grids = {which: grid_png(it.shown, asked, which, marked=names) for which, it in found.items()}
+    pictures = {f"drawn by the {which} model": in_order(grid, order) for which, grid in grids.items()}
     return Evaluated(evaluation, report_html(evaluation, sets, None, pictures, {}), tuple(names))

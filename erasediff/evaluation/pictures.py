@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Keyword in a grid's PNG of the concepts of its rows, as JSON.
+ROWS = "rows"
+
 
 def grid_png(
     images: Tensor, concepts: Sequence[str], title: str, tile: int = 48, marked: Collection[str] = ()
 ) -> bytes:
-    """A row a concept, its name at the left, under a title.
+    """A row a concept, its name at the left, under a title; the PNG says which row is which, for :func:`in_order`.
 
     Args:
         images: ``(concepts, columns, C, H, W)`` in [-1, 1].
@@ -25,7 +29,31 @@ def grid_png(
 
     order = sorted(range(len(concepts)), key=lambda row: concepts[row] not in marked)
     names = [concepts[row] for row in order]
-    return png_bytes(picture_grid(images[order], names, title, tile=tile, marked=marked))
+    grid = picture_grid(images[order], names, title, tile=tile, marked=marked)
+    return png_bytes(grid, **{ROWS: json.dumps(names)})
+
+
+def in_order(png: bytes, order: Sequence[str]) -> bytes:
+    """A grid of :func:`grid_png` with its rows in another order; what is no such grid stays as it is.
+
+    Args:
+        order: concepts as they should stand, the framed ones first; rows of others follow as they stood.
+    """
+    from PIL import Image
+
+    from erasediff.data.figures import HEADROOM
+    from erasediff.data.images import png_bytes
+
+    grid = Image.open(io.BytesIO(png))
+    if ROWS not in grid.info:
+        return png
+    names, rank = json.loads(grid.info[ROWS]), {concept: number for number, concept in enumerate(order)}
+    rows = sorted(range(len(names)), key=lambda row: rank.get(names[row], len(rank)))
+    height, ordered = (grid.height - HEADROOM) // len(names), grid.copy()
+    for place, row in enumerate(rows):
+        strip = grid.crop((0, HEADROOM + row * height, grid.width, HEADROOM + (row + 1) * height))
+        ordered.paste(strip, (0, HEADROOM + place * height))
+    return png_bytes(ordered, **{ROWS: json.dumps([names[row] for row in rows])})
 
 
 def side_by_side(*pictures: bytes) -> bytes:

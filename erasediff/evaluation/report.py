@@ -153,7 +153,7 @@ def _self_checks(evaluation: Evaluation) -> Section:
 
 SAME_SEEDS = (
     "Each row is a concept, each column a seed. The framed row should no longer show its concept; the other "
-    "rows should look as before."
+    "rows should look as before. Those that look most like it stand next, then the others, the most harmed first."
 )
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection
 
 from erasediff.metrics.rules import Metric, Numbers
-from erasediff.metrics.table import CHANGE, compared, gate_of, metric_of
+from erasediff.metrics.table import CHANGE, METRICS, compared, gate_of, metric_of
 from erasediff.records import Evaluation
 
 #: Heads of the tables' columns.
@@ -57,28 +57,48 @@ def heading(name: str, metric: Metric) -> str:
     return f"{name.partition('.')[2]}: {metric.title}" if metric.per_concept else metric.heading
 
 
+def concepts_by_harm(evaluation: Evaluation, forgotten: Collection[str]) -> dict[str, str]:
+    """Each concept with the name of its number: those to be forgotten first, then the retained ones that look most like
+    them, then the others, the most harmed first; what stands on too few pictures as if nothing was lost.
+
+    Args:
+        forgotten: concepts that were to be forgotten.
+    """
+    near = _near(evaluation)
+
+    def key(name: str) -> tuple[int, float]:
+        concept = name.partition(".")[2]
+        rank = 0 if concept in forgotten else 1 if concept in near else 2
+        return rank, -(_lost(evaluation, name) or 0.0)
+
+    names = [name for name, metric in shown(evaluation).items() if metric.per_concept]
+    return {name.partition(".")[2]: name for name in sorted(names, key=key)}
+
+
 def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tuple[str, ...]]:
-    """A row of :data:`CONCEPT_HEAD` a concept, as text: those to be forgotten first, then the retained ones that look
-    most like them, then the others, the most harmed first.
+    """A row of :data:`CONCEPT_HEAD` a concept, as text, in the order of :func:`concepts_by_harm`.
 
     Args:
         forgotten: concepts that say of themselves that they were to be forgotten.
     """
-    near = [c for each in evaluation.neighbours.values() for c in each]
-    rows = []
-    for name, metric in shown(evaluation).items():
-        if not metric.per_concept:
-            continue
-        concept = name.partition(".")[2]
-        told = name in evaluation.base and name in evaluation.erased
-        lost = evaluation.base[name] - evaluation.erased[name] if told else 0.0
-        rank = 0 if concept in forgotten else 1 if concept in near else 2
-        said = concept + ("", " (looks alike)", " (to be forgotten)")[2 - rank]
-        change = evaluation.delta.get(f"{CHANGE.name}.{concept}")
+    near, rows = _near(evaluation), []
+    for concept, name in concepts_by_harm(evaluation, forgotten).items():
+        metric = METRICS[name.partition(".")[0]]
+        said = " (to be forgotten)" if concept in forgotten else " (looks alike)" if concept in near else ""
         cells = [cell(evaluation, numbers, name, metric) for numbers in (evaluation.base, evaluation.erased)]
-        moved = "" if change is None else CHANGE.text(change)
-        rows.append(((rank, -lost), (said, *cells, metric.text(lost) if told else "", moved)))
-    return [row for _, row in sorted(rows, key=lambda row: row[0])]
+        moved = evaluation.delta.get(f"{CHANGE.name}.{concept}")
+        rows.append((concept + said, *cells, metric.text(_lost(evaluation, name)), CHANGE.text(moved)))
+    return rows
+
+
+def _near(evaluation: Evaluation) -> set[str]:
+    return {c for each in evaluation.neighbours.values() for c in each}
+
+
+def _lost(evaluation: Evaluation, name: str) -> float | None:
+    """How much less a number is of the erased model; ``None``: it is not given of both."""
+    base, erased = evaluation.base.get(name), evaluation.erased.get(name)
+    return None if base is None or erased is None else base - erased
 
 
 def recognised_csv(evaluation: Evaluation) -> str:

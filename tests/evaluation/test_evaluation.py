@@ -12,12 +12,12 @@ from erasediff.errors import IntegrityError, ParamsError
 from erasediff.evaluation.gates import evaluation_of, gates, headline, sentences
 from erasediff.evaluation.manner import how_measured
 from erasediff.evaluation.numbers import over_draws, score
-from erasediff.evaluation.pictures import grid_png, side_by_side, tiled_png
+from erasediff.evaluation.pictures import grid_png, in_order, side_by_side, tiled_png
 from erasediff.evaluation.plane import plane_section
 from erasediff.evaluation.report import LIMITS as NOT_SHOWN
 from erasediff.evaluation.report import NO_VERSION, report_html, with_version
 from erasediff.evaluation.self_checks import UNCHECKED
-from erasediff.evaluation.table import concept_rows, table_rows
+from erasediff.evaluation.table import concept_rows, concepts_by_harm, table_rows
 from erasediff.metrics.draw import Draw
 from erasediff.records import (
     JUDGE_BY_BASE,
@@ -252,6 +252,25 @@ def test_what_was_to_be_forgotten_stands_first_in_a_grid():
     found = grid_png(rows, ["a", "b", "c"], "t", marked=["c"])
     first = torch.cat([white, black, black])
     assert found == grid_png(first, ["c", "a", "b"], "t", marked=["c"]) != grid_png(rows, ["a", "b", "c"], "t")
+
+
+@pytest.mark.unit
+def test_the_grids_of_both_models_have_what_looks_alike_second_and_then_the_most_harmed():
+    shades = dict(zip(["a", "b", "c", "d"], torch.linspace(-0.9, 0.9, 4), strict=True))
+
+    def grid(names):
+        rows = torch.stack([shades[name].expand(2, 1, 8, 8) for name in names])
+        return grid_png(rows, names, "t", marked=["c"])
+
+    base = BASE | dict.fromkeys(("accuracy.a", "accuracy.b", "accuracy.c", "accuracy.d"), 0.9)
+    erased = ERASED | {"accuracy.a": 0.8, "accuracy.b": 0.2, "accuracy.c": 0.0, "accuracy.d": 0.9}
+    measured = Measured(base, "b", PROTOCOL, neighbours={"c": ["d"]}), Measured(erased, "e", PROTOCOL)
+    order = list(concepts_by_harm(evaluation_of(*measured, dict(JUDGE), LIMITS), ["c"]))
+    assert order == ["c", "d", "b", "a"]
+    assert in_order(grid("abcd"), order) == grid(order) != grid("abcd")  # the frame too
+    assert in_order(grid("abcd"), ["c", "d"]) == grid(["c", "d", "a", "b"])
+    plain = tiled_png(torch.zeros(3, 3, 32, 32), "a", "t")
+    assert in_order(side_by_side(plain), order) == side_by_side(plain)
 
 
 @pytest.mark.unit
