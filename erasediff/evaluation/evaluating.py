@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from erasediff.artifacts import write_bytes, write_json
@@ -91,6 +92,7 @@ def evaluate(
     inception: Path | str | None = None,
     self_checks: bool = True,
     kept: Path | None = None,
+    cache: Path | None = None,
     places: Places | None = None,
     progress: bool = True,
 ) -> Evaluated:
@@ -114,6 +116,8 @@ def evaluate(
         inception: file of Inception-v3 as TorchScript, for FID.
         self_checks: planted models are measured too; no verdict counts before the evaluation saw through them.
         kept: folder for what was drawn so far, from which an evaluation that was killed goes on.
+        cache: folder that keeps the judge's features of held-out pictures for the next call; by default both models of
+            this one share them.
         places: where batches are drawn, such as on a Ray cluster; by default one after another, here.
 
     Raises: UnknownConcept: the judge does not know a forgotten concept. ParamsError: an unknown limit, too few
@@ -144,24 +148,26 @@ def evaluate(
     decide_at = None if max_draws is None else wanted["min_unlearning_accuracy"]
     protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler, max_draws, decide_at)
     found = {}
-    for which, model in models.items():
-        with progress_bar(which, None, "picture", shown=progress) as bar:
-            found[which] = measure_pipeline(
-                model,
-                judge,
-                held_out,
-                protocol,
-                forgotten=names,
-                earlier=[],
-                prompts=prompts,
-                self_checks=self_checks and which == "base",
-                domains=domains if len({*domains.values()}) > 1 else {},
-                inception=inception,
-                on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
-                draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
-                drawing=drawing(which),
-                together=places.number,
-            )
+    with TemporaryDirectory() as own:
+        for which, model in models.items():
+            with progress_bar(which, None, "picture", shown=progress) as bar:
+                found[which] = measure_pipeline(
+                    model,
+                    judge,
+                    held_out,
+                    protocol,
+                    forgotten=names,
+                    earlier=[],
+                    prompts=prompts,
+                    self_checks=self_checks and which == "base",
+                    domains=domains if len({*domains.values()}) > 1 else {},
+                    inception=inception,
+                    cache=cache or Path(own),
+                    on_progress=lambda done, total, bar=bar: bar(done, {}, total),  # type: ignore[misc]
+                    draw_on=which == "erased",  # the base, with which it is paired, is drawn as planned
+                    drawing=drawing(which),
+                    together=places.number,
+                )
     facts: Json = {
         "kind": getattr(judge, "kind", "given"),
         "accuracy": judge_accuracy,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -16,6 +17,7 @@ import erasediff
 from erasediff.artifacts import new_folder
 from erasediff.cli import main
 from erasediff.data.concept_images import ConceptImages
+from erasediff.data.images import encode_png
 from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.evaluate_command import open_model
 from erasediff.evaluation.attacking import attack
@@ -138,6 +140,20 @@ def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, ju
         evaluate(pipeline, "z", base=pipeline, judge=judge)
     with pytest.raises(ParamsError, match="samples is 1"):
         evaluate(pipeline, "a", base=pipeline, judge=judge, samples=1)
+
+
+@pytest.mark.unit
+def test_a_judge_reads_held_out_pictures_once_for_both_models_and_for_the_next_call(pipeline, judge, tmp_path):
+    rows = [{"concept": c, "image": encode_png(torch.rand(1, 8, 8) * 2 - 1)} for c in "bc" for _ in range(20)]
+    how = {"base": pipeline, "judge": judge, "held_out": pd.DataFrame(rows), "samples": 2, "steps": 1}
+    how |= {"self_checks": False, "progress": False}
+    plain, reads = judge.read, []
+    judge.read = lambda images: reads.append(len(images)) or plain(images)
+    evaluate(pipeline, "a", **how)
+    assert reads.count(40) == 1 and len(reads) > 2
+    for _ in range(2):
+        evaluate(pipeline, "a", cache=tmp_path / "features", **how)
+    assert reads.count(40) == 2
 
 
 @pytest.mark.unit

@@ -13,7 +13,7 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 
 import erasediff
 from erasediff.data.concept_images import ConceptImages
-from erasediff.errors import ParamsError, UnknownConcept
+from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.evaluation.attack_section import attack_sections
 from erasediff.evaluation.attack_table import lines_of
 from erasediff.evaluation.attacks import (
@@ -21,6 +21,7 @@ from erasediff.evaluation.attacks import (
     completion,
     embedding,
     inversion,
+    membership,
     merging,
     p4d,
     resurgence,
@@ -113,6 +114,31 @@ def test_a_hidden_concept_is_found_by_its_condition_and_one_that_is_gone_is_not(
 def test_without_a_picture_no_condition_is_searched():
     assert embedding.run(target(hides_the_word(), forget=None)) == {}
     assert embedding.run(target(hides_the_word(), forget=pictures_of(1, "b"))) == {}
+
+
+@pytest.mark.unit
+def test_concepts_that_an_attack_has_no_picture_of_are_named_in_what_it_found():
+    what = target(copy_of_the_base()).changed(forgotten=["a", "b"])  # pictures are of an a
+    assert list(embedding.run(what)) == ["condition searched, without b"]
+    assert list(inversion.run(what)) == ["drawn again from their noise, without b"]
+    assert all(name.endswith(", without b") for name in completion.run(what))
+    trained = (canvases()[:1].repeat(2, 1, 1, 1), ["a", "a"])
+    found = membership.run(what.changed(members=trained, others=trained))
+    assert list(found) == ["AUC of the denoising loss, without b"]
+    _, words = spoken(lambda prompt: True)
+    assert list(unlearndiffatk.run(words.changed(forgotten=["star", "nothing"]))) == [
+        "3 tokens before the prompt, without nothing"
+    ]
+
+
+@pytest.mark.unit
+def test_a_search_whose_losses_are_no_numbers_is_told_and_asks_no_empty_prompt(monkeypatch):
+    monkeypatch.setitem(p4d.COSTS, "quick", p4d.Cost(2, 1, 1))
+    _, what = spoken(lambda prompt: False)
+    base = family_of(tiny_stable_diffusion())
+    base.predict = lambda denoiser, noisy, timesteps, condition: noisy * float("nan")
+    with pytest.raises(ModelError, match="losses are no finite numbers"):
+        p4d.run(what.changed(base=lambda: base))
 
 
 @pytest.mark.unit

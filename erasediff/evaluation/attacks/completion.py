@@ -22,7 +22,7 @@ from erasediff.evaluation.attacks.solver import (
     repeated,
     to_pictures,
 )
-from erasediff.evaluation.attacks.target import Found, Target
+from erasediff.evaluation.attacks.target import Found, Target, but_for
 from erasediff.families.family import initial_noise
 
 #: How far pictures are noised, as shares of the schedule; steps of a whole drawing.
@@ -34,9 +34,12 @@ def run(target: Target) -> dict[str, Found]:
     pictures = [(c, images) for c in target.forgotten if (images := originals(target, c)) is not None]
     if not pictures:
         return {}
+    left_out = sorted({*target.forgotten} - {concept for concept, _ in pictures})
     kinds = {f"from noise of {share:.0%}": share for share in SHARES} | {"from their left half": 1.0}
     return {
-        name: target.judged(torch.cat([finished(target, c, images, share) for c, images in pictures]))
+        but_for(name, left_out): target.judged(
+            torch.cat([finished(target, c, images, share) for c, images in pictures])
+        )
         for name, share in kinds.items()
     }
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from erasediff.evaluation.attacks.solver import device_of, from_noise, guided, repeated
-from erasediff.evaluation.attacks.target import Found, Target
+from erasediff.evaluation.attacks.target import Found, Target, but_for
 from erasediff.evaluation.attacks.tokens import answering
 from erasediff.families.family import DenoiserArguments, Family
 from erasediff.randomness import generator
@@ -38,16 +38,17 @@ COSTS = {"quick": Cost(80, 16, 0.05, 64), "paper": Cost(3000, 16, 0.005, 64)}
 
 
 def run(target: Target) -> dict[str, Found]:
-    """Search for each forgotten concept, and draw under what was found."""
-    drawn, family = [], target.family
+    """Search for each forgotten concept, and draw under what was found; which had no picture, the name says."""
+    drawn, left_out, family = [], [], target.family
     for number, concept in enumerate(target.forgotten):
         images = target.examples(concept, COSTS[target.budget].examples)
         if images is None or (asked := Searched.of(family, target.asked_for(concept, 1)[0])) is None:
+            left_out.append(concept)
             continue
         search(target, asked, images, number)
         predict, seeds = guided(family, asked.predict, target.scale), target.seeds(target.pictures, 1)
         drawn.append(from_noise(family, predict, seeds, target.steps or family.default_steps, target.batch_size))
-    return {"condition searched": target.judged(torch.cat(drawn))} if drawn else {}
+    return {but_for("condition searched", left_out): target.judged(torch.cat(drawn))} if drawn else {}
 
 
 @dataclass(frozen=True)

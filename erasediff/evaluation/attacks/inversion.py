@@ -20,7 +20,7 @@ from erasediff.evaluation.attacks.solver import (
     repeated,
     to_pictures,
 )
-from erasediff.evaluation.attacks.target import Found, Target
+from erasediff.evaluation.attacks.target import Found, Target, but_for
 
 #: Steps each way, and pictures of each concept.
 STEPS, PICTURES = {"quick": 20, "paper": 50}, {"quick": 20, "paper": 100}
@@ -31,8 +31,9 @@ def run(target: Target) -> dict[str, Found]:
     pictures = [(c, images) for c in target.forgotten if (images := originals(target, c)) is not None]
     if not pictures:
         return {}
+    left_out = sorted({*target.forgotten} - {concept for concept, _ in pictures})
     found = {"drawn again from their noise": torch.cat([again(target, c, images) for c, images in pictures])}
-    return {name: target.judged(images) for name, images in found.items()}
+    return {but_for(name, left_out): target.judged(images) for name, images in found.items()}
 
 
 def originals(target: Target, concept: str) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erasediff.errors import ModelError
-from erasediff.evaluation.attacks.target import Found, Target
+from erasediff.evaluation.attacks.target import Found, Target, but_for
 from erasediff.families.family import initial_noise
 from erasediff.metrics.intervals import Z
 
@@ -23,8 +23,9 @@ def run(target: Target) -> dict[str, Found]:
     """The AUC of the loss, where pictures of both kinds are at hand."""
     if target.members is None or target.others is None or min(len(target.members[0]), len(target.others[0])) < 2:
         return {}
+    left_out = sorted({*target.forgotten} - {*target.members[1]})
     members, others = losses(target, *target.members), losses(target, *target.others)
-    return {"AUC of the denoising loss": auc(members, others)}
+    return {but_for("AUC of the denoising loss", left_out): auc(members, others)}
 
 
 @torch.no_grad()

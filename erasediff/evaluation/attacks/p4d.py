@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from erasediff.errors import ModelError
 from erasediff.evaluation.attacks.solver import asked, device_of, repeated
 from erasediff.evaluation.attacks.target import Found, Target
 from erasediff.evaluation.attacks.tokens import Vocabulary, vocabulary_of
@@ -45,7 +46,7 @@ def run(target: Target) -> dict[str, Found]:
 
 
 def searched(target: Target, base: Family, vocabulary: Vocabulary, concept: str, number: int) -> str:
-    """The prompt that had the least loss of those tried."""
+    """The prompt that had the least loss of those tried. Raises: ModelError: no loss is a finite number."""
     family, cost = target.family, COSTS[target.budget]
     device, length = device_of(family), min(TOKENS, vocabulary.longest)
     prompts = target.asked_for(concept, cost.examples)
@@ -73,6 +74,8 @@ def searched(target: Target, base: Family, vocabulary: Vocabulary, concept: str,
             best, text = loss.item(), vocabulary.text(ids.tolist())
         (soft.grad,) = torch.autograd.grad(loss, [soft])
         optimizer.step()
+    if best == float("inf"):
+        raise ModelError("the models' losses are no finite numbers: lower the learning rate of their stage")
     return text
 
 

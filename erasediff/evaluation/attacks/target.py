@@ -144,6 +144,11 @@ class Target:
         return self.forget.images[torch.tensor(rows[:count])] if rows else None
 
 
+def but_for(variant: str, left_out: Sequence[str]) -> str:
+    """The name of a variant that says which forgotten concepts it was not tried for."""
+    return variant + (f", without {', '.join(left_out)}" if left_out else "")
+
+
 def counted(shown: int, pictures: int) -> Found:
     """A share with its interval."""
     return Found(shown / pictures, *wilson(shown, pictures), pictures)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erasediff.evaluation.attacks.solver import asked as asked_under
 from erasediff.evaluation.attacks.solver import device_of
-from erasediff.evaluation.attacks.target import Found, Target, counted
+from erasediff.evaluation.attacks.target import Found, Target, but_for, counted
 from erasediff.evaluation.attacks.tokens import Vocabulary, vocabulary_of
 from erasediff.randomness import generator
 
@@ -51,21 +51,22 @@ def run(target: Target) -> dict[str, Found]:
     vocabulary, cost = vocabulary_of(target.family), COSTS[target.budget]
     if vocabulary is None or (target.base is None and target.forget is None):
         return {}
-    tokens, shown, tried, left_out = tokens_of(target), 0, 0, 0
+    tokens, shown, tried, left_out, without = tokens_of(target), 0, 0, 0, []
     for concept in target.forgotten:
         every = list(zip(target.asked_for(concept, cost.prompts), target.seeds(cost.prompts, 1), strict=True))
         tries = [(prompt, seed) for prompt, seed in every if fits(vocabulary, prompt, tokens)]
         left_out += len(every) - len(tries)
-        if not tries:
-            continue
         prompts, seeds = [prompt for prompt, _ in tries], [seed for _, seed in tries]
+        wanted = _wanted(target, concept, prompts, seeds) if tries else torch.empty(0)
+        if not len(wanted):
+            without.append(concept)
+            continue
         plain = target.shows(target.drawn(prompts, seeds))
-        wanted = _wanted(target, concept, prompts, seeds)
         for number, image in enumerate(wanted):
             found = bool(plain[number]) or attacked(target, vocabulary, prompts[number], seeds[number], image)
             shown, tried = shown + found, tried + 1
     name = f"{tokens} tokens before the prompt" + (f", {left_out} too long left out" if left_out else "")
-    return {name: counted(shown, tried)} if tried else {}
+    return {but_for(name, without): counted(shown, tried)} if tried else {}
 
 
 def tokens_of(target: Target) -> int:

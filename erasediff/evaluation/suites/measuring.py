@@ -210,6 +210,7 @@ def _class_wise(pipeline: DiffusionPipeline, it: Context) -> dict[str, Figures]:
         seed=it.seed,
         self_checks=False,
         kept=it.kept,
+        cache=None if it.kept is None else it.kept / "features",
         places=it.places,
         progress=False,
     ).evaluation
