@@ -2,7 +2,8 @@
 
 Each cell is one call ``erase(pipeline, word, method=…)``, no pictures given, then the same prompts and seeds for every
 method. The cells are lines of a CSV; a second call goes on behind the last. ``--table`` prints them as they stand in
-docs/benchmarks.md. A model trained without the word takes part as ``retrain``, where ``--retrained`` names its folder.
+docs/benchmarks.md. ``--picture`` draws the same prompts by each method's model of the first word and seed. A model
+trained without the word takes part as ``retrain``, where ``--retrained`` names its folder.
 
     python tests/benchmarks/words.py CELLS.csv --words star,circle --seeds 0,1 --methods erasediff,erasediff+lora
 """
@@ -19,8 +20,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 import erasediff
+from erasediff.data.figures import picture_grid
 from erasediff.examples.captions import TEST_WORDINGS
 from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of, open_pipeline
@@ -32,6 +35,11 @@ TRAINED = ("a {object} in {style} style", "{style} {object}")
 OTHER = TEST_WORDINGS[:5]
 STEPS, GUIDANCE = 15, 3.0
 DOMAINS = {"object": OBJECTS, "style": STYLES}
+#: What a picture shows, of each domain.
+SHOWN = {
+    "object": ("star", "circle", "heart", "moon", "house"),
+    "style": ("outlined", "hatched", "flat", "dotted", "neon"),
+}
 
 
 @dataclass(frozen=True)
@@ -159,22 +167,33 @@ def measured(pipeline, word: str, seed: int, method: str, rate: float | None, co
 
 
 def erased(method: str, word: str, seed: int, rate: float | None):
-    """``(pipeline, learning rate, core seconds)`` of one call; ``METHOD+lora`` trains a LoRA."""
+    """``(pipeline, core seconds)`` of one call; ``METHOD+lora`` trains a LoRA."""
     name, _, adapter = method.partition("+")
     options = {"method": name} | ({"adapter": adapter} if adapter else {}) | ({"learning_rate": rate} if rate else {})
     before = os.times()
     result = erasediff.erase(example().pipeline, word, seed=seed, progress=False, **options)
     after = os.times()
-    return result.pipeline, rate, after.user + after.system - before.user - before.system
+    return result.pipeline, after.user + after.system - before.user - before.system
 
 
-def cell_of(method: str, word: str, seed: int, rate: float | None, retrained: Path | None) -> Cell:
-    if method == "retrain":
-        if retrained is None:
-            raise SystemExit("retrain needs --retrained FOLDER, which holds a model for each word.")
-        return measured(open_pipeline(str(retrained / word)), word, seed, method, None, float("nan"))
-    pipeline, rate, seconds = erased(method, word, seed, rate)
-    return measured(pipeline, word, seed, method, rate, seconds)
+def model_of(method: str, word: str, seed: int, rate: float | None, retrained: Path | None):
+    """``(pipeline, core seconds)``: the erased model, or the one that never saw the word, which took none here."""
+    if method != "retrain":
+        return erased(method, word, seed, rate)
+    if retrained is None:
+        raise SystemExit("retrain needs --retrained FOLDER, which holds a model for each word.")
+    return open_pipeline(str(retrained / word)), float("nan")
+
+
+def picture(models: dict[str, object], word: str) -> Image.Image:
+    """The word and four others of its domain, outlined and hatched or as star and moon, by each model; equal seeds."""
+    own, other = domain_of(word)
+    rows = [word, *[name for name in SHOWN[own] if name != word][:4]]
+    worlds = [{own: row, other: column} for row in rows for column in SHOWN[other][:2]]
+    asks = [Ask(TRAINED[0].format(**world), "kept", world) for world in worlds]
+    drawn = [draw(model, asks, 0) for model in models.values()]
+    side_by_side = torch.cat([images.view(len(rows), 2, *images.shape[1:]) for images in drawn], 1)
+    return picture_grid(side_by_side, rows, "", marked=[word], groups=list(models))
 
 
 def read_cells(path: Path) -> list[dict[str, str]]:
@@ -224,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", default="erasediff,erasediff+lora,munba,uce,speed,salun,esd,finetune")
     parser.add_argument("--rates", default="", help="learning rates; without them the defaults of erase()")
     parser.add_argument("--retrained", type=Path, help="a folder with a model for each word that never saw it")
+    parser.add_argument("--picture", type=Path, help="a PNG to draw, of models made anew; no cell is measured")
     parser.add_argument("--table", action="store_true", help="print the cells that are there, and draw nothing")
     given = parser.parse_args(arguments)
     rates = [float(rate) for rate in given.rates.split(",") if rate] or [None]
@@ -235,10 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method in given.methods.split(",")
         for word in given.words.split(",")
     )
+    if given.picture:
+        method_names, word, seed = given.methods.split(","), given.words.split(",")[0], int(given.seeds.split(",")[0])
+        models = {name: model_of(name, word, seed, rates[0], given.retrained)[0] for name in method_names}
+        picture({"base": example().pipeline, **models}, word).save(given.picture)
+        return
     done = {tuple(cell[name] for name in names) for cell in read_cells(given.cells)}
     for method, word, seed, rate in () if given.table else asked:
         if (method, word, str(seed), str(_told(rate))) not in done:
-            write_cell(given.cells, cell_of(method, word, seed, rate, given.retrained))
+            pipeline, seconds = model_of(method, word, seed, rate, given.retrained)
+            write_cell(given.cells, measured(pipeline, word, seed, method, rate, seconds))
     for line in tables(read_cells(given.cells)):
         print(line)
 
