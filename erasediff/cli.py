@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,8 +27,12 @@ CONFIG = "of a single file: diffusers folder of such a model (default: the file'
 OUTPUT = "new folder for the erased model, or FILE.safetensors for Stable Diffusion 1.x, 2.x and SDXL in one file"
 #: Largest seed of a picture.
 PICTURE_SEED = 2**64 - 1
-#: What Ctrl-C leaves of an evaluation.
-GOES_ON = "the same command goes on from here"
+#: What Ctrl-C leaves of a command that draws much.
+GOES_ON = {
+    "erase": "what was drawn is kept beside --output, and the same command goes on from there",
+    "evaluate": "the same command goes on from here",
+}
+SIZE = "HEIGHTxWIDTH"
 #: Settings that have an option of their own.
 OPTIONS = {"anchor": "--anchor", "outer_steps": "--steps"}
 
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     quiet_environment()
     command, work = given.pop("command"), given.pop("work")
-    interrupted = GOES_ON if command == "evaluate" else "nothing was written"
+    interrupted = GOES_ON.get(command, "nothing was written")
     less_memory = "lower --n" if command == "draw" else "free some, or take a machine that has more"
     return exit_code(f"erasediff {command}", lambda: work(**given), interrupted=interrupted, less_memory=less_memory)
 
@@ -53,18 +58,23 @@ def erase(
     seed: int,
     steps: int | None,
     generate: int | None,
+    inference_steps: int | None,
+    guidance_scale: float | None,
+    size: tuple[int, int] | None,
     settings: list[tuple[str, Any]],
     config: str | None = None,
 ) -> None:
     """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.records.ERASURE`.
 
-    Of ``adapter: lora`` the LoRA is in its folder ``lora``.
+    Of ``adapter: lora`` the LoRA is in its folder ``lora``. What was drawn so far lies in a hidden folder beside the
+    output until it is there: the same command, after it was killed, goes on from that.
 
     Args:
         output: a new folder; or a new file that ends in ``.safetensors``, for the original format.
         anchors: one name for all concepts, or ``CONCEPT=NAME`` for each.
         steps: number of updates; the method's own by default.
         generate: pictures a concept that are drawn from the model.
+        inference_steps, guidance_scale, size: how these are drawn.
         config: of a single file, as :func:`erasediff.load` takes it.
 
     Raises: ParamsError: settings that cannot be; ``output`` is there already. What :func:`erasediff.load` and
@@ -80,7 +90,7 @@ def erase(
     except ValueError as error:
         raise ParamsError(str(error)) from None
     require_model(model, config)  # all of it before torch is loaded
-    from erasediff.artifacts import new_folder, write_json
+    from erasediff.artifacts import DRAWN, new_folder, write_json
     from erasediff.device import device
     from erasediff.families.original_format import is_single_file, original_tensors, save_single_file
 
@@ -91,11 +101,15 @@ def erase(
         "erase_from": erase_from,
         "seed": seed,
         "generate": generate,
+        "inference_steps": inference_steps,
+        "guidance_scale": guidance_scale,
+        "size": size,
     }
     before, pipeline = erased_before(model), load(model, config=config)
     if is_single_file(to):
         original_tensors(pipeline)  # before hours of erasing: is there such a format?
-    result = erasediff.erase(pipeline.to(device()), concepts, before=before, **what, **chosen)
+    drawn = to.with_name(f".{to.name}{DRAWN}")
+    result = erasediff.erase(pipeline.to(device()), concepts, before=before, cache=drawn, **what, **chosen)
     earlier = [name for name in before if name not in result.forgotten]
     record: dict[str, Any] = {
         "erasediff": erasediff.__version__,
@@ -113,6 +127,7 @@ def erase(
             if result.lora:
                 result.save(folder / "lora", fused=False)
             write_json(folder / ERASURE, record)
+    shutil.rmtree(drawn, ignore_errors=True)
     print(f"{result!r} in {output}")
 
 
@@ -124,6 +139,7 @@ def draw(
     seed: int,
     steps: int | None,
     guidance_scale: float | None,
+    size: tuple[int, int] | None,
     config: str | None = None,
 ) -> None:
     """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
@@ -141,7 +157,8 @@ def draw(
     from erasediff.evaluation.pictures import tiled_png
 
     pipeline = load(model, config=config).to(device())
-    images = erasediff.draw(pipeline, concept, n, seed=seed, steps=steps, guidance_scale=guidance_scale)
+    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "size": size}
+    images = erasediff.draw(pipeline, concept, n, seed=seed, **how)
     if output.endswith("/"):
         files = {f"{output}{seed + i}.png": encode_png(image) for i, image in enumerate(images)}
     else:
@@ -173,6 +190,7 @@ def _parser() -> Parser:
     sub.add_argument("concept", metavar="CONCEPT", help="the name of a class, or a prompt")
     sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     add_drawing_options(sub)
+    sub.add_argument("--size", type=_size, metavar=SIZE, help="of pictures, in pixels (default: the model's own)")
     sub.set_defaults(work=draw)
     told = "hold a model of any tool against its base"
     sub = commands.add_parser("evaluate", help=told, description=f"{told.capitalize()}.")
@@ -215,6 +233,10 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         type=_number("generate"),
         help="pictures to draw of a concept (default: 64 of a class, 16 of a word)",
     )
+    own = "(default: the model's own)"
+    sub.add_argument("--inference-steps", type=within(1, 10**5), help="to draw them in (default: at most 20 of a word)")
+    sub.add_argument("--guidance-scale", type=float, help=f"to draw them with {own}")
+    sub.add_argument("--size", type=_size, metavar=SIZE, help=f"of pictures, drawn and trained on {own}")
     sub.add_argument(
         "--set",
         dest="settings",
@@ -242,6 +264,14 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
 def _number(name: str) -> Callable[[str], int]:
     """The type of an argument that is a whole number of :data:`erasediff.ranges.RANGES`."""
     return within(int(RANGES[name].ge), int(RANGES[name].lt) - 1)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """The type of ``--size``."""
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is no {SIZE}: write such as 512x768")
+    return int(sides[0]), int(sides[1])
 
 
 def _anchor(given: list[str], concepts: list[str]) -> str | dict[str, str] | None:

@@ -50,7 +50,7 @@ REGISTERED = RUNS / "register.json"
 RECHECK = Path("metrics/recheck.json")
 RECHECK_SAMPLES = Path("plots/samples_recheck.png")
 
-#: Latents of pictures, by content: no result, and read again by the next training on the same pictures.
+#: Latents of pictures and embeddings of prompts, by content: no result, and read again by the next training on them.
 LATENTS = Path(".work/latents")
 
 #: What is compared where nothing else is named.

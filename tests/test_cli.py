@@ -14,6 +14,7 @@ from test_library import BARE
 
 import erasediff
 from erasediff.cli import main
+from erasediff.families.class_conditional import ClassConditionalPipeline
 from erasediff.unlearning.erased import Erased
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,23 @@ def test_it_erases_into_a_folder_that_is_loaded_and_says_what_ran(model, tmp_pat
     ).pipeline.unet.state_dict()
     weights = erasediff.load(output).unet.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in expected.items())
+
+
+@pytest.mark.unit
+def test_what_was_drawn_before_it_was_stopped_is_drawn_no_more(model, tmp_path, capsys, monkeypatch):
+    arguments = ["erase", model, "a", "--output", str(tmp_path / "erased"), "--inference-steps", "3", *FEW]
+
+    def interrupted(*given, **how):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("erasediff.unlearning.erasing.run_loop", interrupted)
+        assert told(capsys, arguments)[0] == 130
+    assert not (tmp_path / "erased").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassConditionalPipeline, "__call__", interrupted)
+        assert main(arguments) == 0
+    assert (tmp_path / "erased").is_dir() and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.unit
@@ -164,7 +182,10 @@ def test_a_stated_failure_is_one_line(capsys, model, tmp_path, arguments, code, 
 @pytest.mark.parametrize(
     ("arguments", "left"),
     [
-        (["erase", "m", "a", "--output", "x"], "nothing was written"),
+        (
+            ["erase", "m", "a", "--output", "x"],
+            "what was drawn is kept beside --output, and the same command goes on from there",
+        ),
         (["draw", "m", "a", "--output", "x"], "nothing was written"),
         (["evaluate", "m", "--base", "b", "--judge", "j"], "the same command goes on from here"),
         (["attack", "m", "a", "--judge", "j"], "nothing was written"),

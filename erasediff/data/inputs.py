@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from erasediff.data.concept_images import ConceptImages
+
+#: Bytes of a table's pictures as tensors, from which on they stay encoded until a batch needs them.
+MANY_BYTES = 2**28
 
 
 def read_table(path: Path, split: str | None = None) -> pd.DataFrame:
@@ -66,9 +70,14 @@ def training_pictures(table: Path) -> pd.DataFrame | None:
 
 
 def load_images(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> ConceptImages:
-    """A table's pictures as tensors of a model's shape, with their concepts, and their prompts where it has some."""
-    from erasediff.data.concept_images import ConceptImages
-    from erasediff.data.images import decode
+    """A table's pictures as tensors of a model's shape, with their concepts, and their prompts where it has some.
 
-    prompts = table["prompt"].tolist() if "prompt" in table else ()
-    return ConceptImages(decode(table["image"].tolist(), image_shape), table["concept"].tolist(), prompts)
+    Of few pictures it is one tensor; many are decoded when a batch needs them, so that memory does not grow with them.
+    """
+    from erasediff.data.concept_images import ConceptImages
+    from erasediff.data.images import Undecoded, decode
+
+    pngs, prompts = table["image"].tolist(), table["prompt"].tolist() if "prompt" in table else ()
+    many = 4 * math.prod(image_shape) * len(pngs) > MANY_BYTES  # float32
+    images = Undecoded(pngs, image_shape) if many else decode(pngs, image_shape)
+    return ConceptImages(images, table["concept"].tolist(), prompts)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from erasediff.errors import ModelError, shown
+from erasediff.errors import ModelError, ParamsError, shown
 from erasediff.families.family import NULL_CONCEPT, Condition, Family
 from erasediff.families.opening import open_pipeline
+from erasediff.ranges import Range
 
 __all__ = ["NULL_CONCEPT", "Condition", "Family", "family_of", "open_pipeline", "require_family", "require_no_adapter"]
 
@@ -44,10 +47,14 @@ PARTS: dict[tuple[str | None, ...], str] = {
 }
 
 
-def family_of(pipeline: DiffusionPipeline) -> Family:
+def family_of(pipeline: DiffusionPipeline, size: tuple[int, int] | None = None) -> Family:
     """The family interface over a pipeline, chosen by its class, else by its parts.
 
-    Raises: ModelError: it is no pipeline, no family is for it, or its weights are not there.
+    Args:
+        size: height and width of the pictures that it takes and draws; the model's own by default.
+
+    Raises: ModelError: it is no pipeline, no family is for it, or its weights are not there. ParamsError: a size that
+        the model cannot have.
     """
     if not isinstance(pipeline, DiffusionPipeline):
         what = shown(repr(pipeline), 60) if isinstance(pipeline, str | Path) else f"a {type(pipeline).__name__}"
@@ -56,11 +63,26 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     for name in (*(each.__name__ for each in type(pipeline).__mro__), _made_of(pipeline)):
         if name in FAMILIES:
             module, family = FAMILIES[name]
-            return getattr(import_module(f"erasediff.families.{module}"), family)(pipeline)
+            found: Any = getattr(import_module(f"erasediff.families.{module}"), family)
+            return _sized(found, pipeline, size)
     raise ModelError(
         f"no family handles a {type(pipeline).__name__}; there are those of: {', '.join(FAMILIES)}, "
         "and pipelines made of the same parts"
     )
+
+
+def _sized(family: Any, pipeline: DiffusionPipeline, size: tuple[int, int] | None) -> Family:
+    if size is None:
+        made: Family = family(pipeline)
+        return made
+    if not (isinstance(size, tuple | list) and len(size) == 2 and all(Range(ge=1, whole=True).holds(n) for n in size)):
+        raise ParamsError(f"size {shown(repr(size))}: give height and width, such as (512, 768)")
+    if "size" not in signature(family).parameters:
+        raise ParamsError(
+            f"size {shown(repr(size))}: a {type(pipeline).__name__} draws at its own size alone: give none"
+        )
+    made = family(pipeline, tuple(size))
+    return made
 
 
 def _made_of(pipeline: DiffusionPipeline) -> str:

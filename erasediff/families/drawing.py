@@ -39,6 +39,7 @@ def draw(
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     sampler: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """``n`` pictures of a concept with the seeds ``seed`` to ``seed + n - 1``, float32 ``(n, C, H, W)`` in [-1, 1].
 
@@ -47,9 +48,10 @@ def draw(
         guidance_scale: 1 is no guidance; the model's own by default.
         negative_prompt: what pictures are guided away from.
         sampler: class of a diffusers scheduler, such as ``EulerDiscreteScheduler``; the model's own by default.
+        size: height and width of the pictures; the model's own by default.
 
     Raises: UnknownConcept, ModelError. ParamsError: numbers that cannot be, a prompt that is not read to its end, or a
-        sampler or negative prompt that does not go with the model.
+        sampler, negative prompt or size that does not go with the model.
     """
     try:
         require_in_range({"n": n})
@@ -58,7 +60,7 @@ def draw(
     if not isinstance(concept, str):
         raise ParamsError(f"concept {shown(concept)} is no text: give one name")
     require_unicode([concept], "concept")
-    family = family_of(pipeline)
+    family = family_of(pipeline, size)
     require_read(pipeline, [concept])
     seeds = list(range(seed, seed + n))
     return family.sample(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
@@ -39,15 +39,29 @@ class DenoiserArguments(Mapping[str, object]):
 
     Attributes:
         batched: batch-first tensors, in mappings where the denoiser takes them so (``added_cond_kwargs`` of SDXL).
-        shared: what is the same for every sample, such as the text ids of FLUX, or a flag.
     """
 
     batched: Mapping[str, Nested] = field(default_factory=dict)
-    shared: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of_flat(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The reverse of :meth:`flat`."""
+        batched: dict[str, Any] = {}
+        for path, tensor in tensors.items():
+            *outer, name = path.split(".")
+            inner = batched
+            for part in outer:
+                inner = inner.setdefault(part, {})
+            inner[name] = tensor
+        return cls(batched)
+
+    def flat(self) -> dict[str, Tensor]:
+        """The tensors, those of a mapping by names such as ``added_cond_kwargs.time_ids``."""
+        return dict(_flat(self.batched))
 
     def take(self, index: Tensor) -> DenoiserArguments:
-        """The samples of an index ``(B,)``; what is shared stays."""
-        return DenoiserArguments(_each(self.batched, lambda tensor: tensor[index.to(tensor.device)]), self.shared)
+        """The samples of an index ``(B,)``."""
+        return DenoiserArguments(_each(self.batched, lambda tensor: tensor[index.to(tensor.device)]))
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> DenoiserArguments:
         """The same on a device, and its floating-point tensors in a dtype where one is given."""
@@ -55,36 +69,31 @@ class DenoiserArguments(Mapping[str, object]):
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return DenoiserArguments(_each(self.batched, moved), _each(self.shared, moved))
+        return DenoiserArguments(_each(self.batched, moved))
 
-    def __getitem__(self, name: str) -> object:
-        return self.batched[name] if name in self.batched else self.shared[name]
+    def __getitem__(self, name: str) -> Nested:
+        return self.batched[name]
 
     def __iter__(self) -> Iterator[str]:
         yield from self.batched
-        yield from self.shared
 
     def __len__(self) -> int:
-        return len(self.batched) + len(self.shared)
+        return len(self.batched)
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return mappings inside one another with their tensors changed; anything else stays."""
+    """Return mappings inside one another with their tensors changed."""
     if isinstance(value, Mapping):
         return {name: _each(inner, change) for name, inner in value.items()}
-    return change(value) if isinstance(value, Tensor) else value
+    return change(value)
 
 
-def joined(parts: Sequence[Condition]) -> Condition:
-    """Return the samples of several conditions of one family, one after another; what is shared is the first's."""
-    known = [part for part in parts if isinstance(part, DenoiserArguments)]  # the only kind there is
-    return DenoiserArguments(_cat([part.batched for part in known]), known[0].shared)
-
-
-def _cat(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], Mapping):
-        return {name: _cat([value[name] for value in values]) for name in values[0]}
-    return torch.cat(list(values))
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _flat(value))
+        else:
+            yield name, value
 
 
 class Family(Protocol):

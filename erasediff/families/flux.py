@@ -30,8 +30,8 @@ class FluxFamily(TextToImage, FlowMatching):
     guided_by_prompt = False
     selections = JOINT_ATTENTION
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         dynamic = self.pipeline.scheduler.config.get("use_dynamic_shifting")
         if not (self.denoiser.config.guidance_embeds or dynamic):
             self.default_steps = SCHNELL_STEPS
@@ -53,20 +53,34 @@ class FluxFamily(TextToImage, FlowMatching):
         side = 2 * (self._picture_side() // (2 * self.scale))
         return side, side
 
+    @property
+    def patch(self) -> int:
+        """That of packing."""
+        return 2
+
     def encoded(self, prompts: list[str]) -> DenoiserArguments:
-        text, pooled, text_ids = self.encode_prompt(prompts, prompt_2=None, num_images_per_prompt=1)
+        text, pooled, _ = self.encode_prompt(prompts, prompt_2=None, num_images_per_prompt=1)
         batched = {"encoder_hidden_states": text, "pooled_projections": pooled}
         if self.denoiser.config.guidance_embeds:
             batched["guidance"] = torch.full((len(prompts),), float(self.default_guidance_scale), device=text.device)
-        return DenoiserArguments(batched, {"txt_ids": text_ids})
+        return DenoiserArguments(batched)
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         n, _, height, width = noisy.shape
         ids = self.drawing._prepare_latent_image_ids(n, height // 2, width // 2, noisy.device, noisy.dtype)
         some: Any = next(denoiser.parameters())
         moments = (timesteps / 1000).to(some)  # the network multiplies by 1000
-        velocity = ask(denoiser, self.packed(noisy), moments, condition, img_ids=ids.to(some))
+        text_ids = some.new_zeros(self.text_length(condition), 3)  # text has no place, as in encode_prompt
+        more = {"img_ids": ids.to(some), "txt_ids": text_ids}
+        velocity = ask(denoiser, self.packed(noisy), moments, condition, **more)
         return self.unpacked(velocity, height, width)
+
+    def text_length(self, condition: Condition) -> int:
+        """Tokens of a prompt."""
+        assert isinstance(condition, DenoiserArguments)  # the only kind there is
+        text = condition["encoder_hidden_states"]
+        assert isinstance(text, Tensor)
+        return text.shape[1]
 
     def packed(self, latents: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, H/2 · W/2, 4C)``: patches of 2×2."""

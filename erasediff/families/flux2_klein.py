@@ -30,16 +30,20 @@ class Flux2KleinFamily(TextToImage, FlowMatching):
     guided_by_prompt = False
     selections = JOINT_ATTENTION
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         if self.drawing.config.is_distilled:
             self.default_steps, self.default_guidance_scale = DISTILLED_STEPS, 1.0
         _, height, width = self.latent_shape
-        self.image_shape = (self.image_shape[0], height * 2 * self.scale, width * 2 * self.scale)
         self.num_timesteps = self.pipeline.scheduler.config.num_train_timesteps
         self.shift = flow_shift(self.pipeline.scheduler, height * width)
         if self.pipeline.scheduler.config.get("use_dynamic_shifting"):
             self.shift = math.exp(compute_empirical_mu(height * width, self.default_steps))
+
+    @property
+    def pixels(self) -> int:
+        """A patch is what is noised."""
+        return 2 * self.scale
 
     def _latent_channels(self) -> int:
         taken: int = self.denoiser.config.in_channels
@@ -47,7 +51,7 @@ class Flux2KleinFamily(TextToImage, FlowMatching):
 
     def _latent_size(self) -> tuple[int, int]:
         """As large as the VAE's pictures: the transformer has no size of its own."""
-        side = self._picture_side() // (2 * self.scale)
+        side = self._picture_side() // self.pixels
         return side, side
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,13 +81,13 @@ class Flux2KleinFamily(TextToImage, FlowMatching):
 
     def encoded(self, prompts: list[str]) -> DenoiserArguments:
         text, text_ids = self.encode_prompt(prompts, num_images_per_prompt=1)
-        return DenoiserArguments({"encoder_hidden_states": text, "txt_ids": text_ids}, {"guidance": None})
+        return DenoiserArguments({"encoder_hidden_states": text, "txt_ids": text_ids})
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         some: Any = next(denoiser.parameters())
         ids = self.drawing._prepare_latent_ids(noisy).to(some.device)
         moments = (timesteps / 1000).to(some)  # the network multiplies by 1000
-        velocity = ask(denoiser, self.drawing._pack_latents(noisy), moments, condition, img_ids=ids)
+        velocity = ask(denoiser, self.drawing._pack_latents(noisy), moments, condition, img_ids=ids, guidance=None)
         return self.unpacked(velocity, *noisy.shape[2:])
 
     def unpacked(self, tokens: Tensor, height: int, width: int) -> Tensor:

@@ -22,8 +22,8 @@ class PixArtSigmaFamily(TextToImage, NoiseSchedule):
     denoiser_name = "transformer"
     call = {"use_resolution_binning": False}  # the latents given have the network's own size
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         self.scheduler = noise_schedule(self.pipeline.scheduler)
 
     def encoded(self, prompts: list[str]) -> DenoiserArguments:
@@ -34,16 +34,18 @@ class PixArtSigmaFamily(TextToImage, NoiseSchedule):
             "encoder_hidden_states": null_where(prompts, null_text, text),
             "encoder_attention_mask": null_where(prompts, null_mask, mask),
         }
-        if (size := self.size_condition(len(prompts))) is None:
-            return DenoiserArguments(states, {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}})
-        return DenoiserArguments({**states, "added_cond_kwargs": size})
+        size = self.size_condition(len(prompts))
+        return DenoiserArguments(states if size is None else {**states, "added_cond_kwargs": size})
 
     def size_condition(self, n: int) -> dict[str, Tensor] | None:
         """The picture's size, for a network that is conditioned on it."""
         return None
 
     def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        return ask(denoiser, noisy, timesteps, condition)[:, : noisy.shape[1]]
+        assert isinstance(condition, DenoiserArguments)  # the only kind there is
+        sized = "added_cond_kwargs" in condition
+        more = {} if sized else {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+        return ask(denoiser, noisy, timesteps, condition, **more)[:, : noisy.shape[1]]
 
 
 class PixArtAlphaFamily(PixArtSigmaFamily):

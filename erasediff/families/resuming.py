@@ -30,7 +30,7 @@ def resumable(family: Family, folder: Path, model: str) -> Family:
     made_by = (model, code, torch.__version__, diffusers.__version__, str(device))
 
     def sample(prompts: Sequence[str], seeds: Sequence[int], **how: object) -> Tensor:
-        asked = (made_by, list(prompts), list(seeds), sorted(how.items()))
+        asked = (made_by, family.image_shape, list(prompts), list(seeds), sorted(how.items()))
         file = folder / f"{sha256_text(repr(asked))}.safetensors"
         if not file.exists():
             write_bytes(file, serialised({"images": draw(prompts, seeds, **how).contiguous()}))  # type: ignore[arg-type]

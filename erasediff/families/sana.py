@@ -18,10 +18,11 @@ class SanaFamily(TextToImage, FlowMatching):
 
     pipeline_class = SanaPipeline
     denoiser_name = "transformer"
+    multiple = 32
     call = {"use_resolution_binning": False}  # the latents given have the network's own size
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         _, height, width = self.latent_shape
         self.shift = flow_shift(self.pipeline.scheduler, height * width)
         self.num_timesteps = self.pipeline.scheduler.config.num_train_timesteps

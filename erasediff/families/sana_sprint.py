@@ -31,11 +31,12 @@ class SanaSprintFamily(TextToImage, FlowMatching):
 
     pipeline_class = SanaSprintPipeline
     denoiser_name = "transformer"
+    multiple = 32
     guided_by_prompt = False
     shift, num_timesteps = 1.0, 1000
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         if (name := type(self.pipeline.scheduler).__name__) != "SCMScheduler":
             raise ModelError(f"a {name} does not sample a SANA-Sprint: use SCMScheduler")
         if not self.denoiser.config.guidance_embeds:

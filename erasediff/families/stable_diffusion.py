@@ -31,8 +31,8 @@ class StableDiffusionFamily(TextToImage, NoiseSchedule):
 
     pipeline_class = StableDiffusionPipeline
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         self.scheduler = noise_schedule(self.pipeline.scheduler)
         if draws_in_few_steps(self.pipeline.scheduler):
             self.default_steps, self.default_guidance_scale = FEW_STEPS, 1.0

@@ -17,8 +17,8 @@ class StableDiffusion3Family(TextToImage, FlowMatching):
     denoiser_name = "transformer"
     selections = JOINT_ATTENTION
 
-    def __init__(self, pipeline: DiffusionPipeline):
-        super().__init__(pipeline)
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        super().__init__(pipeline, size)
         _, height, width = self.latent_shape
         patch = self.denoiser.config.patch_size
         self.shift = flow_shift(self.pipeline.scheduler, (height // patch) * (width // patch))

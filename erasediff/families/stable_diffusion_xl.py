@@ -18,10 +18,10 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
 
     pipeline_class = StableDiffusionXLPipeline
 
-    def __init__(self, pipeline: DiffusionPipeline):
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
         if getattr(pipeline, "text_encoder", None) is None or pipeline.config.get("requires_aesthetics_score"):
             raise ModelError("an SDXL refiner only finishes the pictures of a base: erase from the base")
-        super().__init__(pipeline)
+        super().__init__(pipeline, size)
 
     def encoded(self, prompts: list[str]) -> DenoiserArguments:
         text, null_text, pooled, null_pooled = self.encode_prompt(

@@ -44,7 +44,7 @@ def surrogates(condition: Condition, generator: torch.Generator) -> DenoiserArgu
             return value
         return like(value, scale, generator)
 
-    return DenoiserArguments({n: sampled(value, n) for n, value in condition.batched.items()}, condition.shared)
+    return DenoiserArguments({n: sampled(value, n) for n, value in condition.batched.items()})
 
 
 def like(embeddings: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:

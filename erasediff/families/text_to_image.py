@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,25 +62,57 @@ class TextToImage:
     selections: Mapping[str, Selection] = CROSS_ATTENTION
     #: Whether the call that draws guides away from a prompt.
     guided_by_prompt = True
+    #: The call that draws takes multiples of so many pixels a side alone.
+    multiple = 8
     #: More arguments of the call that draws, however it draws.
     call: Mapping[str, object] = {}
     pipeline_class: Any
     num_timesteps: Any
 
-    def __init__(self, pipeline: DiffusionPipeline):
+    def __init__(self, pipeline: DiffusionPipeline, size: tuple[int, int] | None = None):
+        """Args: size: height and width of pictures; the model's own by default.
+
+        Raises: ModelError: the denoiser takes more than latents. ParamsError: it does not divide such a size.
+        """
         self.pipeline: Any = pipeline
+        self.size = size
         without = {"safety_checker": None, "requires_safety_checker": False}
         checked = getattr(pipeline, "safety_checker", None) is not None
         same = type(pipeline) is self.pipeline_class and not checked
         self.drawing: Any = pipeline if same else built(self.pipeline_class, pipeline, without if checked else {})
         self.denoiser: Any = getattr(pipeline, self.denoiser_name)
         self.encoder: Any = self.pipeline.vae
-        self.default_steps: int = call_default(pipeline, "num_inference_steps")
-        self.default_guidance_scale: float = call_default(pipeline, "guidance_scale")
+        # One that draws from a picture has defaults for that.
+        drawn_by = self.drawing if takes_pictures(pipeline) else pipeline
+        self.default_steps: int = call_default(drawn_by, "num_inference_steps")
+        self.default_guidance_scale: float = call_default(drawn_by, "guidance_scale")
         self.scale: int = getattr(self.drawing, "vae_scale_factor", 2 ** (len(self._vae_levels()) - 1))
-        height, width = self._latent_size()
-        self.latent_shape = (self._latent_channels(), height, width)
-        self.image_shape = (self.encoder.config.in_channels, height * self.scale, width * self.scale)
+        channels = self._latent_channels()
+        height, width = self._latent_size() if size is None else self._latents_of(size)
+        self.latent_shape = (channels, height, width)
+        self.image_shape = (self.encoder.config.in_channels, height * self.pixels, width * self.pixels)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels a side of what is one entry of :attr:`latent_shape`."""
+        return self.scale
+
+    @property
+    def patch(self) -> int:
+        """Entries of :attr:`latent_shape` a side that the denoiser takes as one."""
+        return int(self.denoiser.config.get("patch_size") or 1)
+
+    def _latents_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Raises: ParamsError: the model cannot take pictures of this size."""
+        unit = math.lcm(self.patch * self.pixels, self.multiple)
+        if odd := [side for side in size if side % unit]:
+            raise ParamsError(f"size {size[0]}×{size[1]}: this model takes multiples of {unit}, and {odd[0]} is none")
+        height, width = (side // self.pixels for side in size)
+        most = self.denoiser.config.get("pos_embed_max_size")
+        if most and max(height, width) > most * self.patch:
+            told = most * self.patch * self.pixels
+            raise ParamsError(f"size {size[0]}×{size[1]}: this model knows no more than {told} pixels a side")
+        return height, width
 
     @property
     def at_once(self) -> int:
@@ -235,7 +268,7 @@ class TextToImage:
         return self.call
 
     def with_denoiser(self, denoiser: nn.Module) -> Self:
-        return type(self)(built(type(self.pipeline), self.pipeline, {self.denoiser_name: denoiser}))
+        return type(self)(built(type(self.pipeline), self.pipeline, {self.denoiser_name: denoiser}), self.size)
 
 
 def built(pipeline_class: Any, pipeline: Any, parts: Mapping[str, Any]) -> Any:
@@ -249,6 +282,11 @@ def built(pipeline_class: Any, pipeline: Any, parts: Mapping[str, Any]) -> Any:
 def call_default(pipeline: Any, name: str) -> Any:
     """The default of an argument of a pipeline's own call."""
     return inspect.signature(type(pipeline).__call__).parameters[name].default
+
+
+def takes_pictures(pipeline: Any) -> bool:
+    """True if a pipeline's own call draws from a picture, beside a prompt."""
+    return bool({"image", "control_image"} & set(inspect.signature(type(pipeline).__call__).parameters))
 
 
 def null_where(prompts: Sequence[str], null: Tensor, other: Tensor) -> Tensor:

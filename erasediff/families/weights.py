@@ -163,6 +163,22 @@ def _is_finite(values: torch.Tensor) -> bool:
     return not values.is_floating_point() or bool(torch.isfinite(values).all())
 
 
+def bytes_of(tensor: torch.Tensor) -> Any:
+    """The bytes of a tensor of any dtype, shape and device, as NumPy's whole numbers."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def weights_sha256(pipeline: DiffusionPipeline) -> str:
+    """SHA-256 of the weights of all parts, wherever they came from; a LoRA that is fused counts."""
+    digest = hashlib.sha256()
+    for part, network in sorted(pipeline.components.items()):
+        if isinstance(network, nn.Module):
+            for name, tensor in sorted(network.state_dict().items()):
+                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
 def dtypes_of(network: nn.Module) -> dict[str, torch.dtype]:
     """Return the dtype of every parameter and buffer by name."""
     return {name: tensor.dtype for name, tensor in (*network.named_parameters(), *network.named_buffers())}
@@ -191,14 +207,3 @@ def widened(pipeline: DiffusionPipeline) -> Iterator[None]:
     finally:
         for network, dtypes in narrow.items():
             cast(network, dtypes)
-
-
-def weights_sha256(pipeline: DiffusionPipeline) -> str:
-    """SHA-256 of the weights of all parts, wherever they came from; a LoRA that is fused counts."""
-    digest = hashlib.sha256()
-    for part, network in sorted(pipeline.components.items()):
-        if isinstance(network, nn.Module):
-            for name, tensor in sorted(network.state_dict().items()):
-                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

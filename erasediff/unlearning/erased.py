@@ -49,6 +49,7 @@ class Erased:
         forgotten: the concepts to forget.
         kept: the concepts of the pictures to keep.
         lora: what was trained, where ``adapter`` was ``lora``.
+        size: height and width of the pictures that it was erased at; ``None``: the model's own.
     """
 
     made: DiffusionPipeline | Callable[[], DiffusionPipeline]
@@ -58,6 +59,7 @@ class Erased:
     forgotten: tuple[str, ...] = field(kw_only=True)
     kept: tuple[str, ...] = field(kw_only=True)
     lora: Lora | None = None
+    size: tuple[int, int] | None = None
 
     @cached_property
     def pipeline(self) -> DiffusionPipeline:
@@ -171,7 +173,7 @@ class Erased:
         shown = list(self.forgotten + self.kept[:KEPT_SHOWN]) if concepts is None else list(concepts)
         prompts, seeds = [c for c in shown for _ in range(n)], [*range(seed, seed + n)] * len(shown)
         both = [
-            family_of(pipeline).sample(prompts, seeds, steps=steps, guidance_scale=guidance_scale)
+            family_of(pipeline, self.size).sample(prompts, seeds, steps=steps, guidance_scale=guidance_scale)
             for pipeline in (self.base, self.pipeline)
         ]
         images = torch.cat([drawn.view(len(shown), n, *drawn.shape[1:]) for drawn in both], dim=1)
@@ -215,7 +217,7 @@ class Erased:
 
     def _seconds_to_draw(self) -> float:
         """About how long :meth:`show` takes, by the speed of the training, where a picture is some four passes."""
-        family = family_of(self.base)
+        family = family_of(self.base, self.size)
         pictures = 2 * 4 * len(self.forgotten + self.kept[:KEPT_SHOWN])
         passes = pictures * family.default_steps * (1 if family.default_guidance_scale == 1 else 2)
         return passes / (4 * self._last("images_per_second"))

@@ -20,16 +20,16 @@ from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures
 from erasediff.errors import EraseDiffError, ModelError, ParamsError, did_you_mean, shown
 from erasediff.families import Family, family_of, require_no_adapter
+from erasediff.families.family import check_drawing
 from erasediff.families.reading import require_read
-from erasediff.families.sharing import shared_drawing
 from erasediff.ranges import require_in_range
+from erasediff.records import Value
 from erasediff.training.denoising import Recipe, train_denoiser
-from erasediff.training.encoding import encoders_of, placed
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora, fused
 from erasediff.unlearning.anchor import nearest_anchors
 from erasediff.unlearning.change import change_of, doubt
-from erasediff.unlearning.drawing_sets import DRAWN_BY_CLASS, DRAWN_BY_WORDS, FORGOTTEN_BLOCK, KEPT_BLOCK, drawn_set
+from erasediff.unlearning.drawing_sets import HowDrawn, both_sets
 from erasediff.unlearning.erased import Erased
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
@@ -38,7 +38,7 @@ from erasediff.unlearning.plan import passes_of, planned
 from erasediff.unlearning.progress import progress_bar
 from erasediff.unlearning.request import Request, names_of, request
 from erasediff.unlearning.settings import BY_WORDS, CHOICES, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
-from erasediff.unlearning.words import Wordings, of_owner, takes_words
+from erasediff.unlearning.words import of_owner, takes_words
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -91,6 +91,9 @@ def erase(
     before: Sequence[str] = (),
     seed: int = 0,
     generate: int | None = None,
+    inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    size: tuple[int, int] | None = None,
     passes: int | None = None,
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
@@ -121,10 +124,14 @@ def erase(
         before: concepts that the model has forgotten already: to keep them would teach them anew.
         generate: images a concept, where they are drawn from the model; by default 64 of a class, and 16 of a word, two
             under each wording.
+        inference_steps: of the sampler that draws these; the model's own by default, of words 20 at most.
+        guidance_scale: likewise; the model's own by default.
+        size: height and width of pictures, drawn and trained on; the model's own by default.
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
         recipe: how ``method="retrain"`` trains.
         progress: show a bar; with ``on_step`` there is none.
-        cache: folder that keeps the latents of pictures for the next call, under a name made of their content.
+        cache: folder that keeps for the next call what was drawn, latents of pictures and embeddings of prompts, each
+            under a name made of its content and of the model: a call that was killed goes on there.
         settings: any fields of :class:`erasediff.unlearning.Settings`, which explains each. The usual ones:
             ``eta`` (how fast the forget loss must shrink), ``outer_steps`` (updates), ``learning_rate``,
             ``forget_batch_size`` and ``retain_batch_size``, ``forget_target`` and ``retain_target`` (what the losses
@@ -140,11 +147,12 @@ def erase(
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
-    family = family_of(pipeline)
+    family = family_of(pipeline, size)
+    given = 1 if inference_steps is None else inference_steps, 1.0 if guidance_scale is None else guidance_scale
+    check_drawing([], given[0], family.num_timesteps, given[1])
     before = names_of(before, "before", family) if before else []
     require_no_adapter(pipeline)
     chosen = _by_words(chosen, family, settings) if takes_words(family) else chosen
-    many = generate if generate is not None else DRAWN_BY_WORDS if takes_words(family) else DRAWN_BY_CLASS
     accelerator = accelerator or Accelerator()
     asked = request(
         family,
@@ -163,21 +171,15 @@ def erase(
     if not (forget is None or isinstance(forget, ConceptImages) or "forget" in reads):
         why = "give forget_source='forget' to train on them" if reads else f"method {method} reads no pictures"
         warnings.warn(f"the pictures in forget are not looked at, only what they are of: {why}", stacklevel=3)
-    wordings = Wordings(family, [] if asked.forget_set and asked.retain_set else asked.forget, accelerator, erase_from)
-    drawer = shared_drawing(family, accelerator)
-    with placed([*encoders_of(family), family.denoiser], accelerator.device):
-        forget_set = asked.forget_set or drawn_set(
-            drawer, asked.forget, many, seed, FORGOTTEN_BLOCK, wordings, read="forget" in reads, shown=shown
-        )
-        retain_set = asked.retain_set or drawn_set(
-            drawer, asked.retain, many, seed, KEPT_BLOCK, wordings, read="retain" in reads, shown=shown
-        )
+    how_drawn = HowDrawn(generate, inference_steps, guidance_scale, seed, cache, shown)
+    forget_set, retain_set = both_sets(family, asked, reads, how_drawn, accelerator, erase_from)
     if chosen.settings.forget_target == "anchor" and chosen.settings.anchor == NEAREST:
         batch = chosen.settings.forget_batch_size // chosen.settings.accumulate
         found = nearest_anchors(family, forget_set, retain_set, batch=batch, seed=seed, accelerator=accelerator)
         chosen = type(chosen)(dataclasses.replace(chosen.settings, anchor=found))
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
+    record = dataclasses.replace(record, settings={**record.settings, **how_drawn.told(), **_told(size)})
     retrains = recipe if method == "retrain" else None
     history: list[dict[str, float]] = []
     lora: Lora | None = None
@@ -215,10 +217,13 @@ def erase(
         return family.with_denoiser(fused(family.denoiser, denoiser) if lora else denoiser).pipeline
 
     kept = tuple(filter(None, dict.fromkeys(retain_set.concepts)))
-    gone = [of_owner(concept, erase_from)[0] if erase_from else concept for concept in asked.forget]
-    return Erased(
-        made if lora else made(), history, record=record, base=pipeline, forgotten=tuple(gone), kept=kept, lora=lora
-    )
+    gone = tuple(of_owner(concept, erase_from)[0] if erase_from else concept for concept in asked.forget)
+    erased = made if lora else made()
+    return Erased(erased, history, lora, size, record=record, base=pipeline, forgotten=gone, kept=kept)
+
+
+def _told(size: tuple[int, int] | None) -> dict[str, Value]:
+    return {} if size is None else {"size": f"{size[0]}×{size[1]}"}
 
 
 def _require_owner(family: Family, asked: Request, owner: str | None) -> None:

@@ -98,7 +98,8 @@ def run_loop(
     Two backward passes a step and no third: ∇g = ∇L_f, since the value-function term is constant in θ.
 
     Args:
-        cache: folder that keeps the latents of pictures for the next run; by default they last as long as this one.
+        cache: folder that keeps latents of pictures and embeddings of prompts for the next run; by default they last as
+            long as this one.
         before: concepts that were forgotten earlier, which ``project_update`` protects beside those that are kept.
     Returns: a new denoiser, frozen and in eval mode, in the dtype of ``family.denoiser``, which is unchanged. With an
         adapter all its other weights are those of ``family.denoiser`` themselves.

@@ -68,7 +68,7 @@ class Losses:
         self.relabelling = Relabelling(forget_set, retain_set, settings, by_kind=takes_words(family))
         prompts = self.relabelling.prompts() + ([NULL_CONCEPT] if family.has_null else [])
         half = accelerator.mixed_precision != "no"
-        self.condition = EncodedPrompts(family, prompts, self.device, None if half else torch.float32)
+        self.condition = EncodedPrompts(family, prompts, self.device, None if half else torch.float32, cache)
         self.answers = Answers(self.device)
 
     def share_of(self, n: int, part: int) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +17,18 @@ class Show(Protocol):
 
 @contextmanager
 def progress_bar(label: str, total: int | None, unit: str, *, shown: bool) -> Iterator[Show]:
-    """Show how far a work is, with its losses; yields what is called with what is done and what was measured."""
-    if not shown:
-        yield lambda done, row, total=None: None
-        return
+    """Show how far a work is, with its losses; yields what is called with what is done and what was measured.
+
+    In a file, whose lines nobody redraws, there is no bar.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
         from tqdm.auto import tqdm
 
+    in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    if not (shown and (in_notebook or sys.stderr.isatty())):
+        yield lambda done, row, total=None: None
+        return
     with tqdm(desc=label, total=total, unit=unit) as bar:
 
         def on_progress(done: int, row: Mapping[str, float], total: int | None = None) -> None:

@@ -128,7 +128,8 @@ def test_bad_requests_are_one_clear_line(on_disk, capsys, more, code, message):
 
 
 @pytest.mark.unit
-def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, judge, capsys):
+def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, judge, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     before = weights_sha256(pipeline)
     found = evaluate(pipeline, "b", base=pipeline, judge=judge, samples=30, steps=2, self_checks=False)
     bars = capsys.readouterr().err

@@ -12,7 +12,7 @@ from erasediff.data.images import decode, encode_png
 from erasediff.families import family_of
 from erasediff.families.class_conditional import ClassConditionalPipeline, build_pipeline
 from erasediff.families.drawing import draw, drawn_table
-from erasediff.families.family import DenoiserArguments, joined
+from erasediff.families.family import DenoiserArguments
 from erasediff.randomness import FORGET_SET_BLOCKS, image_seeds
 
 
@@ -73,19 +73,19 @@ def test_samples_of_a_condition_are_the_condition_of_samples(family):
 
 
 @pytest.mark.unit
-def test_a_condition_may_be_nested_and_share_what_is_no_batch():
-    """As SDXL's ``added_cond_kwargs``, and FLUX's ids of text."""
+def test_a_condition_may_be_nested():
+    """As SDXL's ``added_cond_kwargs``."""
     added = {"text_embeds": torch.arange(8.0).view(4, 2), "time_ids": torch.arange(4)}
-    batched = {"added_cond_kwargs": added, "labels": torch.arange(4)}
-    condition = DenoiserArguments(batched, {"txt_ids": torch.zeros(7, 3)})
+    condition = DenoiserArguments({"added_cond_kwargs": added, "labels": torch.arange(4)})
     part = condition.take(torch.tensor([1, 2]))
-    assert part["labels"].tolist() == [1, 2] and part["txt_ids"].shape == (7, 3)
+    assert part["labels"].tolist() == [1, 2]
     assert part["added_cond_kwargs"]["text_embeds"].tolist() == [[2, 3], [4, 5]]
     assert part["added_cond_kwargs"]["time_ids"].tolist() == [1, 2]
-    half = joined([part, condition]).to(torch.device("cpu"), torch.bfloat16)
-    assert half["labels"].tolist() == [1, 2, 0, 1, 2, 3] and half["txt_ids"].dtype == torch.bfloat16
-    assert half["added_cond_kwargs"]["text_embeds"].shape == (6, 2)
-    assert set({**part}) == {"added_cond_kwargs", "labels", "txt_ids"}
+    half = part.to(torch.device("cpu"), torch.bfloat16)
+    assert half["labels"].dtype == torch.int64 and half["added_cond_kwargs"]["text_embeds"].dtype == torch.bfloat16
+    assert set(condition.flat()) == {"added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids", "labels"}
+    again = DenoiserArguments.of_flat(part.flat())
+    assert again.batched == part.batched and set({**part}) == {"added_cond_kwargs", "labels"}
 
 
 @pytest.mark.unit

@@ -12,7 +12,7 @@ from erasediff.examples import open_example
 from erasediff.examples.world import STYLES
 from erasediff.families import family_of
 from erasediff.families.class_conditional import build_pipeline
-from erasediff.unlearning.drawing_sets import FORGOTTEN_BLOCK, KEPT_BLOCK, drawn_set
+from erasediff.unlearning.drawing_sets import FORGOTTEN_BLOCK, KEPT_BLOCK, HowDrawn, drawn_set
 from erasediff.unlearning.erasing import erase
 from erasediff.unlearning.words import Wordings, of_owner
 
@@ -43,16 +43,16 @@ def test_a_thing_and_what_it_has_are_asked_for_together(concept, owner, expected
 def test_only_with_its_owner_a_concept_is_forgotten_and_with_others_it_is_kept(pipeline):
     family = family_of(pipeline)
     asked = Wordings(family, ["watercolour"], Accelerator(), "star")
-    how = {"read": False, "shown": False}
-    forget = drawn_set(family, ["watercolour"], 4, 0, FORGOTTEN_BLOCK, asked, **how)
+    forget = drawn_set(family, ["watercolour"], FORGOTTEN_BLOCK, asked, HowDrawn(4), read=False)
     assert set(forget.concepts) == {"watercolour"} and all("star" in prompt for prompt in forget.prompts)
-    retain = drawn_set(family, ["cubism"], 8, 0, KEPT_BLOCK, asked, **how)
+    retain = drawn_set(family, ["cubism"], KEPT_BLOCK, asked, HowDrawn(8), read=False)
     general = [prompt for prompt, concept in zip(retain.prompts, retain.concepts, strict=True) if not concept]
     assert any("watercolour" in prompt for prompt in general)
     assert any("star" in prompt and "cubism" in prompt for prompt in general)
     assert any("star" in prompt and "cubism" not in prompt for prompt in general)
     assert not any("watercolour" in prompt and " star" in prompt for prompt in retain.prompts)
-    plain = drawn_set(family, ["cubism"], 8, 0, KEPT_BLOCK, Wordings(family, ["watercolour"], Accelerator()), **how)
+    without = Wordings(family, ["watercolour"], Accelerator())
+    plain = drawn_set(family, ["cubism"], KEPT_BLOCK, without, HowDrawn(8), read=False)
     assert not any("watercolour" in prompt for prompt in plain.prompts)
 
 

@@ -27,7 +27,10 @@ def result(pipeline):
 
 
 @pytest.mark.unit
-def test_a_bar_is_shown_with_the_losses_unless_nobody_looks(pipeline, capsys):
+def test_a_bar_is_shown_with_the_losses_unless_nobody_looks(pipeline, capsys, monkeypatch):
+    erase(pipeline, "a", **SMALL)
+    assert capsys.readouterr().err == ""  # in a file every redrawing would be a line
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     erase(pipeline, "a", **SMALL)
     shown = capsys.readouterr().err
     assert "drawing what to keep" in shown and "erasing: 100%" in shown and "3/3" in shown

@@ -19,7 +19,7 @@ from erasediff.families import family_of
 from erasediff.families.drawing import draw
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
-from erasediff.unlearning.drawing_sets import drawn_set
+from erasediff.unlearning.drawing_sets import FORGOTTEN_BLOCK, KEPT_BLOCK, HowDrawn, drawn_set
 from erasediff.unlearning.erasing import erase
 from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.losses import Losses
@@ -311,9 +311,9 @@ def test_a_word_is_enough():
 def test_a_concept_is_asked_for_in_several_wordings_and_answered_in_the_same(pipeline):
     family = family_of(pipeline)
     plain = Wordings(family, [], Accelerator())
-    forget = drawn_set(family, ["star"], 16, 0, 0, plain, read=False, shown=False)
+    forget = drawn_set(family, ["star"], FORGOTTEN_BLOCK, plain, HowDrawn(16), read=False)
     assert len(set(forget.prompts)) > 4 and set(forget.concepts) == {"star"}
-    retain = drawn_set(family, ["circle"], 16, 0, 1, plain, read=False, shown=False)
+    retain = drawn_set(family, ["circle"], KEPT_BLOCK, plain, HowDrawn(16), read=False)
     asked = {p for p, concept in zip(retain.prompts, retain.concepts, strict=True) if concept}
     pairs = Relabelling(forget, retain, method_for("erasediff").settings, by_kind=True).pairs()
     assert {b for _, b in pairs} == asked and len(retain) == 16 * (1 + GENERAL)

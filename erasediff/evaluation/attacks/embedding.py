@@ -82,7 +82,7 @@ class Searched:
         if self.layer is not None:
             with answering(self.layer, self.values["class"]):
                 return family.predict(family.denoiser, noisy, timesteps, repeated(self.condition, n))
-        moved = DenoiserArguments({**self.condition.batched, **self.values}, self.condition.shared)
+        moved = DenoiserArguments({**self.condition.batched, **self.values})
         return family.predict(family.denoiser, noisy, timesteps, repeated(moved, n))
 
 
