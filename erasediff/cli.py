@@ -139,7 +139,7 @@ def draw(
     seed: int,
     steps: int | None,
     guidance_scale: float | None,
-    size: tuple[int, int] | None,
+    size: tuple[int, int] | None = None,
     config: str | None = None,
 ) -> None:
     """Draw ``n`` pictures of a concept, seeds ``seed`` to ``seed + n - 1``.
@@ -190,7 +190,6 @@ def _parser() -> Parser:
     sub.add_argument("concept", metavar="CONCEPT", help="the name of a class, or a prompt")
     sub.add_argument("--config", metavar="FOLDER", help=CONFIG)
     add_drawing_options(sub)
-    sub.add_argument("--size", type=_size, metavar=SIZE, help="of pictures, in pixels (default: the model's own)")
     sub.set_defaults(work=draw)
     told = "hold a model of any tool against its base"
     sub = commands.add_parser("evaluate", help=told, description=f"{told.capitalize()}.")
@@ -259,6 +258,7 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=within(0, PICTURE_SEED), default=0, help="of the first picture (default: 0)")
     parser.add_argument("--steps", type=within(1, 10**5), help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+    parser.add_argument("--size", type=_size, metavar=SIZE, help="of pictures, in pixels (default: the model's own)")
 
 
 def _number(name: str) -> Callable[[str], int]:
