@@ -104,4 +104,4 @@ def _drawn_by_base(words: pd.DataFrame, classifier: Classifier, seed: int, train
 
 
 if __name__ == "__main__":
-    run_door("classifier", main, __doc__)
+    run_door("classifier", main, __doc__, precedes_selection=True)

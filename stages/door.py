@@ -25,6 +25,7 @@ def run_door(
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     *,
     trains: bool = False,
+    precedes_selection: bool = False,
     without_mlflow: str = "",
     **outcome: str,
 ) -> None:
@@ -37,6 +38,8 @@ def run_door(
         add_arguments: adds the command's own arguments to a parser.
         trains: ``main``, which trains or draws, may run in several processes, as ``ERASEDIFF_LAUNCH`` says, and starts
             ``run`` itself in one of them: it alone knows whether a killed process's run is to be gone on with.
+        precedes_selection: what is to be forgotten is looked for in the curated table first: the stage that selects it
+            comes after ``main``, which may take hours.
         without_mlflow: what to do where MLflow cannot be used, of a stage that is pointless without it.
         outcome: words of :func:`erasediff.command.exit_code`.
     """
@@ -52,6 +55,8 @@ def run_door(
         if trains and (options := launch_options()):
             sys.exit(launched(name, options, sys.argv[1:]))
         sections = sections_of([name for name in wanted if name not in arguments])
+        if precedes_selection:
+            require_selectable()
         if "run" not in wanted:
             main(**sections, **arguments)
             return
@@ -71,13 +76,31 @@ def run_door(
 
 
 def sections_of(wanted: Iterable[str]) -> dict[str, object]:
-    """The sections of params.yaml among what a function takes; the file is read, and checked, for nothing else."""
+    """The sections of params.yaml among what a function takes; the file is read, and checked, for nothing else.
+
+    ``reads`` is what follows from one: :attr:`stages.params.Params.reads`.
+    """
     from stages.params import Params, load_params
 
     attributes = {field.alias or attribute: attribute for attribute, field in Params.model_fields.items()}
+    attributes["reads"] = "reads"
     taken = [section for section in wanted if section in attributes]
     params = load_params() if taken else None
     return {section: getattr(params, attributes[section]) for section in taken}
+
+
+def require_selectable() -> None:
+    """Look for what is to be forgotten in the curated table. It changes no result, so that it is no dependency.
+
+    Raises: UnknownConcept; DataError: an unknown id, or nothing would be left to retain.
+    """
+    from erasediff.data.inputs import read_table
+    from erasediff.data.selection import select
+    from stages import layout
+    from stages.params import load_params
+
+    asked = load_params().forget_set
+    select(read_table(layout.TABLE, "train"), asked.concepts, asked.sample_ids)
 
 
 def logged_params(name: str, sections: Mapping[str, object]) -> dict[str, object]:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from stages.params import ForgetSet
 
 
-def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
-    """params.yaml, ``data/curated/``, models → ``data/forget_set/``, ``reports/forget_set/``."""
+def main(run: StageRun, seed: int, forget_set: ForgetSet, reads: set[str]) -> None:
+    """params.yaml (of ``erase`` which pictures the method reads), ``data/curated/``, models → ``data/forget_set/``,
+    ``reports/forget_set/``."""
     import shutil
 
     from erasediff.artifacts import new_folder, read_json, sha256_folder, write_json
@@ -44,16 +45,23 @@ def main(run: StageRun, seed: int, forget_set: ForgetSet) -> None:
         from erasediff.families.resuming import resumable
         from erasediff.families.sharing import Places
         from erasediff.judges import open_judge
+        from erasediff.unlearning.table_sets import counts_to_draw, kept_beside
 
         family = family_of(open_pipeline(layout.BASE).to(device()))
+        prompts, beside = prompts_by_concept(table), dict[str, list[str]]()
+        if forget_set.preserve is not None:
+            known, names = {*prompts, *earlier}, forget_set.concepts
+            beside = kept_beside(family, names, forget_set.preserve, forget_set.count, Accelerator(), known)
+        prompts |= beside
         places, model = Places(Accelerator(), environment().ray_address), sha256_folder(layout.BASE)
         with progress_bar("forget_set") as on_progress:
             table, discarded = drawn_table(
                 places.drawing(family, lambda family: resumable(family, layout.drawn("forget_set"), model)),
-                prompts_by_concept(table),
+                prompts,
                 open_judge(layout.CLASSIFIER).to(device()).recognises,
-                forget_set.count,
+                counts_to_draw(prompts, forget_set.count, forget_set.concepts, reads),
                 seed=seed,
+                unseen=beside,
                 steps=forget_set.inference_steps,
                 guidance_scale=forget_set.guidance_scale,
                 on_progress=on_progress if first else None,

@@ -172,6 +172,7 @@ class Classifier(Section):
 
 class ForgetSet(Section):
     concepts: list[Text]
+    preserve: Literal["nearest"] | list[Text] | None
     sample_ids: list[Text]
     origin: Literal["selected", "generated"]
     count: Count
@@ -185,6 +186,10 @@ class ForgetSet(Section):
             raise ValueError("name what to forget by concepts or by sample_ids: exactly one of the two lists")
         if len(set(self.concepts)) != len(self.concepts):
             raise ValueError(f"concepts {shown(self.concepts)} names one twice")
+        if isinstance(self.preserve, list) and (both := sorted({*self.preserve} & {*self.concepts})):
+            raise ValueError(
+                f"{shown(', '.join(both))} is to be forgotten, and to be kept by preserve: take it out of one"
+            )
         if self.sample_ids and self.origin == "generated":
             raise ValueError("sample_ids name curated pictures: use origin selected")
         return self
@@ -200,7 +205,7 @@ class Erase(Section):
     retain_target: Literal["noise", "teacher"]
     latent_anchoring: float
     project_update: bool
-    anchor: Text | None
+    anchor: Text | dict[Text, Text] | None
     outer_steps: int
     passes: int | None
     inner_steps: int
@@ -311,9 +316,32 @@ class Params(Section):
             )
         if self.verdict.max_attack_rise is not None and not self.evaluate.attacks:
             raise ValueError("verdict.max_attack_rise is a limit for attacks: name some in evaluate.attacks")
+        if self.curate.source != "prompts" and self.forget_set.preserve is not None:
+            raise ValueError("forget_set.preserve names words beside a table of words: leave it at null with pictures")
+        self._require_anchors()
         if self.curate.source != "prompts" and self.curate.concepts:
             raise ValueError("curate.concepts has no effect with pictures, which have their concepts: leave it empty")
         return self
+
+    def _require_anchors(self) -> None:
+        anchor, concepts = self.erase.anchor, self.forget_set.concepts
+        if isinstance(anchor, dict) and {*anchor} != {*concepts}:
+            raise ValueError(
+                f"erase.anchor names {shown(', '.join(anchor))}: give one for each of forget_set.concepts, which are "
+                f"{shown(', '.join(concepts))}, or one name"
+            )
+        names = [*anchor.values()] if isinstance(anchor, dict) else [anchor]
+        if gone := [name for name in names if name in concepts]:
+            raise ValueError(f"erase.anchor {shown(gone[0])} is to be forgotten itself: name another concept")
+
+    @property
+    def reads(self) -> set[str]:
+        """Of which sets the method reads the pictures: ``forget``, ``retain``. It goes by :data:`READS_BY` alone."""
+        return method_for(self.erase.method, **self.erase.settings()).reads()
+
+
+#: DVC params of a stage that takes ``reads``: another learning rate draws nothing again.
+READS_BY = ("erase.method", "erase.forget_source", "erase.gap_every", "erase.mask")
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -87,4 +87,4 @@ def source_of(pretrain: Pretrain) -> str | None:
 
 
 if __name__ == "__main__":
-    run_door("pretrain", main, __doc__, trains=True)
+    run_door("pretrain", main, __doc__, trains=True, precedes_selection=True)

@@ -39,7 +39,7 @@ def main(run: StageRun, register: Register) -> None:
     facts = lineage.collect(made_by, layout.CURATED, layout.SETS, layout.BASE, layout.ERASED)
     lineage.require_measured(evaluation, facts)
     tags = version_tags(evaluation, sets.erasures, facts)
-    tags["example_concept"] = example = next(iter(sets.retain), "")
+    tags["example_concept"] = example = next(filter(None, sets.retain), "")
     tags |= {REQUEST_TAG: register.request} if register.request else {}
     tags |= lineage.stage_runs(made_by, layout.RUNS)  # now that what waited has been sent
     evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]

@@ -57,6 +57,9 @@ def test_all_errors_in_one_message(tmp_path):
     assert "did you mean digits?" in text
 
 
+ANCHOR = [("erase.forget_target", "anchor")]
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -97,6 +100,13 @@ def test_all_errors_in_one_message(tmp_path):
         ([("forget_set.concepts", ["cat\n"])], "concepts.0: a line of text without control characters"),
         ([("register.request", "17 \x1b[2J")], "register.request: a line of text without control characters"),
         ([("forget_set.concepts", ["a", "a"])], "names one twice"),
+        ([("forget_set.preserve", ["8", "a"])], "8 is to be forgotten, and to be kept by preserve: take it out of one"),
+        ([("forget_set.preserve", "nearst")], "forget_set.preserve.*'nearest'"),
+        ([("forget_set.preserve", ["a"])], "preserve names words beside a table of words: leave it at null"),
+        ([*ANCHOR, ("erase.anchor", {"9": "1"})], "names 9: give one for each of forget_set.concepts, which are 8, or"),
+        ([*ANCHOR, ("erase.anchor", {"8": "8"})], "erase.anchor 8 is to be forgotten itself: name another concept"),
+        ([*ANCHOR, ("erase.anchor", "8")], "erase.anchor 8 is to be forgotten itself"),
+        ([("erase.fused", True)], "fused has no effect with adapter none"),
         ([("erase.anchor", "x" * 1001)], "at most 1000 characters"),
         ([("erase.forget_target", "anchor")], "anchor names"),
     ],
@@ -104,6 +114,18 @@ def test_all_errors_in_one_message(tmp_path):
 def test_what_does_not_go_together(tmp_path, changes, message):
     with pytest.raises(ParamsError, match=message):
         load_params(changed(tmp_path, *changes))
+
+
+@pytest.mark.unit
+def test_each_of_several_concepts_can_have_an_anchor_of_its_own(tmp_path):
+    two = [("forget_set.concepts", ["7", "8"]), *ANCHOR, ("erase.anchor", {"7": "1", "8": "3"})]
+    assert load_params(changed(tmp_path, *two)).erase.settings()["anchor"] == {"7": "1", "8": "3"}
+
+
+@pytest.mark.unit
+def test_which_pictures_are_read_follows_from_the_method(tmp_path):
+    assert load_params(FILE).reads == {"retain"}
+    assert load_params(changed(tmp_path, ("erase.forget_source", "forget"))).reads == {"forget", "retain"}
 
 
 #: Sections of a training, and their numbers that are of a network, or of drawing.

@@ -10,7 +10,10 @@ from typing import get_args
 import pytest
 from ruamel.yaml import YAML
 
-from erasediff.families import FAMILIES
+from erasediff.examples import open_example
+from erasediff.families import FAMILIES, family_of
+from erasediff.unlearning import method_for
+from erasediff.unlearning.erasing import by_words
 from stages import presets
 from stages.params import FamilyName, change_params, load_params
 
@@ -98,6 +101,17 @@ def test_the_page_has_every_preset_and_the_table_that_is_computed():
     page = (ROOT / "docs" / "presets.md").read_text()
     assert runpy.run_path(str(ROOT / "tests" / "benchmarks" / "presets.py"))["table"]() in page
     assert [name for name in NAMES if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize(("preset_changes", "given"), [({}, {}), ({"adapter": "lora"}, {"adapter": "lora"})])
+def test_the_preset_of_words_erases_as_the_call_does_by_default(project, preset_changes, given):
+    """Of the LoRA the preset has another learning rate and rank to be set, as the call takes them."""
+    if given:
+        preset_changes = preset_changes | {"learning_rate": 0.01, "rank": 4}
+    changes = presets.preset("shapes") | {f"erase.{name}": value for name, value in preset_changes.items()}
+    erase = change_params(changes).erase
+    called = by_words(method_for("erasediff", **given), family_of(open_example("shapes").pipeline), given)
+    assert method_for(erase.method, **erase.settings()).effective() == called.effective()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "lora" in (ROOT / "presets" / f"{name}.yaml").read_text()])

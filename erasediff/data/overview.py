@@ -86,7 +86,7 @@ def sets_overview(sets: Sets, source: str, earlier: Sequence[str], discarded: Ma
         words = ", ".join(f"{n:,} of {concept}" for concept, n in sorted(discarded.items()))
         facts.append(("drawn and not used", f"{words}: the judge did not recognise the concept"))
     names = sorted({*forget, *retain})
-    rows = [(name, f"{forget.get(name, 0):,}", f"{retain.get(name, 0):,}") for name in names]
+    rows = [(name or "everyday", f"{forget.get(name, 0):,}", f"{retain.get(name, 0):,}") for name in names]
     return [
         Section("The sets", table=Table(facts)),
         Section("Pictures by concept", table=Table(rows, ("concept", "to forget", "to retain"), numbers=True)),

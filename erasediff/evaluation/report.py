@@ -186,7 +186,7 @@ def _identity(evaluation: Evaluation, sets: ForgetSummary, version: Mapping[str,
     n, m = sum(sets.forget.values()), sum(sets.retain.values())
     of_sets = {
         "forget set": f"{n:,} pictures of {', '.join(sets.forget)}, {ORIGINS.get(sets.origin, sets.origin)}",
-        "retain set": f"{m:,} pictures of {', '.join(sets.retain)}",
+        "retain set": f"{m:,} pictures of {', '.join(filter(None, sets.retain))}",
         "forget set, SHA-256": sets.sha256,
     }
     facts = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -130,13 +130,19 @@ def draw_recognised(
     return torch.stack([image for image, _ in chosen]), [prompt for _, prompt in chosen], discarded
 
 
+def anything(concept: str, images: Tensor) -> Tensor:
+    """True for every image, bool ``(B,)``."""
+    return torch.ones(len(images), dtype=torch.bool)
+
+
 def drawn_table(
     family: Family,
     prompts: Mapping[str, Sequence[str]],
     recognises: Recognises,
-    count: int,
+    count: int | Mapping[str, int],
     *,
     seed: int,
+    unseen: Collection[str] = (),
     steps: int | None = None,
     guidance_scale: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -147,7 +153,9 @@ def drawn_table(
 
     Args:
         prompts: of each concept, what the model is asked for it.
+        count: of every concept, or of each.
         seed: of the whole run.
+        unseen: concepts whose pictures are taken as they come: nobody can recognise these.
         on_progress: called with the concepts done and their number.
 
     Returns: the table, and by concept how many pictures were drawn but not recognised.
@@ -155,26 +163,29 @@ def drawn_table(
     """
     from erasediff.data.table import generated_table  # pandas, which drawing alone needs nothing of
 
+    counts = dict.fromkeys(prompts, count) if isinstance(count, int) else count
     pngs: list[bytes] = []
     asked: list[str] = []
     discarded: dict[str, int] = {}
     for number, (concept, wordings) in enumerate(prompts.items()):
-        seeds = image_seeds(seed, number, 10 * count, FORGET_SET_BLOCKS)
-        images, used, discarded[concept] = draw_recognised(
+        seeds = image_seeds(seed, number, 10 * counts[concept], FORGET_SET_BLOCKS)
+        images, used, not_seen = draw_recognised(
             family,
             concept,
-            recognises,
-            count,
+            anything if concept in unseen else recognises,
+            counts[concept],
             seeds=seeds,
             prompts=wordings,
             steps=steps,
             guidance_scale=guidance_scale,
         )
+        if concept not in unseen:
+            discarded[concept] = not_seen
         pngs += map(encode_png, images)
         asked += used
         if on_progress is not None:
             on_progress(number + 1, len(prompts))
-    names = [concept for concept in prompts for _ in range(count)]
+    names = [concept for concept in prompts for _ in range(counts[concept])]
     channels, height, width = family.image_shape
     mode = "L" if channels == 1 else "RGB"
     return generated_table(pngs, names, (height, width), mode, prompts=asked), discarded

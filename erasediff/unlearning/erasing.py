@@ -152,7 +152,7 @@ def erase(
     check_drawing([], given[0], family.num_timesteps, given[1])
     before = names_of(before, "before", family) if before else []
     require_no_adapter(pipeline)
-    chosen = _by_words(chosen, family, settings) if takes_words(family) else chosen
+    chosen = by_words(chosen, family, settings) if takes_words(family) else chosen
     accelerator = accelerator or Accelerator()
     asked = request(
         family,
@@ -303,8 +303,11 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
         raise ParamsError(str(error)) from None
 
 
-def _by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Method:
-    """Return a method with the settings that suit a model which takes words, where the caller gave none."""
+def by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Method:
+    """Return a method with the settings that suit a model which takes words, where the caller gave none.
+
+    Args: settings: those that were given, by name.
+    """
     size = "large" if sum(p.numel() for p in family.denoiser.parameters()) >= LARGE else "small"
     ignored = {*chosen.ignored(), *chosen.fixes, *settings} - {"anchor"}
     if "forget_target" in ignored or chosen.settings.shared_batch or isinstance(chosen, ClosedForm):

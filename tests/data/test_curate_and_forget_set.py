@@ -3,7 +3,10 @@
 import inspect
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
@@ -175,6 +178,22 @@ def test_words_alone_are_a_table_and_a_page(tmp_path):
     assert "source templates of curate.concepts and own/prompts.csv" in words and "written by people 2" in words
     assert "There are no pictures: the base model draws them." in words
     assert "✓ no wording is both trained on and tested with" in words
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("door", ["pretrain", "classifier"])
+def test_what_is_not_in_the_data_is_refused_before_anything_is_trained(tmp_path, door):
+    (tmp_path / "own").mkdir()
+    changes = {"curate__path": "own", "curate__concepts": {"star": "object", "moon": "object"}}
+    folder = Folder(tmp_path, **WORDS, **changes, forget_set__origin="generated", forget_set__concepts=["hatched"])
+    folder.run(curate)
+    command = [sys.executable, "-m", f"stages.{door}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "forget_set.concepts: no concept 'hatched' in the data, which has moon, star" in done.stderr
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.pipeline

@@ -83,6 +83,21 @@ def drawn_ids(family, folder, *, dies=False):
 
 
 @pytest.mark.unit
+def test_each_concept_gets_its_own_number_and_what_nobody_recognises_is_taken_as_it_comes(family):
+    prompts = {name: [name] for name in "abc"}
+    seen = []
+
+    def every_second(concept, images):
+        seen.append(concept)
+        return torch.arange(len(images)) % 2 == 0
+
+    counts = {"a": 2, "b": 3, "c": 1}
+    table, discarded = drawn_table(family, prompts, every_second, counts, seed=3, unseen={"b"}, steps=1)
+    assert table["concept"].value_counts().to_dict() == counts
+    assert "b" not in {*seen, *discarded} and set(discarded) == {"a", "c"}
+
+
+@pytest.mark.unit
 def test_a_drawing_that_is_killed_goes_on_where_it_was(family, tmp_path):
     """What is drawn already is read, and what comes of it is the same to the bit."""
     killed = get_context("fork").Process(target=drawn_ids, args=(family, tmp_path / "killed"), kwargs={"dies": True})

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from erasediff.unlearning.methods.method import Method
+from stages.params import READS_BY
+
 ROOT = Path(__file__).parents[2]
 DOORS = ("curate", "pretrain", "classifier", "forget_set", "erase", "evaluate", "verdict", "register")
 #: Reads a version, whose hash is checked: how the registry is read changes no model. The embedded model is a folder
@@ -78,4 +81,12 @@ def test_deps_are_the_rooms_that_a_door_reaches(door):
 def test_params_are_the_sections_that_a_door_takes(door):
     known = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
     taken = set(inspect.signature(import_module(f"stages.{door}").main).parameters) & known
+    taken |= set(READS_BY) if "reads" in inspect.signature(import_module(f"stages.{door}").main).parameters else set()
     assert set(declared(door)["params"]) == taken
+
+
+@pytest.mark.unit
+def test_what_a_method_reads_goes_by_the_entries_that_are_declared():
+    source = inspect.getsource(Method.reads)
+    asked = set(re.findall(r"\bs\.(\w+)", source)) | set(re.findall(r"self\.settings\.(\w+)", source))
+    assert {f"erase.{name}" for name in asked} | {"erase.method"} == set(READS_BY)
