@@ -225,6 +225,8 @@ def noise_schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
     name, kind = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ModelError(f"a {name} has no alphas_cumprod to train this model with: use one such as DDIMScheduler")
+    if scheduler.config.get("use_flow_sigmas"):
+        raise ModelError(f"a {name} with use_flow_sigmas samples a flow, which this model was not trained on: unset it")
     if kind not in PREDICTION_TYPES:
         raise ModelError(f"{name}: prediction_type {shown(kind)} is none of {', '.join(PREDICTION_TYPES)}")
     return DDPMScheduler.from_config(scheduler.config)

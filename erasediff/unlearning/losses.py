@@ -199,7 +199,10 @@ class Losses:
         noisy, truth = family.noised(batch.clean, noise, timesteps)
 
         def uniform() -> Tensor:
-            return torch.rand(shape, generator=generator)[share]
+            drawn = torch.rand(shape, generator=generator)[share].to(batch.clean)
+            target = family.noised(batch.clean, drawn, timesteps)[1]
+            # Of a model that predicts the picture itself, noise stands for the picture.
+            return drawn if target is batch.clean else target
 
         def teacher_prediction(prompts: Sequence[str]) -> Tensor:
             return family.predict(self.teacher, noisy, timesteps, self.condition(prompts))

@@ -166,12 +166,12 @@ def forget_target(
         teacher_prediction: the teacher's prediction under one prompt a sample.
         truth: what a denoiser should predict, ``(B, …)``.
         kind: ``relabel``: the teacher's prediction under another concept (arXiv 2401.05779, section 3);
-            ``uniform_noise``: U[0, 1) noise instead of N(0, 1) (same section);
+            ``uniform_noise``: what would be the truth had U[0, 1) noise been added instead of N(0, 1) (same section);
             ``negative_guidance``: u − (c − u), away from the concept (ESD, arXiv 2303.07345, eq. 5, scale 1);
             ``anchor``: the teacher's prediction under one given concept;
             ``truth``: the denoising target itself, to be climbed away from (``Method.forget_weight`` of -1).
         anchored: for ``anchor``, the prompt of each sample with the anchor in the place of its concept.
-        uniform: draws U[0, 1) noise of the shape of ``truth``.
+        uniform: gives the truth of U[0, 1) noise, of the shape of ``truth``.
     Raises: ValueError: unknown kind.
     """
     if kind == "relabel":

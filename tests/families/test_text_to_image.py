@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -494,6 +495,16 @@ def test_a_flow_scheduler_on_a_model_of_noise_is_refused(make):
     pipeline = make()
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(ModelError, match="a FlowMatchEulerDiscreteScheduler has no alphas_cumprod"):
+        family_of(pipeline)
+
+
+@pytest.mark.unit
+def test_a_scheduler_that_samples_noise_as_if_it_were_a_flow_is_refused():
+    """Its levels of noise are none that a model of noise was trained on, whatever the model predicts."""
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, use_flow_sigmas=True)
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    with pytest.raises(ModelError, match="a DPMSolverMultistepScheduler with use_flow_sigmas samples a flow"):
         family_of(pipeline)
 
 

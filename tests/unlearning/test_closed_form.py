@@ -94,6 +94,55 @@ def test_the_first_token_answers_itself(pipeline):
     assert torch.equal(found.asked[::length], found.answers[::length])
 
 
+@pytest.fixture
+def biased():
+    """A UNet whose keys and values have biases, as those of some transformers."""
+    pipeline = tiny_stable_diffusion()
+    draw = torch.Generator().manual_seed(0)
+    for name, layer in list(pipeline.unet.named_modules()):
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            layer.bias = torch.nn.Parameter(torch.randn(layer.out_features, generator=draw))
+    return pipeline
+
+
+def layers_of(denoiser):
+    return {name: layer for name, layer in denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+
+
+@pytest.mark.reference
+def test_uce_is_the_least_squares_of_whole_keys_and_values_biases_included(biased):
+    """W c + b should be what W a + b was, and of what is kept what it was: the bias counts once on either side."""
+    family, data = family_of(biased), sets()
+    method = method_for("uce", forget_target="anchor", anchor="circle")
+    found = embeddings(family, *data.values(), method)
+    erased = layers_of(method.solve(family, *data.values()))
+    c, a, k = found.asked, found.answers, found.kept
+    for name, layer in layers_of(family.denoiser).items():
+        weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+        says = lambda x, w=weight, b=bias: x @ w.T + b  # noqa: E731
+        rows = [(c, says(a), method.erase_scale / len(c)), (k, says(k), method.keep_scale / len(k))]
+        inputs = torch.cat(
+            [x * scale**0.5 for x, _, scale in rows] + [torch.eye(c.shape[1]).double() * method.stay**0.5]
+        )
+        wanted = torch.cat([(y - bias) * scale**0.5 for _, y, scale in rows] + [weight.T * method.stay**0.5])
+        solved = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution.T
+        assert torch.allclose(erased[name].weight.double(), solved, atol=1e-5)
+        assert torch.equal(erased[name].bias, layer.bias) and not torch.allclose(solved, weight, atol=1e-3)
+
+
+@pytest.mark.unit
+def test_speed_leaves_biases_and_what_the_null_prompt_says(biased):
+    family, data = family_of(biased), sets()
+    method = method_for("speed", forget_target="anchor", anchor="circle")
+    null = embeddings(family, *data.values(), method).null.float()
+    erased, changed = layers_of(method.solve(family, *data.values())), 0
+    for name, layer in layers_of(family.denoiser).items():
+        assert torch.equal(erased[name].bias, layer.bias)
+        assert torch.allclose(erased[name](null), layer(null), atol=1e-4)
+        changed += not torch.equal(erased[name].weight, layer.weight)
+    assert changed == len([name for name in erased if name.endswith("to_v")])
+
+
 @pytest.mark.unit
 def test_what_a_closed_form_does_not_take():
     with pytest.raises(ValueError, match="learning_rate 0.1 has no effect with method uce, which trains nothing"):
@@ -101,5 +150,5 @@ def test_what_a_closed_form_does_not_take():
     with pytest.raises(ValueError, match="forget_target uniform_noise .*relabel or anchor"):
         method_for("speed", forget_target="uniform_noise")
     small = build_pipeline(["a", "b"], (1, 8, 8), block_out_channels=(8,), attention=(False,), norm_num_groups=4)
-    with pytest.raises((ModelError, ValueError), match="xattn"):
+    with pytest.raises(ModelError, match="method uce needs attention to the prompt's own embeddings, as in a UNet"):
         erase(small, "a", method="uce")

@@ -8,8 +8,10 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_pipelines import stable_diffusion_3
 from tiny_stable_diffusion import tiny_stable_diffusion
 
+from erasediff import randomness
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.wordings import prompts_of
 from erasediff.errors import ParamsError
@@ -122,6 +124,39 @@ def test_the_anchor_stands_in_the_place_of_the_concept(pipeline):
     losses = losses_of(pipeline, forget_target="anchor", anchor="square")
     assert losses.relabelling.anchored(["a red star", "stars"]) == ["a red square", "squares"]
     assert {"a red square", "squares"} <= set(losses.condition.index)
+
+
+def uniform_target(family):
+    """The target of uniform noise, and the pictures, noise and timesteps that it was made of."""
+    method = method_for("erasediff", **SMALL, forget_target="uniform_noise", forget_source="forget")
+    images = torch.rand(8, *family.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    data = [ConceptImages(images[i : i + 4], [name] * 4) for i, name in ((0, "a star"), (4, "a circle"))]
+    losses = Losses(family, family.denoiser, *data, method.settings, 0, Accelerator(), method.sample_weights)
+    (task,) = losses._forget_tasks(0, 0)
+    generator = randomness.generator(0, "forget-noise", 0)
+    clean = losses.encoded(data[0], losses.batch("forget", 0, 4, data[0])[0])
+    torch.randn(clean.shape, generator=generator), family.timesteps(4, generator)
+    return task.target, clean, torch.rand(clean.shape, generator=generator), task.timesteps
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_uniform_noise_is_aimed_at_in_what_the_model_predicts(kind):
+    """Of v = √ᾱ ε − √(1 − ᾱ) x₀ that of the noise; of a model that predicts the picture the noise is the picture."""
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type=kind)
+    family = family_of(pipeline)
+    target, clean, uniform, timesteps = uniform_target(family)
+    assert uniform.min() >= 0 and uniform.max() < 1
+    share = family.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    expected = share.sqrt() * uniform - (1 - share).sqrt() * clean if kind == "v_prediction" else uniform
+    assert torch.allclose(target, expected, atol=1e-6)
+
+
+@pytest.mark.unit
+def test_uniform_noise_of_a_flow_is_the_velocity_to_it():
+    target, clean, uniform, _ = uniform_target(family_of(stable_diffusion_3()))
+    assert torch.allclose(target, uniform - clean, atol=1e-6)
 
 
 @pytest.mark.unit

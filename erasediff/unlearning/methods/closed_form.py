@@ -91,6 +91,7 @@ class ClosedForm(Method):
 def embeddings(family: Family, forget_set: ConceptImages, retain_set: ConceptImages, method: ClosedForm) -> Embeddings:
     """Encode the prompts of both sets; every prompt to forget is paired with every answer that it may get."""
     import torch
+    from diffusers import UNet2DConditionModel
 
     from erasediff.errors import ModelError
     from erasediff.families.family import NULL_CONCEPT, DenoiserArguments
@@ -98,6 +99,9 @@ def embeddings(family: Family, forget_set: ConceptImages, retain_set: ConceptIma
     from erasediff.unlearning.targets import Relabelling
     from erasediff.unlearning.words import takes_words
 
+    needs = f"method {method.name} needs attention to the prompt's own embeddings, as in a UNet"
+    if not isinstance(family.denoiser, UNet2DConditionModel):  # transformers project them first, some to the same width
+        raise ModelError(needs)
     weights = trainable_parameters(family, family.denoiser, method.edits)
     pairs = Relabelling(forget_set, retain_set, method.settings, by_kind=takes_words(family)).pairs()
 
@@ -107,7 +111,7 @@ def embeddings(family: Family, forget_set: ConceptImages, retain_set: ConceptIma
         text: Any = condition.batched.get("encoder_hidden_states")
         widths = {weight.shape[1] for name, weight in weights.items() if name.endswith("weight")}
         if text is None or widths != {text.shape[-1]}:
-            raise ModelError(f"method {method.name} needs attention to the prompt's own embeddings, as in a UNet")
+            raise ModelError(needs)
         return text.double().cpu()
 
     asked, unshifted = encoded([a for a, _ in pairs]), encoded([b for _, b in pairs])
