@@ -23,7 +23,13 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
     from accelerate import Accelerator
 
     from erasediff.artifacts import sha256_folder, write_bytes, write_json
-    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, read_table, training_pictures
+    from erasediff.data.inputs import (
+        domains_by_concept,
+        evaluation_inputs,
+        given_by_prompt,
+        read_table,
+        training_pictures,
+    )
     from erasediff.environment import environment
     from erasediff.evaluation.attacking import attack_pipeline
     from erasediff.evaluation.attacks.table import not_run
@@ -64,6 +70,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, which: str) -> None:
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
+            given=given_by_prompt(layout.TABLE),
             training=training,
             self_checks=evaluate.self_checks and which == "base" and first,
             domains=domains_by_concept(layout.TABLE),

@@ -20,7 +20,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
     import shutil
 
     from erasediff.artifacts import write_bytes, write_json
-    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, training_pictures
+    from erasediff.data.inputs import domains_by_concept, evaluation_inputs, given_by_prompt, training_pictures
     from erasediff.environment import environment
     from erasediff.evaluation.gates import gates
     from erasediff.evaluation.measure import measure_pipeline
@@ -53,6 +53,7 @@ def main(run: StageRun, seed: int, evaluate: Evaluate, verdict: Verdict, model: 
             forgotten=erasures.concepts,
             earlier=erasures.earlier,
             prompts=prompts,
+            given=given_by_prompt(layout.TABLE),
             training=training_pictures(layout.TABLE),
             domains=domains_by_concept(layout.TABLE),
             inception=inception_file(layout.INCEPTION),

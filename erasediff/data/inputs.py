@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +60,26 @@ def evaluation_inputs(table: Path, held_out: Path) -> tuple[pd.DataFrame, dict[s
     """
     words = read_table(table, "test")
     return read_table(held_out) if held_out.exists() else words, prompts_by_concept(words)
+
+
+class Given(NamedTuple):
+    """What the row of a prompt says of its picture; ``None``: nothing."""
+
+    seed: int | None
+    guidance_scale: float | None
+
+
+def given_by_prompt(table: Path) -> dict[str, list[Given]]:
+    """What the rows of a curated table's split ``test`` say, of each prompt that came with a seed or guidance."""
+    words = read_table(table, "test")
+    if "seed" not in words:
+        return {}
+    told = words[["prompt", "seed", "guidance_scale"]].drop_duplicates().astype(object)
+    found: dict[str, list[Given]] = {}
+    for prompt, seed, guidance in told.where(told.notna(), None).itertuples(index=False):
+        said = Given(None if seed is None else int(seed), None if guidance is None else float(guidance))
+        found.setdefault(prompt, []).append(said)
+    return {prompt: rows for prompt, rows in found.items() if any(value is not None for row in rows for value in row)}
 
 
 def training_pictures(table: Path) -> pd.DataFrame | None:

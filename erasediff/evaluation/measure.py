@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.images import decode
+from erasediff.data.inputs import Given
 from erasediff.data.wordings import in_turns
 from erasediff.device import device
 from erasediff.errors import DataError, ParamsError, UnknownConcept
@@ -113,8 +114,7 @@ class Measuring:
     def draw_to(self, number: int) -> None:
         """Draw until there are so many draws."""
         while len(self.draws) < number:
-            seeds = image_seeds(self.protocol.seed, len(self.draws), len(self.names))
-            batches = self._drawn(self.family, self.asked, seeds)
+            batches = self._drawn(self.family, self.asked, *self._seeds_and_guidance(len(self.draws)))
             if not self.draws:
                 batches = self._some_kept(batches)
             self.draws.append(self.reader.read_all(batches, self.names, self.asked))
@@ -154,10 +154,13 @@ class Measuring:
         """Numbers of models that are planted to be seen through, made of this one and of its ``first`` pictures."""
         plan, seed = self.reader.plan, self.protocol.seed
         few, fewer = self._rows(self._few()), self._rows(at_random(self.reader.judge, plan))
-        seeds = image_seeds(seed, 0, len(self.names))
+        seeds, scales = self._seeds_and_guidance(0)
         drawn = planted.pictures(first, [self.names[i] for i in few], plan.forgotten, seed)
         random = self._drawn(
-            planted.with_random_weights(self.family, seed), [self.asked[i] for i in fewer], [seeds[i] for i in fewer]
+            planted.with_random_weights(self.family, seed),
+            [self.asked[i] for i in fewer],
+            [seeds[i] for i in fewer],
+            [scales[i] for i in fewer],
         )
         drawn[planted.RANDOM] = torch.cat(list(random)).nan_to_num(0.0, 1.0, -1.0)
         found = {}
@@ -183,21 +186,45 @@ class Measuring:
             start += len(images)
             yield images
 
-    def _drawn(self, family: Family, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
+    def _seeds_and_guidance(self, number: int) -> tuple[list[int], list[float | None]]:
+        """Of each picture of a draw: what its prompt was given with, else the protocol's."""
+        seeds: list[int] = image_seeds(self.protocol.seed, number, len(self.names))
+        scales: list[float | None] = [self.protocol.guidance_scale] * len(seeds)
+        if not self.reader.plan.given:
+            return seeds, scales
+        asked = list(zip(self.names, self.asked, strict=True))
+        a_draw, before = Counter(asked), Counter[tuple[str, str]]()
+        for picture, key in enumerate(asked):
+            turn = number * a_draw[key] + before[key]
+            before[key] += 1
+            if rows := self.reader.plan.given.get(key[1]):
+                row = rows[turn % len(rows)]
+                scales[picture] = scales[picture] if row.guidance_scale is None else row.guidance_scale
+                if turn < len(rows) and row.seed is not None:
+                    seeds[picture] = row.seed
+        return seeds, scales
+
+    def _drawn(
+        self, family: Family, prompts: Sequence[str], seeds: Sequence[int], scales: Sequence[float | None]
+    ) -> Iterator[Tensor]:
         """A picture a prompt and seed, ``(B, C, H, W)`` in [-1, 1], a batch after the other."""
         protocol = self.protocol
         for start in range(0, len(prompts), self._at_once):
-            chunk = slice(start, start + self._at_once)
-            images = family.sample(
-                prompts[chunk],
-                seeds[chunk],
-                steps=protocol.inference_steps,
-                guidance_scale=protocol.guidance_scale,
-                batch_size=protocol.batch_size,
-                sampler=protocol.sampler,
-            )
-            self.on_progress(len(images))
-            yield images
+            chunk = range(start, min(start + self._at_once, len(prompts)))
+            parts: dict[int, Tensor] = {}
+            for scale in dict.fromkeys(scales[i] for i in chunk):
+                these = [i for i in chunk if scales[i] == scale]
+                drawn = family.sample(
+                    [prompts[i] for i in these],
+                    [seeds[i] for i in these],
+                    steps=protocol.inference_steps,
+                    guidance_scale=scale,
+                    batch_size=protocol.batch_size,
+                    sampler=protocol.sampler,
+                )
+                self.on_progress(len(drawn))
+                parts |= dict(zip(these, drawn, strict=True))
+            yield torch.stack([parts[i] for i in chunk])
 
 
 def measure(
@@ -280,6 +307,7 @@ def measure_pipeline(
     forgotten: Sequence[str],
     earlier: Sequence[str],
     prompts: Mapping[str, Sequence[str]] | None = None,
+    given: Mapping[str, Sequence[Given]] | None = None,
     training: pd.DataFrame | None = None,
     self_checks: bool = False,
     domains: Mapping[str, str] | None = None,
@@ -296,6 +324,7 @@ def measure_pipeline(
         test: held-out pictures, a table with ``image`` and ``concept``.
         earlier: what the base had forgotten already; what the judge does not know is not looked at.
         prompts: what the model is asked for a concept, in turns; its name where there are none.
+        given: of a prompt, the seed and the guidance of its rows.
         training: pictures that the model may have copied, a table with ``image``.
         self_checks: planted models are measured too.
         domains: of each concept, where there are several; a judge of several domains has its own.
@@ -324,7 +353,7 @@ def measure_pipeline(
         every = -(-len(training) // COPIED_FROM)
         copied = decode(training["image"].tolist()[::every], judge.image_shape)
     of = getattr(judge, "domains", None) or domains or {}
-    plan = Plan(held_out, forgotten, known, prompts or {}, copied, self_checks, of)
+    plan = Plan(held_out, forgotten, known, prompts or {}, given or {}, copied, self_checks, of)
     concepts, drawn = len(asked_concepts(judge, prompts or {})), 0
     total = concepts * protocol.samples_per_concept * (protocol.looks[-1] if draw_on else protocol.draws)
     total += concepts * min(at_random(judge, plan), protocol.samples_per_concept) if self_checks else 0

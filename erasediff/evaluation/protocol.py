@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from torch import Tensor
 
+from erasediff.data.inputs import Given
 from erasediff.metrics.intervals import CONFIDENCE
 from erasediff.metrics.looks import confidence_of, looks_at
 from erasediff.records import Value
@@ -67,6 +68,8 @@ class Plan:
         forgotten: concepts to forget; may be empty, then only utility is measured.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
         prompts: what the model is asked for a concept, in turns; its name where there are none.
+        given: of a prompt, the seed and the guidance of its rows: the first picture that it asks for has those of the
+            first row, and so on; a prompt without, and a picture beyond the rows, has the protocol's.
         training: pictures that the model may have copied, likewise; ``None``: nothing is said of copies.
         self_checks: planted models are measured too, made of this one.
         domains: of each concept, such as ``object`` or ``style``; empty: all are of one.
@@ -76,6 +79,7 @@ class Plan:
     forgotten: Sequence[str]
     earlier: Sequence[str] = ()
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    given: Mapping[str, Sequence[Given]] = field(default_factory=dict)
     training: Tensor | None = None
     self_checks: bool = False
     domains: Mapping[str, str] = field(default_factory=dict)

@@ -4,13 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from erasediff.artifacts import new_folder
 from erasediff.data import expectations
 from erasediff.data.curation import curated_words
-from erasediff.data.inputs import has_pictures, prompts_by_concept
+from erasediff.data.inputs import Given, given_by_prompt, has_pictures, prompts_by_concept
 from erasediff.data.prompts import Prompt, prompt_files, read_prompts, template_prompts, words_table
 from erasediff.data.selection import select, set_apart
 from erasediff.data.wordings import KINDS, general_prompts, kind_of, prompts_of, vocabulary, with_article
@@ -291,3 +293,29 @@ def test_published_files_are_read_as_they_are(name, rows, concepts):
     assert set(table["split"]) <= {"train", "test"} and json.dumps(table["prompt"].tolist())
     curated = curated_words(PUBLISHED / name, {"church": "object"}, 0.25)
     assert len(curated.table) >= len(table) and failures(curated.table) == []
+
+
+@pytest.mark.unit
+def test_the_seeds_and_guidance_of_a_file_come_back_for_the_prompts_of_the_test(tmp_path):
+    most = 2**64 - 1
+    rows = [
+        Prompt("a star at night", "star", most, 7.5, split="test"),
+        Prompt("a star at night", "star", 3, None, split="test"),
+        Prompt("a star at night", "sky", 3, None, split="test"),
+        Prompt("a star by day", "star", 4, 2.0, split="train"),
+        Prompt("the sky", "sky", split="test"),
+        Prompt("a sky", "sky", split="train"),
+    ]
+    with new_folder(tmp_path / "curated") as folder:
+        words_table(rows, 0.5).table.to_parquet(folder / "samples.parquet", index=False)
+    found = given_by_prompt(tmp_path / "curated" / "samples.parquet")
+    assert {prompt: sorted(said) for prompt, said in found.items()} == {
+        "a star at night": [Given(3, None), Given(most, 7.5)]
+    }
+
+
+@pytest.mark.unit
+def test_pictures_come_with_no_seeds(tmp_path):
+    with new_folder(tmp_path / "curated") as folder:
+        pd.DataFrame({"prompt": ["a"], "split": ["test"]}).to_parquet(folder / "samples.parquet", index=False)
+    assert given_by_prompt(tmp_path / "curated" / "samples.parquet") == {}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from erasediff.data.images import encode_png
+from erasediff.data.inputs import Given
 from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
 from erasediff.evaluation.measure import Plan, Protocol, measure, measure_pipeline
 from erasediff.evaluation.numbers import over_draws
@@ -50,6 +51,26 @@ def measured(family, judge=None, protocol=PROTOCOL, **plan):
     held_out = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     what = Plan(**{"held_out": held_out, "forgotten": ["a"]} | plan)
     return measure(family, judge or Eye(), what, protocol, on_progress=lambda n: None)
+
+
+@pytest.mark.unit
+def test_a_prompt_that_came_with_seeds_and_guidance_is_drawn_with_them_first():
+    plain, own = Painter(), Painter()
+    prompts = {"a": ["a here", "a there"], "b": ["b"]}
+    given = {"a here": [Given(2**64 - 1, None), Given(5, 7.5), Given(6, None)], "b": [Given(None, 3.0)]}
+    before, after = measured(plain, prompts=prompts), measured(own, prompts=prompts, given=given)
+    rows = list(zip(sorted(plain.asked), sorted(own.asked), strict=True))
+    assert [(b, a) for b, a in rows if b[0] in ("a there", "c")] == [
+        (b, b) for b, _ in rows if b[0] in ("a there", "c")
+    ]
+    assert {asked[3] for asked in own.asked if asked[0] == "b"} == {3.0}
+    here = [(seed, guidance) for prompt, seed, _, guidance in own.asked if prompt == "a here"]
+    protocol = [seed for prompt, seed, _, _ in plain.asked if prompt == "a here"]
+    assert sorted(here[:2]) == [(5, 7.5), (2**64 - 1, 1.5)]  # of the first draw, by guidance
+    assert sorted(here[2:4]) == [(6, 1.5), (protocol[3], 1.5)]
+    assert sorted(here[4:]) == [(protocol[4], 7.5), (protocol[5], 1.5)]
+    # Every picture stands where it belongs, whatever was drawn together.
+    assert torch.allclose(after.shown.mean((2, 3, 4)), before.shown.mean((2, 3, 4)), atol=0.1)
 
 
 @pytest.mark.unit
