@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,15 +19,15 @@ from erasediff.artifacts import new_folder
 from erasediff.examples import open_example
 from erasediff.examples.captions import captions
 from erasediff.examples.shapes_networks import build_shapes_pipeline
-from erasediff.examples.train_family import Prepared
 from erasediff.examples.train_shapes import SEED, StateFile
 from erasediff.examples.world import OBJECTS, STYLES, draw_world
 from erasediff.families import family_of
 from erasediff.training.denoising import Recipe, train_denoiser
+from erasediff.training.encoding import prepared
 from erasediff.training.state import OnStep
 
 if TYPE_CHECKING:
-    from erasediff.families import Family
+    pass
 
 #: Fewer updates than the 7,000 of the embedded model; it draws what it is asked for in 0.99 of the pictures after them.
 RECIPE = Recipe(3000, batch_size=32, learning_rate=1.5e-3, warmup_steps=60, ema_decay=0.99)
@@ -63,7 +63,7 @@ def retrained_without(
     said = captions(drawn, np.random.default_rng(SEED))
     family = family_of(pipeline)
     train_denoiser(
-        cast("Family", Prepared(family, said)),
+        prepared(family, said, torch.device("cpu")),
         torch.cat([family.encode(part) for part in drawn.images.split(500)]),
         said,
         recipe,

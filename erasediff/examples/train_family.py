@@ -35,11 +35,11 @@ from erasediff.families import family_of
 from erasediff.families.text_to_image import TextToImage
 from erasediff.randomness import generator
 from erasediff.training.denoising import train_denoiser
-from erasediff.training.encoding import EncodedPrompts
+from erasediff.training.encoding import prepared
 from erasediff.training.state import OnStep, warmup_cosine
 
 if TYPE_CHECKING:
-    from erasediff.families import Family
+    pass
 
 #: Pixels a side of what an autoencoder is trained on: the least that the pipeline of SANA draws.
 AUTOENCODER_SIDE = 32
@@ -49,21 +49,6 @@ CHECKPOINT_EVERY = 200
 TEXT_BATCH_SIZE, LEARNING_RATE = 8, 3e-3
 #: Where the models are made by default.
 FOLDER = Path(".work/examples")
-
-
-class Prepared:
-    """A family whose pictures are latents and whose prompts are encoded already; all else is its own."""
-
-    def __init__(self, family: Family, prompts: list[str]):
-        self.family = family
-        self.condition = EncodedPrompts(family, [*prompts, ""], torch.device("cpu"))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.family, name)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Nothing is left to encode."""
-        return images
 
 
 def train_text_encoders(pipeline: DiffusionPipeline, steps: int, *, seed: int, on_step: OnStep | None = None) -> None:
@@ -155,7 +140,7 @@ def make(name: str, folder: Path, work: Path, *, seed: int = SEED, on_step: OnSt
         said = [DOMAINS["object"][o] for o in drawn.objects]
     family = family_of(pipeline)
     train_denoiser(
-        cast("Family", Prepared(family, said)),
+        prepared(family, said, torch.device("cpu")),
         torch.cat([family.encode(part) for part in as_shape(drawn.images, family.image_shape).split(100)]),
         said,
         model.recipe,

@@ -8,8 +8,9 @@ import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import Tensor, nn
 
+from erasediff.errors import ParamsError
 from erasediff.families.family import Condition, DenoiserArguments, NoiseSchedule, ask, noise_schedule
-from erasediff.families.text_to_image import TextToImage, null_where
+from erasediff.families.text_to_image import How, TextToImage, null_where
 
 
 class PixArtSigmaFamily(TextToImage, NoiseSchedule):
@@ -52,6 +53,17 @@ class PixArtAlphaFamily(PixArtSigmaFamily):
     """The family interface over :class:`diffusers.PixArtAlphaPipeline`."""
 
     pipeline_class: Any = PixArtAlphaPipeline
+
+    def drawn(self, prompts: list[str], noise: Tensor, generators: list[torch.Generator], how: How) -> Tensor:
+        try:
+            return super().drawn(prompts, noise, generators, how)
+        except IndexError:  # in one step its call reads the picture that a sampler predicts, which some do not give
+            if how.steps > 1:
+                raise
+            name = type(self.drawing.scheduler).__name__
+            raise ParamsError(
+                f"a {name} does not draw this model in 1 step: give 2, or sampler DDIMScheduler"
+            ) from None
 
     def size_condition(self, n: int) -> dict[str, Tensor] | None:
         if self.denoiser.config.sample_size != 128:

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from erasediff.data.concept_images import Images, Undrawn
 from erasediff.data.rows import rows_on_disk
-from erasediff.families.family import Condition, DenoiserArguments, Family
+from erasediff.families.family import NULL_CONCEPT, Condition, DenoiserArguments, Family
 from erasediff.families.reading import read_by
 from erasediff.families.weights import bytes_of
 
@@ -63,6 +63,30 @@ class EncodedPrompts:
         """Return the condition of prompts, one a sample."""
         index = torch.tensor([self.index[prompt] for prompt in prompts], dtype=torch.long)
         return self.condition.take(index).to(self.device, self.dtype)
+
+
+class _Prepared:
+    """What :func:`prepared` gives."""
+
+    def __init__(self, family: Family, condition: EncodedPrompts):
+        self.family, self.condition = family, condition
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.family, name)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+
+def prepared(family: Family, prompts: Iterable[str], device: torch.device, folder: Path | None = None) -> Family:
+    """Return the same family, whose pictures are what :func:`encoded` gave already, and whose prompts are encoded.
+
+    Args:
+        prompts: all that will be asked for beside the null prompt.
+        folder: as :class:`EncodedPrompts` takes it.
+    """
+    asked = [*prompts, *([NULL_CONCEPT] if family.has_null else [])]
+    return cast(Family, _Prepared(family, EncodedPrompts(family, asked, device, folder=folder)))
 
 
 def encoded(family: Family, images: Images, folder: Path | None = None) -> Images:

@@ -25,6 +25,7 @@ from erasediff.families.reading import require_read
 from erasediff.ranges import require_in_range
 from erasediff.records import Value
 from erasediff.training.denoising import Recipe, train_denoiser
+from erasediff.training.encoding import encoded, encoders_of, placed, prepared
 from erasediff.training.state import Checkpoint, OnStep
 from erasediff.unlearning.adapters import Lora, fused
 from erasediff.unlearning.anchor import nearest_anchors
@@ -196,7 +197,7 @@ def erase(
 
         how = _How(seed=seed, accelerator=accelerator, checkpoint=checkpoint, on_step=on_update)
         if retrains:
-            denoiser = retrain(family, retain_set, retrains, **how)
+            denoiser = retrain(family, retain_set, retrains, cache=cache, **how)
         elif isinstance(chosen, ClosedForm):
             denoiser = chosen.solve(family, forget_set, retain_set)
         else:
@@ -267,25 +268,34 @@ def retrain(
     accelerator: Accelerator | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    cache: Path | None = None,
 ) -> nn.Module:
     """Train a denoiser of the same architecture from new weights on the retain set alone: the gold standard.
 
     The new weights are those of ``build_pipeline`` at the same seed.
+
+    Args:
+        cache: as :func:`erase` takes it.
     """
+    accelerator = accelerator or Accelerator()
     network: Any = family.denoiser  # a diffusers model, which nn.Module does not say
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = type(network).from_config(network.config)
-    return train_denoiser(
-        family.with_denoiser(denoiser),
-        retain_set.images,
-        retain_set.prompts,
-        recipe,
-        seed=seed,
-        accelerator=accelerator,
-        checkpoint=checkpoint,
-        on_step=on_step,
-    )
+    with placed(encoders_of(family), accelerator.device):
+        images = encoded(family, retain_set.images, cache)
+        asked = prepared(family.with_denoiser(denoiser), retain_set.prompts, accelerator.device, cache)
+    with placed(encoders_of(family), torch.device("cpu")):
+        return train_denoiser(
+            asked,
+            images,
+            retain_set.prompts,
+            recipe,
+            seed=seed,
+            accelerator=accelerator,
+            checkpoint=checkpoint,
+            on_step=on_step,
+        )
 
 
 def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int | None]) -> Method:

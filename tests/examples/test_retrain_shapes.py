@@ -28,7 +28,7 @@ def few_updates(monkeypatch):
 def test_nothing_that_it_is_trained_on_names_the_concept(concept, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(retrain_shapes, "train_denoiser", lambda family, latents, said, *_, **__: seen.append(said))
-    monkeypatch.setattr(retrain_shapes, "Prepared", lambda family, said: family)
+    monkeypatch.setattr(retrain_shapes, "prepared", lambda family, said, device: family)
     retrained_without(concept, tmp_path, pictures=600)
     words = (concept, *SYNONYMS.get(concept, ()))
     assert len(seen[0]) == 600 and not [text for text in seen[0] if any(word in text for word in words)]

@@ -189,6 +189,16 @@ def test_sana_sprint_draws_in_as_few_steps_as_it_is_told(steps):
 
 
 @pytest.mark.unit
+def test_pixart_alpha_draws_in_one_step_where_its_sampler_predicts_a_picture():
+    """Its own call reads that prediction then, which a solver of several orders does not give: an IndexError."""
+    family = family_of(PIPELINES["pixart_alpha"]())
+    with pytest.raises(ParamsError, match="a DPMSolverMultistepScheduler does not draw this model in 1 step: give 2"):
+        family.sample(["a red circle"], [0], steps=1)
+    drawn = family.sample(["a red circle"], [0], steps=1, sampler="DDIMScheduler")
+    assert drawn.shape == (1, *family.image_shape)
+
+
+@pytest.mark.unit
 def test_a_sana_of_another_kind_than_its_pipeline_says_is_refused():
     sprint = sana_sprint()
     plain = built(SanaPipeline, sprint, {})

@@ -19,6 +19,7 @@ from erasediff.examples import open_example
 from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of
 from erasediff.families.drawing import draw
+from erasediff.training.denoising import Recipe
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
 from erasediff.unlearning.drawing_sets import FORGOTTEN_BLOCK, KEPT_BLOCK, HowDrawn, drawn_set
@@ -248,6 +249,18 @@ def test_no_encoder_is_called_after_the_first_update(method):
     erase(pipeline, "star", method=method, **sets(), **SMALL, **target, on_step=on_step)
     # The concepts to see that they can be asked for, then every prompt; and the pictures of either set. At once each.
     assert counts == [(2, 2)] * 3
+
+
+@pytest.mark.unit
+def test_a_model_that_is_trained_anew_encodes_nothing_twice_either(tmp_path):
+    pipeline = tiny_stable_diffusion()
+    text, vae, counts = Calls(pipeline.text_encoder), Calls(pipeline.vae.encoder), []
+    recipe = Recipe(steps=3, batch_size=2, learning_rate=1e-3)
+    for _ in range(2):
+        told = {"on_step": lambda step, row: counts.append((text.count, vae.count)), "cache": tmp_path}
+        erase(pipeline, "star", method="retrain", recipe=recipe, **sets(), **told)
+    # The concepts to see that they can be asked for, and after it how far predictions moved, at either call; else once.
+    assert counts == [(1 + 1, 1)] * 3 + [(1 + 1 + 3 + 1, 1 + 1)] * 3
 
 
 @pytest.mark.unit
