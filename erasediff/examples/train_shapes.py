@@ -37,6 +37,7 @@ from erasediff.examples.shapes_judge import (
 from erasediff.examples.shapes_networks import build_autoencoder, build_shapes_pipeline, give_every_letter_a_token
 from erasediff.examples.shapes_training import ShapesRecipe, train_autoencoder, train_shapes, train_text_encoder
 from erasediff.examples.world import draw_world
+from erasediff.git import git
 from erasediff.training.state import OnStep
 
 SEED = 0
@@ -90,6 +91,7 @@ def _made(place: Path, recipe: ShapesRecipe) -> dict[str, object]:
     sources = [Path(__file__).with_name(f"{name}.py") for name in SOURCES]
     return {
         "script": "python -m erasediff.examples.train_shapes",
+        "commit": _commit(),
         "sources": {path.name: sha256_file(path) for path in sources},
         "seed": SEED,
         "recipe": asdict(recipe),
@@ -100,6 +102,15 @@ def _made(place: Path, recipe: ShapesRecipe) -> dict[str, object]:
         "judge": {"held_out": 10000, **judge.accuracy(draw_world(10000, SEED + 10**8)), "nothing": nothing},
         "drawn_rightly": measured(pipeline, judge),
     }
+
+
+def _commit() -> str:
+    """The commit that holds the sources; where they are changed or committed nowhere, that this is so."""
+    here = Path(__file__).parent
+    head, changes = git("rev-parse", "HEAD", at=here), git("status", "--porcelain", "--", ".", at=here)
+    if head.returncode or changes.returncode:
+        return "none: not made in a checkout"
+    return head.stdout.strip() + (" with uncommitted changes" if changes.stdout.strip() else "")
 
 
 def make_parts(work: Path, recipe: ShapesRecipe, accelerator: Accelerator, told: OnStep) -> StableDiffusionPipeline:

@@ -29,6 +29,7 @@ class Counting(Dealer):
 
     def __init__(self, world, dies_at=None):
         super().__init__(world)
+        self.image_shape = (1, 8, 8)
         self.drawn, self.dies_at = [], dies_at
 
     def sample(self, prompts, seeds, *, batch_size=100, **how):

@@ -1,5 +1,7 @@
 """The embedded text-to-image model: what is shipped, and that it can be made again."""
 
+import hashlib
+import re
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ from erasediff.examples.shapes_judge import DOMAINS, NOTHING, draw_nothing, open
 from erasediff.examples.shapes_networks import build_autoencoder, build_shapes_pipeline, give_every_letter_a_token
 from erasediff.examples.train_shapes import write_pipeline
 from erasediff.families import family_of
+from erasediff.git import git
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,17 @@ def test_what_is_recorded_of_it_is_good_enough(shapes):
         "train_shapes.py",
         "world.py",
     }
+
+
+@pytest.mark.unit
+def test_the_commit_that_is_recorded_holds_the_sources_that_are(shapes):
+    commit = shapes.facts["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    if git("cat-file", "-e", commit, at=FOLDER).returncode:
+        pytest.skip("this copy has no history")
+    for name, expected in shapes.facts["sources"].items():
+        content = git("show", f"{commit}:erasediff/examples/{name}", at=FOLDER).stdout
+        assert hashlib.sha256(content.encode()).hexdigest() == expected, name
 
 
 @pytest.mark.unit
