@@ -58,11 +58,11 @@ class HowDrawn(NamedTuple):
         told = {"inference_steps": self.inference_steps, "guidance_scale": self.guidance_scale}
         return {name: value for name, value in told.items() if value is not None}
 
-    def require_drawing(self, draws: bool) -> None:
+    def require_use(self, *, asks: bool, draws: bool) -> None:
         """Raises: ParamsError: how pictures are drawn is said, and none are."""
-        for name, value in self.told().items():
-            if not draws:
-                raise ParamsError(f"{name} {shown(value)} has no effect: no pictures are drawn; leave it out")
+        said = {} if asks or self.generate is None else {"generate": self.generate}
+        for name, value in (said if draws else {**said, **self.told()}).items():
+            raise ParamsError(f"{name} {shown(value)} has no effect: no pictures are drawn; leave it out")
 
 
 def both_sets(
@@ -77,7 +77,7 @@ def both_sets(
     """
     given = {"forget": asked.forget_set, "retain": asked.retain_set}
     draws = any(not data and name in reads for name, data in given.items())
-    how.require_drawing(draws)
+    how.require_use(asks=not all(given.values()), draws=draws)
     wordings = Wordings(family, [] if all(given.values()) else asked.forget, accelerator, erase_from)
     with placed([*encoders_of(family), family.denoiser], accelerator.device):
         drawer = _drawer(family, accelerator, how.cache if draws else None)

@@ -220,6 +220,14 @@ def test_how_pictures_are_drawn_is_told_to_the_sampler_and_on_record(monkeypatch
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("how", [{"generate": 3}, {"inference_steps": 3}, {"guidance_scale": 2.0}])
+def test_how_many_pictures_are_drawn_is_not_said_where_all_are_given(pipeline, how):
+    images = {name: torch.zeros(2, 1, 8, 8) for name in "ab"}
+    with pytest.raises(ParamsError, match=f"{next(iter(how))} .* has no effect: no pictures are drawn; leave it out"):
+        erase(pipeline, "a", forget={"a": images["a"]}, retain={"b": images["b"]}, **how)
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("how", "told"),
     [
