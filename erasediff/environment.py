@@ -111,6 +111,8 @@ class Given(BaseModel):
     """For `make up`: that path."""
     prefect_server_ephemeral_startup_timeout_seconds: str
     """How long a flow waits for the Prefect server it starts."""
+    erasediff_started_for: str
+    """The command whose temporary Prefect server a process is: where that was killed, the next command ends it."""
     prefect_server_concurrency_lease_storage: str
     """For `make up`: leases in files, so that a restart of the server frees a killed job's place."""
     prefect_server_ui_v2_enabled: str

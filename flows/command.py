@@ -34,12 +34,14 @@ def prefect_server() -> None:
     Raises: ServerFailed: the named one cannot be reached. CannotWrite: the folder is read-only, or the disk full.
     """
     from flows.tools.names import PREFECT_API, PREFECT_HOME
+    from flows.tools.processes import end_abandoned_servers
     from flows.tools.servers import require_listening
 
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if named := os.environ.get(PREFECT_API):
         require_listening(named, PREFECT_API)
         return
+    end_abandoned_servers()
     home = Path(os.environ.setdefault(PREFECT_HOME, str(Path(".work/prefect").resolve())))
     try:
         home.mkdir(parents=True, exist_ok=True)

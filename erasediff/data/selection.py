@@ -35,7 +35,7 @@ def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> p
         if concept not in known:
             raise UnknownConcept(
                 f"forget_set.concepts: no concept {concept!r} in the data, which has {', '.join(known)}"
-                f"{did_you_mean(concept, known)}"
+                f"{did_you_mean(concept, known) or ('' if has_pictures(table) else '; add it to curate.concepts')}"
             )
     chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
     if chosen.all() or not chosen.any():

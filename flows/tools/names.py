@@ -8,6 +8,8 @@ PREFECT_PORT, MLFLOW_PORT = "PREFECT_SERVER_API_PORT", "MLFLOW_PORT"
 #: Prefect's own: the seconds between two signs of life of a run. By default there are 180, and a run that is silent for
 #: longer than flows.jobs.registration.SILENCE counts as crashed, whoever started it.
 HEARTBEAT, BEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", 30
+#: Process id and start of the command that Prefect's temporary server was started for.
+STARTED_FOR = "ERASEDIFF_STARTED_FOR"
 #: Ray's own: the cluster to spread tasks over, an address or ``local``.
 RAY = "RAY_ADDRESS"
 #: OpenMP's own, which torch obeys.

@@ -18,10 +18,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 from erasediff import errors
-from erasediff.checkout import user_name
+from erasediff.checkout import process_start, user_name
 from erasediff.errors import EraseDiffError, StageFailed
 from erasediff.git import without_elsewhere
-from flows.tools.names import THREADS
+from flows.tools.names import STARTED_FOR, THREADS
 
 if TYPE_CHECKING:
     import psutil
@@ -253,6 +253,22 @@ def _end_stages() -> None:
                 stages.append(process)
     psutil.wait_procs(stages, timeout=10)
     end_children()
+
+
+def end_abandoned_servers() -> None:
+    """End temporary servers of this user whose command was killed; those to come are marked as of this command."""
+    import psutil
+
+    os.environ[STARTED_FOR] = f"{os.getpid()} {process_start(os.getpid())}"
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # of somebody else's, or one that has just ended, nothing can be read
+            if TEMPORARY_SERVER in process.cmdline() and _is_abandoned(process.environ().get(STARTED_FOR, "")):
+                process.kill()
+
+
+def _is_abandoned(mark: str) -> bool:
+    pid, _, started = mark.partition(" ")
+    return pid.isdigit() and process_start(int(pid)) != started
 
 
 Handler: TypeAlias = Callable[[int, FrameType | None], None]

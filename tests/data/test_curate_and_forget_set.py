@@ -192,7 +192,10 @@ def test_what_is_not_in_the_data_is_refused_before_anything_is_trained(tmp_path,
         command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "forget_set.concepts: no concept 'hatched' in the data, which has moon, star" in done.stderr
+    assert (
+        "forget_set.concepts: no concept 'hatched' in the data, which has moon, star; add it to curate.concepts"
+        in done.stderr
+    )
     assert not (tmp_path / "models").exists()
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erasediff.checkout import process_start
 from erasediff.errors import (
     CheckoutBusy,
     ClassifierTooWeak,
@@ -28,7 +29,16 @@ from erasediff.records import Registered
 from flows.tools.doors import start_door
 from flows.tools.dvc import as_hydra, parse_dag, run_stage, stage_order
 from flows.tools.lock import only_run
-from flows.tools.processes import end_children, ending_children, environment, failure, told_error
+from flows.tools.names import STARTED_FOR
+from flows.tools.processes import (
+    TEMPORARY_SERVER,
+    end_abandoned_servers,
+    end_children,
+    ending_children,
+    environment,
+    failure,
+    told_error,
+)
 from flows.tools.results import mlflow_page
 from flows.tools.servers import require_listening
 from stages.yaml_files import read_yaml
@@ -162,7 +172,34 @@ def test_a_server_that_nobody_started_is_told_at_once(monkeypatch):
             require_listening(wrong, "PREFECT_API_URL")
 
 
-@pytest.mark.pipeline
+@pytest.mark.unit
+def test_a_temporary_server_ends_where_its_command_was_killed_and_no_other_does(monkeypatch):
+    monkeypatch.setenv(STARTED_FOR, "")
+    sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    dead, alive = subprocess.Popen(["true"]), f"{os.getpid()} {process_start(os.getpid())}"
+    dead.wait()
+    marks = {"killed": f"{dead.pid} 1", "running": alive, "somebody's own": ""}
+    servers = {
+        name: subprocess.Popen(
+            [*sleeper, TEMPORARY_SERVER], env=os.environ | {STARTED_FOR: mark}, stdout=subprocess.PIPE, text=True
+        )
+        for name, mark in marks.items()
+    }
+    other = subprocess.Popen(sleeper, env=os.environ | {STARTED_FOR: marks["killed"]}, stdout=subprocess.PIPE)
+    try:
+        for process in (*servers.values(), other):
+            process.stdout.readline()
+        end_abandoned_servers()
+        assert servers.pop("killed").wait(10) == -signal.SIGKILL
+        assert os.environ[STARTED_FOR] == alive
+        assert [process.poll() for process in (*servers.values(), other)] == [None, None, None]
+    finally:
+        for process in (*servers.values(), other):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.unit
 def test_what_ran_before_goes_on_where_a_block_ends_its_own_processes():
     before = subprocess.Popen(["sleep", "60"])
     try:
