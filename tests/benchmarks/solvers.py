@@ -19,7 +19,8 @@ import torch
 
 from erasediff.evaluation.judging import named_judge
 from erasediff.examples.world import OBJECTS, STYLES
-from erasediff.families import Family, family_of, open_pipeline
+from erasediff.families import Family, family_of
+from erasediff.loading import load
 from erasediff.metrics.distance import frechet_distance
 from erasediff.metrics.intervals import wilson
 from erasediff.randomness import image_seeds
@@ -45,13 +46,13 @@ def asked_of(world: str) -> tuple[list[str], list[str]]:
     return [f"a {thing} in {style} style" for thing, style in pairs], [thing for thing, _ in pairs]
 
 
-def judge_of(world: str):
+def judge_of(world: str, base: str):
     """Reads pictures: ``(probabilities, features)``; its ``concepts`` are the columns."""
     if world == "shapes":
         return named_judge("shapes")
     from evaluation import prepared
 
-    return prepared(Path("models/base"))[1]
+    return prepared(Path(base))[1]
 
 
 def draw(family: Family, world: str, sampler: tuple[str, int], seed: int, times: int) -> torch.Tensor:
@@ -84,10 +85,10 @@ def main() -> None:
     parser.add_argument("erased", help="the model without the 8 or the star")
     parser.add_argument("--times", type=int, default=2, help="pictures of each prompt (default: %(default)s)")
     given = parser.parse_args()
-    judge, forgotten = judge_of(given.world), FORGOTTEN[given.world][0]
+    judge, forgotten = judge_of(given.world, given.base), FORGOTTEN[given.world][0]
     concepts = asked_of(given.world)[1] * given.times
     for which in ("base", "erased"):
-        family = family_of(open_pipeline(getattr(given, which)))
+        family = family_of(load(getattr(given, which)))
         reference, again = (draw(family, given.world, ANCESTRAL, seed, given.times) for seed in (101, 102))
         features = [judge.read(images)[1].double() for images in (reference, again)]
         floor = frechet_distance(*features)
