@@ -302,7 +302,7 @@ def _chosen(method: str, settings: Mapping[str, Any], numbers: Mapping[str, int 
     """Raises: ParamsError: as :func:`method_for`; a number out of its range; a keyword that is no setting."""
     for name in settings:
         if name not in DEFAULTS:
-            known = [*inspect.signature(erase).parameters]
+            known = [*dict.fromkeys([*DEFAULTS, *inspect.signature(erase).parameters])]
             ends = [setting for setting in known if name and setting.endswith(f"_{name}")]  # "steps": outer_steps
             hint = did_you_mean(ends[0] if ends else name, known) or ": help(erase) lists what it has"
             raise ParamsError(f"erase() has no {name!r}{hint}")

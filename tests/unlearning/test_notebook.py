@@ -112,7 +112,14 @@ def test_every_setting_is_listed_once():
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("misspelt", "meant"), [("outer_step", "outer_steps"), ("preserv", "preserve"), ("learning_rat", "learning_rate")]
+    ("misspelt", "meant"),
+    [
+        ("outer_step", "outer_steps"),
+        ("steps", "outer_steps"),
+        ("num_inference_steps", "inference_steps"),
+        ("preserv", "preserve"),
+        ("learning_rat", "learning_rate"),
+    ],
 )
 def test_a_misspelt_keyword_is_told_with_the_one_that_was_meant(pipeline, misspelt, meant):
     with pytest.raises(ParamsError, match=rf"erase\(\) has no '{misspelt}'; did you mean {meant}\?"):
