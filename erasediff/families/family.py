@@ -232,11 +232,11 @@ def noise_schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
     return DDPMScheduler.from_config(scheduler.config)
 
 
-def check_drawing(seeds: Sequence[int], steps: int, num_timesteps: int, guidance_scale: float) -> None:
-    """Raises: ParamsError: what a drawing is asked for cannot be."""
-    if not Range(ge=1, le=num_timesteps, whole=True).holds(steps):
+def check_drawing(seeds: Sequence[int], steps: int | None, num_timesteps: int, guidance_scale: float | None) -> None:
+    """Raises: ParamsError: what a drawing is asked for cannot be; ``None`` is the model's own."""
+    if not Range(ge=1, le=num_timesteps, whole=True, optional=True).holds(steps):
         raise ParamsError(f"{shown(steps)} sampling steps: this model takes from 1 to {num_timesteps}")
-    if not Range().holds(guidance_scale):
+    if not Range(optional=True).holds(guidance_scale):
         raise ParamsError(f"guidance_scale is {shown(guidance_scale)}: give a number, 1 for no guidance")
     for seed in seeds:
         if not Range(ge=0, whole=True).holds(seed) or seed >= 2**64:

@@ -59,10 +59,19 @@ class HowDrawn(NamedTuple):
         return {name: value for name, value in told.items() if value is not None}
 
     def require_use(self, *, asks: bool, draws: bool) -> None:
-        """Raises: ParamsError: how pictures are drawn is said, and none are."""
-        said = {} if asks or self.generate is None else {"generate": self.generate}
-        for name, value in (said if draws else {**said, **self.told()}).items():
-            raise ParamsError(f"{name} {shown(value)} has no effect: no pictures are drawn; leave it out")
+        """Refuse what changes nothing.
+
+        Args:
+            asks: whether prompts are made up for a set, each for a picture.
+            draws: whether pictures are drawn.
+        Raises: ParamsError: how pictures are drawn is said, and none are.
+        """
+        useless: dict[str, object] = {} if draws else dict(self.told())
+        if self.generate is not None and not asks:
+            useless["generate"] = self.generate
+        if useless:
+            told = ", ".join(f"{name} {shown(value)}" for name, value in useless.items())
+            raise ParamsError(f"{told} has no effect: no pictures are drawn; leave it out")
 
 
 def both_sets(

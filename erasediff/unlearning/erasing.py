@@ -149,8 +149,7 @@ def erase(
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
     family = family_of(pipeline, size)
-    given = 1 if inference_steps is None else inference_steps, 1.0 if guidance_scale is None else guidance_scale
-    check_drawing([], given[0], family.num_timesteps, given[1])
+    check_drawing([], inference_steps, family.num_timesteps, guidance_scale)
     before = names_of(before, "before", family) if before else []
     require_no_adapter(pipeline)
     chosen = by_words(chosen, family, settings) if takes_words(family) else chosen
