@@ -284,6 +284,8 @@ def _skipped(reader: Reader, numbers: Numbers) -> dict[str, str]:
 def _raw(judge: Judge, draws: Sequence[Draw]) -> dict[str, Tensor]:
     """What a judge detects in each picture before any threshold, by ``raw.NAME``, in the order of drawing."""
     names: Sequence[str] = getattr(judge, "raw", ())
+    if not names:
+        return {}
     features = torch.cat([draw.features for draw in draws])
     return {f"raw.{name}": features[:, number] for number, name in enumerate(names)}
 

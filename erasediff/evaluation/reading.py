@@ -14,6 +14,7 @@ from erasediff.artifacts import write_bytes
 from erasediff.data.images import as_shape
 from erasediff.errors import ModelError
 from erasediff.evaluation.protocol import Plan
+from erasediff.evaluation.rows import Rows
 from erasediff.judges import Judge
 from erasediff.metrics.distance import Moments
 from erasediff.metrics.draw import Draw
@@ -51,17 +52,20 @@ class Reader:
     def read_all(self, batches: Iterable[Tensor], names: Sequence[str], prompts: Sequence[str] = ()) -> Draw:
         """Pictures ``(B, C, H, W)`` in [-1, 1] that come in batches, read and let go: memory has one batch of them.
 
+        What was read of them is held in files: see :class:`~erasediff.evaluation.rows.Rows`.
+
         Args:
             names: concepts that the pictures of all batches were drawn for, ``N`` in all.
             prompts: likewise what the model was asked; empty: nothing is said of words.
 
         Raises: ModelError: pictures, or what the judge says of them, are no finite numbers.
         """
-        parts: list[tuple[Tensor, ...]] = []
+        columns = [Rows(len(names)) for _ in range(6)]
         for images in _in_parts(batches):
-            start = sum(len(part[0]) for part in parts)
-            parts.append(self._read(images, names[start : start + len(images)]))
-        probabilities, features, smooth, blank, small, inception = map(torch.cat, zip(*parts, strict=True))
+            start = columns[0].filled
+            for rows, part in zip(columns, self._read(images, names[start : start + len(images)]), strict=True):
+                rows.add(part)
+        probabilities, features, smooth, blank, small, inception = (rows.tensor for rows in columns)
         words = getattr(self.judge, "alignment", None)
         return Draw(
             probabilities,

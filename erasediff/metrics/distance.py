@@ -10,8 +10,8 @@ from torch import Tensor
 
 from erasediff.metrics.draw import Draw
 
-#: Rows of a kernel matrix that are held at once.
-ROWS = 1024
+#: Rows of a kernel matrix that are held at once, and columns.
+ROWS, COLUMNS = 1024, 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +89,35 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 
 def fd_classifier(draw: Draw) -> float:
     """Fréchet distance of the judge's features: pictures drawn for retained concepts, to held-out ones."""
-    return frechet(draw.of_reference(Moments.of), Moments.of(draw.features[draw.retained]))
+    return frechet(draw.of_reference(Moments.of), moments_of(draw.features, draw.retained.nonzero()[:, 0]))
+
+
+def fd_classifier_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
+    """:func:`fd_classifier` of each of some resamples, ``(R,)``; ``chosen``: their rows, ``(R, N)``."""
+    reference, of = draw.of_reference(Moments.of), chosen[:, draw.retained]
+    return torch.tensor([frechet(reference, moments_of(draw.features, rows)) for rows in of], dtype=torch.float64)
 
 
 def fid_inception2048(draw: Draw) -> float | None:
     """The same of Inception-v3's 2,048 features, where its weights are at hand."""
     if draw.inception is None or draw.inception_reference is None:
         return None
-    return frechet(draw.inception_reference, Moments.of(draw.inception[draw.retained]))
+    return frechet(draw.inception_reference, moments_of(draw.inception, draw.retained.nonzero()[:, 0]))
+
+
+def fid_inception2048_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
+    """:func:`fid_inception2048` of each of some resamples, likewise, where its weights are at hand."""
+    assert draw.inception is not None and draw.inception_reference is not None
+    reference, of = draw.inception_reference, chosen[:, draw.retained]
+    return torch.tensor([frechet(reference, moments_of(draw.inception, rows)) for rows in of], dtype=torch.float64)
+
+
+def moments_of(features: Tensor, rows: Tensor) -> Moments:
+    """Moments of some rows of features ``(N, D)``, of which :data:`COLUMNS` are held at once.
+
+    Of more the last digits are others than of all at once: the same sums, in another order.
+    """
+    return Moments.of_parts(features[some] for some in rows.split(COLUMNS))
 
 
 def kid_classifier(draw: Draw) -> float | None:
@@ -113,18 +134,18 @@ def kid_classifier_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
     rows, times = draw.features[draw.retained].double(), draw.retained_times(chosen).double()
     n = len(rows)
     own = _kernel((rows * rows).sum(1), rows.shape[1])
-    pairs = torch.stack(
-        [
-            (times[:, i : i + ROWS] * (times @ _kernel(rows @ some.T, rows.shape[1]))).sum(1)
-            for i, some in zip(range(0, n, ROWS), rows.split(ROWS), strict=True)
-        ]
-    ).sum(0)
-    within = (pairs - times @ own) / (n * (n - 1))
-    between = (
-        times
-        @ torch.cat([_kernel(some @ draw.reference.double().T, rows.shape[1]).mean(1) for some in rows.split(ROWS)])
-        / n
-    )
+    each = at_once(n)
+    # Both are there before: small ones made in turn with large ones would keep the memory of these from reuse.
+    pairs = torch.empty(-(-n // each), len(times), dtype=torch.float64)
+    near = torch.empty(n, dtype=torch.float64)
+    for number, some in enumerate(rows.split(each)):
+        own_times = times[:, number * each : number * each + each]
+        pairs[number] = (own_times * (times @ _kernel(rows @ some.T, rows.shape[1]))).sum(1)
+    for start in range(0, n, ROWS):
+        some = rows[start : start + ROWS]
+        near[start : start + ROWS] = _kernel(some @ draw.reference.double().T, rows.shape[1]).mean(1)
+    within = (pairs.sum(0) - times @ own) / (n * (n - 1))
+    between = times @ near / n
     return within + draw.of_reference(_within) - 2 * between
 
 
@@ -151,7 +172,14 @@ def _between(features: Tensor, reference: Tensor) -> float:
 
 
 def _sum(a: Tensor, b: Tensor) -> float:
-    return sum(float(_kernel(some @ b.T, b.shape[1]).sum()) for some in a.split(ROWS))
+    return sum(
+        float(_kernel(some @ others.T, b.shape[1]).sum()) for some in a.split(ROWS) for others in b.split(COLUMNS)
+    )
+
+
+def at_once(columns: int) -> int:
+    """Rows of a matrix of so many columns that are held at once: :data:`ROWS`, of a wide matrix fewer."""
+    return max(1, min(ROWS, ROWS * COLUMNS // columns))
 
 
 def _kernel(products: Tensor, width: int) -> Tensor:

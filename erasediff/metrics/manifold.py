@@ -11,12 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from erasediff.metrics.distance import at_once
 from erasediff.metrics.draw import Draw
 
 #: Neighbours that a ball reaches to.
 NEIGHBOURS = 5
-#: Rows of a matrix of distances that are held at once.
-ROWS = 1024
 #: Nearest pictures among which a resample's k-th neighbour is looked for: each is left out of it once in e times.
 SEARCHED = 64
 
@@ -63,7 +62,7 @@ def coverage_classifier_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
     drawn, there = draw.features[draw.retained], (draw.retained_times(chosen) > 0).float()
     held_out = draw.of_reference(radii)
     covered = torch.zeros(len(there), dtype=torch.float64)
-    for distances, reach in zip(_distances(draw.reference, drawn), held_out.split(ROWS), strict=True):
+    for distances, reach in zip(_distances(draw.reference, drawn), held_out.split(at_once(len(drawn))), strict=True):
         covered += (there @ (distances < reach[:, None]).float().T > 0).sum(1)
     return covered / len(draw.reference)
 
@@ -114,5 +113,5 @@ def _drawn(draw: Draw) -> Tensor | None:
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Euclidean distances ``(rows, M)`` of some of ``(N, D)`` after another to all of ``(M, D)``, in float64."""
-    for some in a.double().split(ROWS):
+    for some in a.double().split(at_once(len(b))):
         yield torch.cdist(some, b.double())

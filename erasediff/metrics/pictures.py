@@ -18,6 +18,8 @@ ROUGH = 0.6
 NEAR = 0.25
 #: Real pictures that these are learned from, at most.
 LEARNED_FROM = 2000
+#: Pictures whose neighbours are looked for at once, and bytes of the others that are held for it.
+CHUNK, HELD = 512, 2**24
 #: What a picture can be, by the names of its marks in a draw.
 MARKS = ("blank", "noise", "copied", "repeated")
 
@@ -65,11 +67,14 @@ class Yardstick:
 
     def marked(self, blank: Tensor, smooth: Tensor, small: Tensor) -> dict[str, Tensor]:
         """:meth:`marks` of what :meth:`roughness` says of all pictures of a draw, and of the small ones."""
-        flat = small.flatten(1)
         found = {"blank": blank, "noise": ~blank & (smooth < self.smooth)}
         if self.training is not None:
-            copied = torch.stack([nearest(it.flatten(1), self.training) for it in turned(small)]).amin(0) < self.near
-            found["copied"] = ~blank & copied
+            least = [
+                torch.stack([nearest(it.flatten(1), self.training) for it in turned(some)]).amin(0)
+                for some in small.split(CHUNK)
+            ]
+            found["copied"] = ~blank & (torch.cat(least) < self.near)
+        flat = small.flatten(1)
         found["repeated"] = ~blank & (nearest(flat, flat, selves=True) < self.near)
         return found
 
@@ -94,21 +99,33 @@ def _smoothness(images: Tensor) -> Tensor:
     return (beside + below) / 2 / centred.square().mean((1, 2, 3)).clamp(min=1e-12)
 
 
-def nearest(flat: Tensor, others: Tensor, *, selves: bool = False, chunk: int = 512) -> Tensor:
+def nearest(flat: Tensor, others: Tensor, *, selves: bool = False) -> Tensor:
     """Euclidean distance to the nearest of the others, ``(N,)``.
 
     Args:
         flat: ``(N, D)``; others: ``(M, D)``.
         selves: both are the same pictures; none is compared with itself.
     """
-    found = []
-    for start in range(0, len(flat), chunk):
-        distances = torch.cdist(flat[start : start + chunk], others)
-        if selves:
-            rows = torch.arange(len(distances))
-            distances[rows, rows + start] = torch.inf
-        found.append(distances.min(1).values)
-    return torch.cat(found)
+    at_once = max(CHUNK, HELD // (4 * flat.shape[1]))
+    return torch.cat(
+        [
+            torch.stack(
+                [_nearest(flat, start, others, at, at_once, selves) for at in range(0, len(others), at_once)]
+            ).amin(0)
+            for start in range(0, len(flat), CHUNK)
+        ]
+    )
+
+
+def _nearest(flat: Tensor, start: int, others: Tensor, at: int, at_once: int, selves: bool) -> Tensor:
+    """:func:`nearest` of some of the pictures among some of the others."""
+    distances = torch.cdist(flat[start : start + CHUNK], others[at : at + at_once])
+    if selves:
+        rows = torch.arange(len(distances))
+        own = rows + start - at
+        there = (own >= 0) & (own < distances.shape[1])
+        distances[rows[there], own[there]] = torch.inf
+    return distances.min(1).values
 
 
 def forget_blank(draw: Draw) -> Tensor | None:

@@ -1,13 +1,20 @@
 """Pictures are read as they come and let go; what no judge can read stops the evaluation."""
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from dealing import CONCEPTS, PROTOCOL, Dealer, Nearest, World, evaluated, forgetting, measured, shorter
 
-from erasediff.errors import ModelError
+from erasediff.errors import DataError, ModelError
 from erasediff.evaluation.measure import measure
 from erasediff.evaluation.neighbours import neighbours_of
 from erasediff.evaluation.reading import READ, Reader, kept_features
+from erasediff.evaluation.rows import Rows
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.inception import WIDTH, Inception, inception_file
 
@@ -40,6 +47,33 @@ def test_no_more_pictures_are_held_than_are_read_at_once(world):
     protocol = shorter(PROTOCOL, samples_per_concept=110, batch_size=90)
     measure(Dealer(world), Counting(world), world.plan(), protocol, on_progress=lambda n: None)
     assert max(held - {len(world.plan().held_out)}) == READ < 1100
+
+
+@pytest.mark.unit
+def test_memory_does_not_grow_with_the_pictures():
+    """Of 1,800 more, each of 12 KB, less than half is left: what a judge says of them, and which are resampled."""
+    script, fixed = Path(__file__).parent / "memory_of_reading.py", {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    told = subprocess.run(
+        [sys.executable, script, "600", "2400"], capture_output=True, text=True, env=os.environ | fixed, timeout=300
+    )
+    few, many = map(int, told.stdout.split())
+    assert many - few < 1800 * 6144, (few, many)
+
+
+@pytest.mark.unit
+def test_numbers_of_pictures_lie_in_a_file_that_is_gone_and_a_full_disk_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = Rows(3)
+    rows.add(torch.ones(2, 4)), rows.add(torch.zeros(1, 4))
+    assert rows.tensor.tolist() == [[1.0] * 4] * 2 + [[0.0] * 4] and not list(tmp_path.iterdir())
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"32 bytes cannot be held in .* \(No space left on device\): let TMPDIR name"):
+        Rows(2).add(torch.ones(1, 4))
+    assert not list(tmp_path.iterdir())
 
 
 class Failing(Nearest):

@@ -1,4 +1,5 @@
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erasediff.metrics import distance
 from erasediff.metrics.distance import Moments, frechet_distance, kernel_distance
+from erasediff.metrics.draw import Draw
+from erasediff.metrics.table import METRICS
 
 
 def with_moments(mean, covariance, n, seed):
@@ -115,3 +119,23 @@ def test_the_kernel_distance_of_the_same_is_nothing_on_average():
         )
         > 1
     )
+
+
+@pytest.mark.unit
+def test_blocks_of_a_few_rows_give_what_all_at_once_gives(monkeypatch):
+    """Of each metric of sets, and of its resamples."""
+    features = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    draw = Draw(torch.ones(90, 1), features[:90] + 0.3, ["a"] * 90, "a", [], features[90:])
+    chosen = torch.stack([draw.chosen(torch.Generator().manual_seed(n)) for n in range(4)])
+    sets = [METRICS[f"{name}_classifier"] for name in ("fd", "kid", "recall", "coverage")]
+
+    def found():
+        fresh = replace(draw, _known={})
+        return [torch.tensor([*m.of(fresh).values(), *m.of_resamples(fresh, chosen)]) for m in sets]
+
+    whole = found()
+    monkeypatch.setattr(distance, "ROWS", 7)
+    monkeypatch.setattr(distance, "COLUMNS", 11)
+    assert distance.at_once(77) == 1 and distance.at_once(5) == 7
+    for in_blocks, at_once in zip(found(), whole, strict=True):
+        assert torch.allclose(in_blocks, at_once, rtol=1e-9, atol=1e-12)

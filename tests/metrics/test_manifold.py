@@ -66,7 +66,7 @@ def test_fidelity_and_variety_are_told_apart():
 def test_rows_in_parts_give_the_same(monkeypatch):
     features, reference = normal(40, 3, 0), normal(33, 3, 1)
     whole = measured(features, reference)
-    monkeypatch.setattr(manifold, "ROWS", 7)
+    monkeypatch.setattr(distance, "ROWS", 7)
     assert measured(features, reference) == whole
 
 
@@ -80,7 +80,7 @@ def test_too_few_pictures_have_no_neighbours_and_no_number():
 @pytest.mark.reference
 @pytest.mark.parametrize("rows", [1024, 7])
 def test_resamples_all_at_once_are_those_one_after_another(rows, monkeypatch):
-    monkeypatch.setattr(manifold, "ROWS", rows), monkeypatch.setattr(distance, "ROWS", rows)
+    monkeypatch.setattr(distance, "ROWS", rows)
     features, reference = normal(80, 3, 0), normal(33, 3, 1)
     it = Draw(torch.eye(3)[[0, 1] * 40], features, ["a", "b"] * 40, ("a", "b", "c"), ["a"], reference)
     chosen = torch.stack([it.chosen(torch.Generator().manual_seed(seed)) for seed in range(6)])

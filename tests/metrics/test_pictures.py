@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from erasediff.metrics import pictures
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.pictures import Yardstick, forget_degenerate, nearest, retain_degenerate, smoothness, turned
 
@@ -29,10 +30,13 @@ def test_smoothness_is_the_correlation_of_neighbours():
 
 
 @pytest.mark.unit
-def test_the_nearest_other_picture_is_never_the_picture_itself():
+def test_the_nearest_other_picture_is_never_the_picture_itself(monkeypatch):
+    """However many are looked at together, and among however many."""
     flat = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     for chunk in (1, 2, 512):
-        assert nearest(flat, flat, selves=True, chunk=chunk).tolist() == pytest.approx([1.0, 18**0.5, 1.0])
+        monkeypatch.setattr(pictures, "CHUNK", chunk)
+        monkeypatch.setattr(pictures, "HELD", 0)
+        assert nearest(flat, flat, selves=True).tolist() == pytest.approx([1.0, 18**0.5, 1.0])
     assert nearest(flat, flat).tolist() == [0.0, 0.0, 0.0]
 
 
