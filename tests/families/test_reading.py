@@ -14,7 +14,8 @@ from erasediff.families.reading import is_cut, read_by, require_told_apart
 from erasediff.unlearning.words import neighbours
 
 LONG = "a red star " * 300
-SMALL = {"outer_steps": 1, "forget_batch_size": 2, "retain_batch_size": 2, "generate": 2, "progress": False}
+GIVEN = {"outer_steps": 1, "forget_batch_size": 2, "retain_batch_size": 2, "progress": False}
+SMALL = {**GIVEN, "generate": 2}
 
 
 def tensors(batched):
@@ -83,10 +84,10 @@ def test_prompts_of_pictures_that_differ_only_beyond_the_encoder_s_length_are_re
     forget = ConceptImages(images[:1], ["star"], [f"{LONG} star"])
     retain = ConceptImages(images[1:], ["circle"], [f"{LONG} circle"])
     with pytest.raises(ParamsError, match="cannot tell them apart: its text encoder reads 16 tokens"):
-        erasediff.erase(pipeline, "star", forget=forget, retain=retain, **SMALL)
+        erasediff.erase(pipeline, "star", forget=forget, retain=retain, **GIVEN)
     retain = ConceptImages(images[1:], ["circle"], ["a red circle"])
     with pytest.warns(UserWarning, match="1 prompts are too long, such as 'a red star .*what is beyond has no effect"):
-        erasediff.erase(pipeline, "star", forget=forget, retain=retain, **SMALL)
+        erasediff.erase(pipeline, "star", forget=forget, retain=retain, **GIVEN)
     forget = ConceptImages(images[:1], ["star"], ["a red star"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
