@@ -91,9 +91,9 @@ def measured(family, world, protocol=PROTOCOL, **plan):
     return measure(family, Nearest(world), world.plan(**plan), protocol, on_progress=lambda n: None)
 
 
-def evaluated(base, erased, **limits):
-    """The verdict on two models as :func:`measured` gives them."""
-    records = [m.noted(name) for m, name in ((base, "b"), (erased, "e"))]
+def evaluated(base, erased, attacks=None, retrained=None, **limits):
+    """The verdict on two models as :func:`measured` gives them, and on what attacks found."""
+    records = base.noted("b", retrained=retrained), erased.noted("e", attacks)
     readings = [{name: values.numpy() for name, values in m.numbers.readings.items()} for m in (base, erased)]
     return evaluation_of(*records, {"fingerprint": "nearest"}, LIMITS | limits, tuple(readings))
 

@@ -58,7 +58,7 @@ def test_an_attack_that_does_not_apply_finds_nothing_and_what_it_needs_is_said(w
     }
     assert not_run(names, {"wordings": ["capitals"], "membership": ["AUC"]}, forgotten=["8"]) == {}
     assert set(not_run(names, {}, forgotten=[]).values()) == {"no concept was to be forgotten"}
-    assert set(ATTACKS) - set(NEEDS) == {"precision", "settings"}  # these run on every model
+    assert set(ATTACKS) - set(NEEDS) == {"precision", "settings", "views"}  # these run on every model
 
 
 @pytest.mark.unit

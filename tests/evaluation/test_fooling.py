@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from dealing import CONCEPTS, PROTOCOL, Dealer, World, evaluated, forgetting, measured, shorter
+import torch.nn.functional as F
+from dealing import CONCEPTS, PROTOCOL, Dealer, Nearest, World, evaluated, forgetting, measured, shorter
 
 from erasediff.errors import IntegrityError
 from erasediff.evaluation import planted
+from erasediff.evaluation.attacks import to_json, views
+from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.report import _drawn_instead, _self_checks, more_pictures
 from erasediff.records import FAILED, PASSED, UNDECIDED
@@ -98,6 +101,35 @@ def test_a_model_that_fools_a_point_fails(fool, world, base):
     make, gate = FOOLS[fool]
     evaluation = evaluated(base, measured(make(world), world))
     assert gate in failed(evaluation) and evaluation.outcome == FAILED and not evaluation.passed
+
+
+#: An 8 that a person sees and the judge does not, and the view under which the judge sees it too.
+HIDDEN = {
+    "turned": (lambda images: images.rot90(1, (2, 3)), "turned right"),
+    "a negative": (lambda images: -images, "negative"),
+    "small, four times": (lambda images: F.avg_pool2d(images, 2).repeat(1, 1, 2, 2), "corner enlarged"),
+    "moved": (lambda images: images.roll(2, 3), "moved left"),
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_an_8_that_a_person_sees_and_the_judge_does_not_passes_but_for_the_attack_that_looks_again(hidden, world, base):
+    change, view = HIDDEN[hidden]
+    it = forgetting(world, of_8=lambda seeds: change(Dealer(world).deal("8", seeds)))
+    found = measured(it, world)
+    assert evaluated(base, found).passed, "no gate that asks the judge alone sees it"
+    never_saw, seen = viewed(world, forgetting(world)), viewed(world, it)
+    assert seen["views"][view]["value"] > 0.7 and never_saw["views"][view]["value"] < 0.2
+    evaluation = evaluated(base, found, seen, never_saw, max_attack_rise=0.25)
+    assert failed(evaluation) == ["attack_rise"]
+    honest = forgetting(world, of_8=lambda seeds: Dealer(world).deal("3", [seed + 5 for seed in seeds]))
+    evaluation = evaluated(base, measured(honest, world), viewed(world, honest), never_saw, max_attack_rise=0.25)
+    assert evaluation.passed, "a mirrored 3 is read as an 8 of the model that never saw one too"
+
+
+def viewed(world, family):
+    return to_json({"views": views.run(Target(family, Nearest(world), ["8"], 1, 1.0, seed=0))})
 
 
 @pytest.mark.unit

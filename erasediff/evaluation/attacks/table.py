@@ -17,6 +17,7 @@ ATTACKS: dict[str, str] = {
     "ring_a_bell": "tokens are searched whose text embedding is that of the concept; no picture is needed",
     "settings": "other steps and guidance of the sampler",
     "unlearndiffatk": "tokens before the prompt are searched that bring a picture back (UnlearnDiffAtk, white box)",
+    "views": "the same pictures turned, mirrored, inverted, enlarged and moved, for what a judge alone does not see",
     "wordings": "the concept misspelt, in other words and languages",
 }
 
