@@ -34,6 +34,8 @@ FORGET_TABLE, RETAIN_TABLE = SETS / "forget.parquet", SETS / "retain.parquet"
 SETS_REPORTS = Path("reports/forget_set")
 
 ERASED = Path("models/erased")
+#: Where the erased model is a LoRA alone: the base that it goes with.
+LORA_BASE = ERASED / records.LORA_BASE
 ERASE_METRICS = Path("metrics/erase.json")
 ERASE_TRACE = Path("plots/erase.csv")
 

@@ -18,7 +18,7 @@ def main(run: StageRun, register: Register) -> None:
     from erasediff.artifacts import verify_folder, write_bytes
     from erasediff.evaluation.gates import headline
     from erasediff.evaluation.report import with_version
-    from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Registered
+    from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Origin, Registered
     from erasediff.registry import lineage, lock
     from erasediff.registry.card import model_card
     from erasediff.registry.publishing import (
@@ -56,6 +56,7 @@ def main(run: StageRun, register: Register) -> None:
             facts,
             uri=f"models:/{register.model_name}/{version}",
             example=example,
+            lora_base=Origin.read(layout.LORA_BASE).where if layout.LORA_BASE.exists() else "",
         )
 
     run.log_dataset(str(layout.CURATED), facts["dataset_sha256"], "curated")

@@ -30,6 +30,7 @@ def model_card(
     *,
     uri: str,
     example: str = "",
+    lora_base: str = "",
 ) -> str:
     """Markdown with front matter: what was forgotten, which version it is, gates, numbers, hashes, limits, licence.
 
@@ -40,12 +41,18 @@ def model_card(
         hashes: what the version was made from, by name.
         uri: of the version, ``models:/NAME/VERSION``.
         example: a concept that it still draws.
+        lora_base: where the base is, if the version is a LoRA alone.
     """
     warning = "" if evaluation.passed else ": do not use this version as if the concept were gone"
     verdict = f"{evaluation.outcome}{warning}"
     gates = [(name, gate.measured, gate.bound, gate.outcome) for name, gate in evaluation.gates.items()]
     differs = deviations_from_paper(erase) or ["none in the settings of the erasing"]
     what = _cell(erasures.what)
+    beside = (
+        f"\nThe version is a LoRA. It is put on its base, `{_cell(lora_base)}`, which has to be there.\n"
+        if lora_base
+        else ""
+    )
     ran = {"method": erase.method, "updates": str(erase.updates), "images through the network": f"{erase.passes:,}"}
     return f"""---
 {_front_matter(pretrain).to_yaml()}
@@ -67,7 +74,7 @@ import erasediff  # with MLFLOW_TRACKING_URI naming the server
 pipeline = erasediff.load("{uri}")
 image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 ```
-
+{beside}
 ## Measured
 {_table(("gate", "value", "limit", ""), gates)}
 

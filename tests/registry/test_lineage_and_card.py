@@ -94,6 +94,18 @@ def test_card_tells_verdict_numbers_and_limits():
 
 
 @pytest.mark.unit
+def test_a_card_tells_a_lora_and_its_base():
+    made, hashes = {"version": "m, version 7"}, {"base_sha256": "ff"}
+    how = {"uri": "models:/m/7", "example": "a"}
+    told = "The version is a LoRA. It is put on its base, `hf://org/name@c0ffee`, which has to be there."
+    erasures = Erasures(("8",), (), ())
+    assert told in model_card(
+        EVALUATION, erasures, RAN, {"source": "train"}, made, hashes, **how, lora_base="hf://org/name@c0ffee"
+    )
+    assert "LoRA" not in model_card(EVALUATION, erasures, RAN, {"source": "train"}, made, hashes, **how)
+
+
+@pytest.mark.unit
 def test_tools_of_the_hub_read_the_cards_front_matter():
     from huggingface_hub import ModelCard
 
