@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 #: The limits of the gates where nobody says: those of the section ``verdict`` of params.yaml.
-LIMITS = {
+LIMITS: dict[str, float | None] = {
     "min_unlearning_accuracy": 0.9,
     "min_base_accuracy": 0.5,
     "max_retain_accuracy_drop": 0.03,
     "max_concept_drop": 0.15,
     "max_distance_ratio": 1.25,
+    "max_distance_rise": None,
     "max_forget_degenerate": 0.5,
     "max_retain_degenerate_rise": 0.05,
 }
@@ -209,7 +210,7 @@ def _verdict(
     judge: Json,
     names: Sequence[str],
     asked: Sequence[str],
-    limits: Mapping[str, float],
+    limits: Mapping[str, float | None],
 ) -> Evaluated:
     base, erased = (found[which].noted(hashes[which]) for which in ("base", "erased"))
     readings = [{n: values.numpy() for n, values in found[w].numbers.readings.items()} for w in ("base", "erased")]

@@ -92,6 +92,16 @@ def fd_classifier(draw: Draw) -> float:
     return frechet(draw.of_reference(Moments.of), moments_of(draw.features, draw.retained.nonzero()[:, 0]))
 
 
+def held_out_variance(draw: Draw) -> float:
+    """Variance of the judge's features of held-out pictures, of all entries together: what distances are a share of."""
+    return float(draw.of_reference(Moments.of).covariance.trace())
+
+
+def held_out_variance_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
+    """The same for each resample, ``(R,)``: held-out pictures stay what they are."""
+    return torch.full((len(chosen),), held_out_variance(draw), dtype=torch.float64)
+
+
 def fd_classifier_of_resamples(draw: Draw, chosen: Tensor) -> Tensor:
     """:func:`fd_classifier` of each of some resamples, ``(R,)``; ``chosen``: their rows, ``(R, N)``."""
     reference, of = draw.of_reference(Moments.of), chosen[:, draw.retained]

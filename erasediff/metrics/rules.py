@@ -37,6 +37,7 @@ class GateRule:
             ``{forgotten}`` and ``{points}`` (the limit in percentage points). Empty: the metric's words and the gate.
         remedy: what to try where it fails.
         optional: where no limit is given there is no gate.
+        same_protocol: of a function: it means nothing where base and erased were measured in different ways.
     """
 
     limit: str
@@ -45,6 +46,7 @@ class GateRule:
     remedy: str = ""
     of: tuple[str, ...] = ()
     optional: bool = False
+    same_protocol: bool = False
 
     @property
     def label(self) -> str:
@@ -172,7 +174,7 @@ class GatedMetric:
     @property
     def same_protocol(self) -> bool:
         """True if the value means nothing where judge, pictures or protocol differ between base and erased."""
-        return self.rule.label == "ratio"
+        return self.rule.label == "ratio" or self.rule.same_protocol
 
     @property
     def needs_base(self) -> bool:

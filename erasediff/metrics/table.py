@@ -35,6 +35,18 @@ def worst_drop(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | N
     return Estimate(*(max(e) for e in zip(*((e.value, e.low, e.high) for e in found), strict=True))) if found else None
 
 
+def distance_rise(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
+    """How much farther the erased model is from held-out pictures, as a share of the variance of these.
+
+    What a distance of few pictures has too much of it has of both models, and that goes away in the difference.
+    """
+    name, variance = DISTANCE.name, base.get(HELD_OUT_VARIANCE.name, 0.0)
+    if name not in base or name not in erased or variance <= 0:
+        return None
+    it = difference(Estimate.of(erased, name), Estimate.of(base, name), pairing.get(name, 0.0))
+    return Estimate(it.value / variance, it.low / variance, it.high / variance)
+
+
 RECOGNISED = Metric(
     "recognised",
     # The forgotten concepts too: of the base it is a quality, of the erased model it is none.
@@ -129,6 +141,35 @@ DISTANCE = Metric(
         "Retained pictures became worse: lower erase.learning_rate or erase.eta, or give more pictures to retain.",
     ),
     title="distance to held-out pictures",
+)
+
+HELD_OUT_VARIANCE = Metric(
+    "held_out_variance",
+    "variance of the judge's features of held-out pictures, all entries together",
+    "higher",
+    "distance.held_out_variance",
+    kind="set",
+    resamples=2,
+    compared=False,
+)
+DISTANCE_RISE = Metric(
+    "distance_rise",
+    # A ratio hides a rise behind what both distances have of few pictures.
+    "how much farther than the base's retained pictures lie from held-out ones, as a share of the variance of these",
+    "lower",
+    least=OF_SETS,
+    compared=False,
+    gate=GateRule(
+        "max_distance_rise",
+        distance_rise,
+        "Retained pictures lie {value:.2%} of the variance of held-out ones farther from these than the base's "
+        "(at most {limit:.2%})",
+        "Retained pictures became worse: lower erase.learning_rate or erase.eta, or give more pictures to retain.",
+        of=(DISTANCE.name,),
+        optional=True,
+        same_protocol=True,
+    ),
+    title="rise of the distance to held-out pictures",
 )
 
 FORGET_DEGENERATE = Metric(
@@ -330,6 +371,8 @@ METRICS: dict[str, Metric] = {
         CROSS_DOMAIN,
         NEIGHBOUR_ACCURACY,
         DISTANCE,
+        HELD_OUT_VARIANCE,
+        DISTANCE_RISE,
         INCEPTION,
         *FIDELITY,
         CLIP_SCORE,

@@ -15,7 +15,7 @@ from erasediff.metrics import intervals
 from erasediff.metrics.distance import Moments, frechet
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.intervals import Estimate, difference, of_distance, outcome, pictures_needed, times, wilson
-from erasediff.metrics.table import DISTANCE
+from erasediff.metrics.table import DISTANCE, GATES, HELD_OUT_VARIANCE
 
 #: Simulated evaluations, each of a model whose truth is known.
 TIMES = 10_000
@@ -241,3 +241,49 @@ def test_a_draw_has_no_share_of_its_own_so_that_draws_resampled_too_would_say_to
         both.append(whole.mean((1, 2)).var())
     assert math.sqrt(np.mean(within)) / spread == pytest.approx(1.0, abs=0.05)
     assert math.sqrt(np.mean(both)) / spread > 1.2
+
+
+def risen(random, each, size, held_out, base, erased):
+    """Both gates of the distance, of two models that truly are so far from N(0, 1); of equal seeds nearly all is alike.
+
+    Returns: the ratio, the rise as a share of the variance, and that variance.
+    """
+    reference = torch.from_numpy(random.normal(size=(held_out, each)))
+    (before,) = draws_of(random, math.sqrt(base), each, 1, size, reference)
+    alike = before.features - torch.eye(each)[0] * math.sqrt(base)
+    (chance,) = draws_of(random, 0.0, each, 1, size, reference)
+    mixed = math.sqrt(0.9) * alike + math.sqrt(0.1) * chance.features
+    after = replace(before, features=mixed + torch.eye(each)[0] * math.sqrt(erased))
+    found = [numbers.numbers_of([it], 0, 30) for it in (before, after)]
+    paired = {DISTANCE.name: intervals.correlation(*(it.readings[DISTANCE.name] for it in found))}
+    gates = [
+        GATES[name].estimate(found[0].flat, found[1].flat, paired) for name in ("fd_classifier_ratio", "distance_rise")
+    ]
+    return *gates, found[0].flat["held_out_variance"]
+
+
+@pytest.fixture
+def distances_alone(monkeypatch):
+    monkeypatch.setattr(numbers, "METRICS", {it.name: it for it in (DISTANCE, HELD_OUT_VARIANCE)})
+
+
+@pytest.mark.unit
+def test_a_rise_at_its_limit_passes_wrongly_about_once_in_forty_and_is_no_smaller_for_few_pictures(distances_alone):
+    random, repeated, rises, passed = np.random.default_rng(12), 120, [], []
+    for _ in range(repeated):
+        _, rise, variance = risen(random, 8, DISTANCE.least, 60, 0.3, 0.6)
+        rises.append(rise.value * variance)
+        passed.append(outcome(rise, 0.3 / variance, "max") == "passed")
+    assert np.mean(rises) == pytest.approx(0.3, abs=3 * np.std(rises) / math.sqrt(repeated))
+    assert np.mean(passed) <= 0.025 + 3 * math.sqrt(0.025 / repeated)
+
+
+@pytest.mark.unit
+def test_of_many_features_and_few_pictures_the_rise_tells_what_the_ratio_hides(distances_alone):
+    """300 pictures beside 150, of 32 features: truly 1.0 where it was 0.3, a rise by 2 % of the variance."""
+    random, limit = np.random.default_rng(13), 0.0075
+    found = [risen(random, 32, 300, 150, 0.3, 1.0) for _ in range(15)]
+    assert decided([it[0] for it in found], 1.25, "max")["failed"] <= 0.2
+    assert decided([it[1] for it in found], limit, "max")["failed"] >= 0.8
+    same = [risen(random, 32, 300, 150, 0.3, 0.3)[1] for _ in range(15)]
+    assert decided(same, limit, "max")["failed"] == 0.0
