@@ -249,7 +249,10 @@ def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> 
     if name not in GATES:  # of a version that another release evaluated
         return f"{name}: {gate.text}"
     gated = GATES[name]
-    if not gated.rule.sentence or gate.value is None:
+    if gate.value is None:
+        what = ", ".join(filter(None, (gated.metric.title or gated.metric.name, gated.rule.label)))
+        return f"{what[:1].upper()}{what[1:]} ({gate.bound}): {gate.outcome}"
+    if not gated.rule.sentence:
         return f"{gated.metric.words}: {gated.text(gate)}"
     text = gated.rule.sentence.format(
         value=gate.value,

@@ -159,6 +159,7 @@ def test_what_stands_on_too_few_pictures_is_nowhere_a_number_and_says_how_many_w
     assert run.tables["recognised.json"][1][:4] == ("a (to be forgotten)", why["accuracy"], why["accuracy"], "")
     page = layout.REPORT.read_text()
     assert all(words in page for words in why.values())
+    assert f"Forgotten concepts not recognised (≥ 0): {gate.outcome}" in page
 
 
 @pytest.mark.unit
