@@ -77,7 +77,10 @@ def test_the_whole_interval_has_to_keep_the_limit(erased, retrained, limit, outc
     evaluation = judged(attacks, reference, max_attack_rise=limit)
     gate = evaluation.gates["attack_rise"]
     assert gate.outcome.lower().startswith(outcome) and evaluation.passed == (outcome == "passed")
-    assert any("attack that finds most" in line for line in sentences(evaluation, "star"))
+    words = (
+        "attack that finds most" if gate.pictures == 60 else "What the strongest attack finds (≤ 0.9): cannot be told"
+    )
+    assert any(words in line for line in sentences(evaluation, "star"))
 
 
 @pytest.mark.unit
