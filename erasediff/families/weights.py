@@ -130,7 +130,9 @@ def _variant(path: Path) -> str:
 def _check_counts(config: dict[str, Any], tensors: int, folder: Path) -> None:
     """Raises: ModelError: a config asks for more layers than there are tensors, which alone would take for ever."""
     for key, value in _entries(config):
-        counts_layers = any(part in key for part in ("layer", "block", "depth"))
+        # block_out_channels and vocab_size_per_layer_input are widths, of which a layer may have thousands.
+        is_width = any(part in key for part in ("channels", "size", "dim", "width"))
+        counts_layers = not is_width and any(part in key for part in ("layer", "block", "depth"))
         too_many = type(value) is int and counts_layers and value > tensors
         if too_many or (isinstance(value, list) and len(value) > max(tensors, 1000)):
             raise ModelError(f"{folder / 'config.json'}: {shown(key)} is {shown(value)}, for {tensors} stored tensors")

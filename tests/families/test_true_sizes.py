@@ -1,0 +1,152 @@
+"""Networks of the sizes that people run: what guards against a broken config lets them through.
+
+No weights are made: a file says their shapes in its header, and is a hole behind it.
+"""
+
+import json
+import math
+import os
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
+
+import erasediff
+from erasediff.families.weights import load_network
+
+KL = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+}
+DC = {
+    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
+    "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
+    "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "latent_channels": 32,
+}
+XL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+CIFAR = {
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+CLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+BIG_CLIP = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+T5_XXL = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_layers": 24, "num_heads": 64}
+NETWORKS = {
+    "Stable Diffusion 1.5": lambda: UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8),
+    "Stable Diffusion XL": lambda: UNet2DConditionModel(**XL),
+    "Stable Diffusion 3": lambda: SD3Transformer2DModel(
+        num_layers=24, num_attention_heads=24, joint_attention_dim=4096, pooled_projection_dim=2048
+    ),
+    "FLUX.1": lambda: FluxTransformer2DModel(guidance_embeds=True),
+    "SANA": lambda: SanaTransformer2DModel(),
+    "PixArt": lambda: PixArtTransformer2DModel(cross_attention_dim=1152, caption_channels=4096),
+    "DDPM of CIFAR-10": lambda: UNet2DModel(sample_size=32, **CIFAR),
+    "autoencoder of Stable Diffusion": lambda: AutoencoderKL(**KL, sample_size=512),
+    "autoencoder of FLUX.1": lambda: AutoencoderKL(**KL, latent_channels=16, sample_size=1024),
+    "autoencoder of SANA": lambda: AutoencoderDC(**DC),
+    "CLIP": lambda: CLIPTextModel(CLIPTextConfig(**CLIP)),
+    "CLIP of SDXL": lambda: CLIPTextModelWithProjection(CLIPTextConfig(**BIG_CLIP, projection_dim=1280)),
+    "T5": lambda: T5EncoderModel(T5Config(**T5_XXL)),
+    "Gemma 2": lambda: Gemma2Model(Gemma2Config()),
+}
+
+
+class Taken(Exception):  # noqa: N818 - it is none
+    """Everything was let through, and the weights would be read."""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_config_of_a_true_size_is_taken(name, tmp_path, monkeypatch):
+    with torch.device("meta"):
+        network = NETWORKS[name]()
+    shapes = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+    reads_text = isinstance(network, PreTrainedModel)
+    hollow(tmp_path / f"{'model' if reads_text else 'diffusion_pytorch_model'}.safetensors", shapes)
+    (network.config.save_pretrained if reads_text else network.save_config)(tmp_path)
+
+    def read(*_, **__):
+        raise Taken
+
+    monkeypatch.setattr(type(network), "from_pretrained", read)
+    with pytest.raises(Taken):
+        load_network(type(network), tmp_path)
+
+
+def hollow(path, shapes):
+    """A safetensors file of half precision that holds nothing but its header."""
+    entries, end = {}, 0
+    for key, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        entries[key] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + end)
+
+
+@pytest.mark.unit
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_folder_of_the_size_of_stable_diffusion_is_opened_and_erased_from(tmp_path):
+    """Its true networks, of random weights in half precision; at 64 × 64 pixels, so that it takes minutes."""
+    from tiny_stable_diffusion import tiny_stable_diffusion
+
+    tiny = tiny_stable_diffusion()
+    torch.set_default_dtype(torch.float16)
+    try:
+        parts = {
+            "unet": NETWORKS["Stable Diffusion 1.5"](),
+            "vae": NETWORKS["autoencoder of Stable Diffusion"](),
+            "text_encoder": NETWORKS["CLIP"](),
+        }
+    finally:
+        torch.set_default_dtype(torch.float32)
+    pipeline = type(tiny)(**{**tiny.components, **parts}, requires_safety_checker=False).to(torch.float16)
+    pipeline.save_pretrained(tmp_path / "model")
+    del pipeline, parts
+    opened = erasediff.load(tmp_path / "model")
+    how = {"size": (64, 64), "inference_steps": 1, "generate": 2, "forget_batch_size": 1, "retain_batch_size": 1}
+    result = erasediff.erase(opened, "star", outer_steps=1, adapter="lora", progress=False, **how)
+    result.save(tmp_path / "lora")
+    assert result.updates == 1 and next(opened.unet.parameters()).dtype == torch.float16
