@@ -25,6 +25,8 @@ INDEX = "model_index.json"
 #: Kinds of a ``UNet2DModel`` on pixels. A folder without an index is one.
 OF_PIXELS = ("ClassConditionalPipeline", "UNet2DModel", "DDPMPipeline", "DDIMPipeline")
 MAX_TRAIN_TIMESTEPS = 100_000
+#: Classes of transformers that have another name today; folders from before name the old one, and diffusers knows both.
+RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 
 
 def open_pipeline(folder: Path | str, concepts: list[str] | None = None) -> DiffusionPipeline:
@@ -117,7 +119,7 @@ def component_class(folder: Path, name: str, entry: list[Any]) -> Any:
         module = import_module(library)
     else:
         module = getattr(diffusers.pipelines, library, None) if isinstance(library, str) else None
-    found = getattr(module, class_name, None) if isinstance(class_name, str) else None
+    found = getattr(module, RENAMED.get(class_name, class_name), None) if isinstance(class_name, str) else None
     if not isinstance(found, type):
         raise ModelError(f"{folder / INDEX}: {shown(name)} is {shown(entry)}: no class of diffusers or transformers")
     return found

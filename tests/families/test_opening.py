@@ -7,10 +7,12 @@ import shutil
 import pytest
 import torch
 from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_stable_diffusion import tiny_stable_diffusion
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from erasediff.artifacts import MANIFEST, new_folder
 from erasediff.errors import EraseDiffError, IntegrityError, ModelError
@@ -201,6 +203,27 @@ def test_concepts_are_different_texts(folder, concepts):
     assert_refused(folder, "concepts|names its classes|name its classes", ModelError)
     with pytest.raises(ModelError, match="concepts"):
         ClassConditionalPipeline(build_pipeline(["a", "b"], (1, 8, 8), **SMALL).unet, DDPMScheduler(), concepts)
+
+
+@pytest.mark.unit
+def test_a_folder_as_they_lie_on_the_hub_is_opened(tmp_path):
+    """A safety checker, a class of an older transformers, weights of other kinds and a checkpoint beside them."""
+    tiny = tiny_stable_diffusion()
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seeing = {**size, "image_size": 224, "patch_size": 32}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=size, vision_config=seeing, projection_dim=16))
+    parts = {**tiny.components, "safety_checker": checker, "feature_extractor": CLIPImageProcessor()}
+    type(tiny)(**parts).save_pretrained(tmp_path)
+    for part in ("unet", "vae"):
+        weights = tmp_path / part / "diffusion_pytorch_model.safetensors"
+        shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+        shutil.copy(weights, weights.with_suffix(".non_ema.safetensors"))
+        weights.with_suffix(".bin").write_bytes(b"a pickle")
+    (tmp_path / "v1-5-pruned.ckpt").write_bytes(b"a pickle")
+    change(tmp_path / "model_index.json", feature_extractor=["transformers", "CLIPFeatureExtractor"])
+    opened = open_pipeline(tmp_path)
+    assert type(opened.safety_checker) is StableDiffusionSafetyChecker and opened.feature_extractor is not None
+    assert family_of(opened).sample(["a star"], [0], steps=1).isfinite().all()
 
 
 @pytest.mark.unit
