@@ -88,7 +88,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         write_json(temporary / MANIFEST, _hashes(temporary))
-        temporary.chmod(0o755)
+        for each in (temporary, *temporary.rglob("*")):  # safetensors lets nobody else read what it writes
+            if not each.is_symlink():
+                each.chmod(0o755 if each.is_dir() else 0o644)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)

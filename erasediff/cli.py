@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -82,8 +83,7 @@ def erase(
     """
     chosen = dict(settings) | ({} if steps is None else {"outer_steps": steps})
     to = Path(output)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ParamsError(f"--output {shown(output)} is there already: name a new one")
+    _require_room(to)
     anchor = _anchor(anchors, concepts)
     try:
         method_for(method, **({"forget_target": "anchor", "anchor": anchor} if anchor is not None else {}), **chosen)
@@ -264,6 +264,15 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
 def _number(name: str) -> Callable[[str], int]:
     """The type of an argument that is a whole number of :data:`erasediff.ranges.RANGES`."""
     return within(int(RANGES[name].ge), int(RANGES[name].lt) - 1)
+
+
+def _require_room(output: Path) -> None:
+    """Raises: ParamsError: it is there already, or cannot be."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ParamsError(f"--output {shown(str(output))} is there already: name a new one")
+    place = next(folder for folder in output.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ParamsError(f"--output {shown(str(output))}: {shown(str(place))} is no folder to write to: name another")
 
 
 def _size(text: str) -> tuple[int, int]:

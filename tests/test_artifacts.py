@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from erasediff.artifacts import MANIFEST, new_folder, write_bytes, write_json
 
@@ -20,8 +22,11 @@ def test_another_user_may_read_what_is_written_and_the_writer_alone_may_change_i
     write_json(tmp_path / "record.json", {})
     with new_folder(tmp_path / "model") as folder:
         write_bytes(folder / "weights", b"1")
+        (folder / "part").mkdir()
+        save_file({"a": torch.ones(1)}, folder / "part/more")
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
-    assert modes == {"record.json": 0o644, "model": 0o755, "weights": 0o644, MANIFEST: 0o644}
+    files = ("record.json", "weights", "more", MANIFEST)
+    assert modes == {"model": 0o755, "part": 0o755, **dict.fromkeys(files, 0o644)}
 
 
 @pytest.mark.unit

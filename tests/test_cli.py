@@ -133,6 +133,7 @@ def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
         ([], "the following arguments are required: COMMAND"),
         (["erase", "m", "a", "--output", "x", "--set", "mask_fraction=0.3"], "mask_fraction 0.3 has no effect with"),
         (["erase", "m", "a", "--output", "."], "--output . is there already: name a new one"),
+        (["erase", "m", "a", "--output", f"{__file__}/x"], "test_cli.py is no folder to write to: name another"),
         (["draw", "m", "caf\udce9", "--out", "x"], r"argument caf\udce9 is no valid text: give it in UTF-8"),
         (["erase", "m", "a", "--output", "x", "--anchor", "\ud83d"], "is no valid text: give it in UTF-8"),
         (["erase", "m", "a", "--output", "x", "--anchor", ""], "names nothing: give one concept, or leave it out"),

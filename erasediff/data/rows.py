@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from torch import Tensor
 
 #: In a file's name: what NumPy does not know, and keeps as whole numbers of the same bits.
@@ -46,22 +48,29 @@ def rows_on_disk(
 
 
 def _write(folder: Path, batches: Iterable[Mapping[str, Tensor]], total: int) -> None:
-    arrays: dict[str, np.memmap] = {}
-    first = 0
-    for batch in batches:
-        count = 0
-        for name, tensor in batch.items():
-            narrow = tensor.dtype == torch.bfloat16
-            rows = tensor.detach().cpu().contiguous()
-            values = (rows.view(torch.int16) if narrow else rows).numpy()
-            if name not in arrays:
-                file = folder / f"{name}{BFLOAT16 if narrow else ''}.npy"
-                arrays[name] = open_memmap(file, "w+", values.dtype, (total, *values.shape[1:]))
-            count = len(values)
-            arrays[name][first : first + count] = values
-        first += count
-    for array in arrays.values():
-        array.flush()
+    # Written and not mapped: a full disk is an error of the write, but ends a process that writes into a mapping.
+    with ExitStack() as opened:
+        files: dict[str, FileIO] = {}
+        for batch in batches:
+            for name, tensor in batch.items():
+                narrow = tensor.dtype == torch.bfloat16
+                rows = tensor.detach().cpu().contiguous()
+                values = (rows.view(torch.int16) if narrow else rows).numpy()
+                if name not in files:
+                    path = folder / f"{name}{BFLOAT16 if narrow else ''}.npy"
+                    files[name] = opened.enter_context(open(path, "wb", buffering=0))
+                    header = header_data_from_array_1_0(values) | {"shape": (total, *values.shape[1:])}
+                    write_array_header_1_0(files[name], header)
+                _append(files[name], values.tobytes())
+
+
+def _append(file: FileIO, content: bytes) -> None:
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:  # which disk is full? It may be that of TMPDIR
+        raise OSError(error.errno, error.strerror, str(file.name)) from None
 
 
 def _mapped(file: Path) -> Tensor:

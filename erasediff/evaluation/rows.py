@@ -10,6 +10,9 @@ from torch import Tensor
 
 from erasediff.errors import DataError
 
+#: Bytes.
+WRITTEN_AT_ONCE = 2**20
+
 
 class Rows:
     """A row a picture, that come in parts.
@@ -47,7 +50,7 @@ def _on_disk(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     handle, path = tempfile.mkstemp(prefix="erasediff-")
     try:
         # Room is taken at once: on a full disk a later write into the mapping would kill the process.
-        os.posix_fallocate(handle, 0, size * dtype.itemsize)
+        _take_room(handle, size * dtype.itemsize)
         return torch.from_file(path, shared=True, size=size, dtype=dtype).view(shape)
     except OSError as error:
         raise DataError(
@@ -57,3 +60,13 @@ def _on_disk(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     finally:
         os.close(handle)
         os.unlink(path)
+
+
+def _take_room(handle: int, size: int) -> None:
+    """Raises: OSError: the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+        return
+    with open(os.dup(handle), "wb") as file:  # macOS has no such call
+        for first in range(0, size, WRITTEN_AT_ONCE):
+            file.write(bytes(min(WRITTEN_AT_ONCE, size - first)))

@@ -61,8 +61,10 @@ def save_single_file(pipeline: DiffusionPipeline, file: Path, about: Mapping[str
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else scheduler.config.prediction_type
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-        save_file(tensors, Path(folder) / file.name, {"modelspec.prediction_type": kind, "format": "pt", **about})
-        os.replace(Path(folder) / file.name, file)
+        made = Path(folder) / file.name
+        save_file(tensors, made, {"modelspec.prediction_type": kind, "format": "pt", **about})
+        made.chmod(0o644)  # safetensors lets nobody else read what it writes
+        os.replace(made, file)
 
 
 def original_tensors(pipeline: DiffusionPipeline) -> dict[str, Tensor]:

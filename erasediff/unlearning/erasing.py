@@ -101,7 +101,7 @@ def erase(
     on_step: OnStep | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     **settings: Any,
 ) -> Erased:
     """Take a diffusers pipeline, return one that no longer draws ``concept``; the pipeline given is left as it was.
@@ -148,6 +148,7 @@ def erase(
     if anchor is not None:
         settings = {"forget_target": "anchor", **settings, "anchor": anchor}
     chosen = _chosen(method, settings, {"generate": generate, "passes": passes, "seed": seed})
+    cache = None if cache is None else Path(cache)
     family = family_of(pipeline, size)
     check_drawing([], inference_steps, family.num_timesteps, guidance_scale)
     before = names_of(before, "before", family) if before else []

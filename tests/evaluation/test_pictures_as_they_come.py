@@ -76,6 +76,15 @@ def test_numbers_of_pictures_lie_in_a_file_that_is_gone_and_a_full_disk_is_told(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.unit
+def test_numbers_of_pictures_lie_in_a_file_where_the_system_cannot_take_room_at_once(monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    rows = Rows(300_000)
+    rows.add(torch.ones(300_000, 1))
+    assert rows.tensor.sum() == 300_000
+
+
 class Failing(Nearest):
     """A judge that reads one picture of a thousand as something that is no answer."""
 

@@ -106,6 +106,7 @@ def test_a_result_is_saved_as_one_file_and_says_what_was_erased(tmp_path):
         result = erasediff.erase(tiny_stable_diffusion(), "star", **how)
     one = tmp_path / "one.safetensors"
     result.save(one)
+    assert one.stat().st_mode & 0o777 == 0o644  # another user may read it
     with safe_open(one, "pt") as file:
         assert file.metadata()["modelspec.prediction_type"] == "epsilon"
         assert json.loads(file.metadata()["erasure.json"])["concepts"] == ["star"]

@@ -53,6 +53,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(flow_run, tmp_p
         assert (project.root / WEIGHTS).read_bytes() == before
 
 
+ROWS = """
+import sys
+from pathlib import Path
+import torch
+from erasediff.command import exit_code
+from erasediff.data.rows import rows_on_disk
+
+rows = ({"x": torch.ones(16, 3, 64, 64)} for _ in range(8))
+sys.exit(exit_code("erase", lambda: rows_on_disk(rows, 128, Path(sys.argv[1]), "name")))
+"""
+
+
+@mounts
+@pytest.mark.unit
+def test_a_disk_that_rows_fill_is_one_line_and_leaves_nothing(tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as disk:
+        told = subprocess.run([sys.executable, "-c", ROWS, str(disk)], capture_output=True, text=True, check=False)
+        assert told.returncode == 1 and not list(disk.iterdir()), told
+        line = stated(told.stderr, "CannotWrite")
+        assert "No space left on device" in line and "/name/x.npy" in line
+
+
 @mounts
 @pytest.mark.pipeline
 def test_a_checkout_that_may_not_be_written_is_one_line(project, tmp_path):

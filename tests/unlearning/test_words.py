@@ -257,7 +257,7 @@ def test_a_model_that_is_trained_anew_encodes_nothing_twice_either(tmp_path):
     text, vae, counts = Calls(pipeline.text_encoder), Calls(pipeline.vae.encoder), []
     recipe = Recipe(steps=3, batch_size=2, learning_rate=1e-3)
     for _ in range(2):
-        told = {"on_step": lambda step, row: counts.append((text.count, vae.count)), "cache": tmp_path}
+        told = {"on_step": lambda step, row: counts.append((text.count, vae.count)), "cache": str(tmp_path)}
         erase(pipeline, "star", method="retrain", recipe=recipe, **sets(), **told)
     # The concepts to see that they can be asked for, and after it how far predictions moved, at either call; else once.
     assert counts == [(1 + 1, 1)] * 3 + [(1 + 1 + 3 + 1, 1 + 1)] * 3
