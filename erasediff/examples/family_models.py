@@ -309,6 +309,6 @@ MODELS = {
     "stable_diffusion_3": FamilyModel(_stable_diffusion_3, _recipe(3000)),
     "dit": FamilyModel(_dit, _recipe(3000), of_classes=True),
     "pixart": FamilyModel(_pixart, _recipe(6000), text_steps=150),
-    "sana": FamilyModel(_sana, _recipe(3000), text_steps=100, autoencoder_steps=400, pictures=400),
+    "sana": FamilyModel(_sana, _recipe(3000), text_steps=300, autoencoder_steps=400, pictures=400),
     "flux": FamilyModel(_flux, _recipe(3000), text_steps=80),
 }

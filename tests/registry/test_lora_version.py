@@ -134,7 +134,8 @@ def test_a_base_of_the_checkout_is_found_from_another_folder(base, monkeypatch):
 )
 def test_mlflow_gets_a_base_as_it_names_one(where, model, revision, monkeypatch):
     logged = mlflow.models.Model()
-    monkeypatch.setattr("mlflow.pyfunc.save_model", lambda *arguments, **options: None)
+    dir(mlflow.pyfunc)  # it is loaded when it is first used, and would undo the next line
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", lambda *arguments, **options: None)
     WithLora(Origin(where, "ff"), "artifacts/erased").save_model("nowhere", logged)
     flavor = logged.flavors["diffusers"]
     assert (flavor["base_model"], flavor.get("base_model_revision"), flavor["base_sha256"]) == (model, revision, "ff")
