@@ -18,6 +18,7 @@ def main(run: StageRun, register: Register) -> None:
     from erasediff.artifacts import verify_folder, write_bytes
     from erasediff.evaluation.gates import headline
     from erasediff.evaluation.report import with_version
+    from erasediff.metrics.table import KEPT
     from erasediff.records import EffectiveSettings, Evaluation, ForgetSummary, Origin, Registered
     from erasediff.registry import lineage, lock
     from erasediff.registry.card import model_card
@@ -39,7 +40,9 @@ def main(run: StageRun, register: Register) -> None:
     facts = lineage.collect(made_by, layout.CURATED, layout.SETS, layout.BASE, layout.ERASED)
     lineage.require_measured(evaluation, facts)
     tags = version_tags(evaluation, sets.erasures, facts)
-    tags["example_concept"] = example = next(filter(None, sets.retain), "")
+    # One that was measured, where any was: words that are kept beside these may be drawn or not.
+    example = min(sets.retain, key=lambda name: (not name, f"{KEPT.name}.{name}" not in evaluation.counts), default="")
+    tags["example_concept"] = example
     tags |= {REQUEST_TAG: register.request} if register.request else {}
     tags |= lineage.stage_runs(made_by, layout.RUNS)  # now that what waited has been sent
     evidence = [PARAMS_FILE, layout.DVC_LOCK, layout.EVALUATION, layout.ERASE_METRICS, layout.REPORT]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +70,21 @@ def fused_lora(pipeline: DiffusionPipeline, folder: Path) -> DiffusionPipeline:
     return with_lora(pipeline, file)
 
 
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Keep diffusers from warning of a LoRA without keys for text encoders, as most are; whether any fits is asked."""
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No LoRA keys associated to")
+
+    logger = logging.getLogger("diffusers.loaders.lora_base")
+    logger.addFilter(is_told)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_told)
+
+
 def with_lora(pipeline: DiffusionPipeline, file: Path) -> DiffusionPipeline:
     """The pipeline itself with a LoRA fused into its weights: keys of diffusers, peft or kohya.
 
@@ -74,7 +92,8 @@ def with_lora(pipeline: DiffusionPipeline, file: Path) -> DiffusionPipeline:
     """
     loader: Any = pipeline
     try:
-        loader.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+        with _untold():
+            loader.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
     except AttributeError:
         raise ModelError(f"a {type(pipeline).__name__} takes no LoRA: give the whole model") from None
     except (

@@ -1,5 +1,6 @@
 """A version with a LoRA: a few MB for who has the base, which it names; whole where that was wanted."""
 
+import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -60,12 +61,27 @@ def base(store):
     return pipeline
 
 
+@pytest.fixture
+def told():
+    """What diffusers says while LoRAs are loaded."""
+    said, logger = [], logging.getLogger("diffusers.loaders.lora_base")
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    yield said
+    logger.setLevel(before)
+    logger.removeHandler(handler)
+
+
 @pytest.mark.pipeline
-def test_a_version_is_its_lora_alone_and_is_put_on_the_base_that_it_names(base):
+def test_a_version_is_its_lora_alone_and_is_put_on_the_base_that_it_names(base, told):
     result = erased_beside(base, str(BASE))
     assert registered() == "1"
     assert size(stored("1") / "artifacts") < 0.2 * size(BASE)
     small, before = drawn(load("models:/m/1")), drawn(base)
+    assert told == []  # diffusers warns of text encoders that the LoRA does not touch
     assert torch.allclose(small, drawn(result.pipeline), atol=1e-4) and not torch.allclose(small, before, atol=1e-3)
     assert torch.equal(small, drawn(open_beside(FOLDER, BASE))) and torch.equal(small, drawn(load(FOLDER)))
     found = mlflow.diffusers.load_model("models:/m/1")

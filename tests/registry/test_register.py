@@ -74,6 +74,18 @@ def test_the_card_tells_what_ran(project):
 
 
 @pytest.mark.pipeline
+def test_the_example_is_a_concept_that_was_measured(project):
+    """And not a word that is kept beside these, or everyday pictures."""
+    for name, entries in {
+        "data/forget_set/summary.json": {"retain": {"": 4, "ant": 2, "a": 3}},
+        "metrics/evaluation.json": {"counts": {"kept.a": 30}},
+    }.items():
+        write_json(Path(name), {**read_json(Path(name)), **entries})
+    assert register().returncode == 0
+    assert version_of(MODEL, "1").tags["example_concept"] == "a"
+
+
+@pytest.mark.pipeline
 def test_links_of_dvcs_cache_are_followed(project):
     cache = project / ".dvc" / "cache" / "files" / "md5" / "ab"
     cache.mkdir(parents=True)
