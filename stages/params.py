@@ -170,6 +170,10 @@ class Classifier(Section):
         return self
 
 
+#: In the place of an error: which of several types was tried.
+UNION = re.compile(r"(list|dict|literal|function-\w+)\[.*\]|constrained-str")
+
+
 class ForgetSet(Section):
     concepts: list[Text]
     preserve: Literal["nearest"] | list[Text] | None
@@ -186,7 +190,7 @@ class ForgetSet(Section):
             raise ValueError("name what to forget by concepts or by sample_ids: exactly one of the two lists")
         if len(set(self.concepts)) != len(self.concepts):
             raise ValueError(f"concepts {shown(self.concepts)} names one twice")
-        if isinstance(self.preserve, list) and (both := sorted({*self.preserve} & {*self.concepts})):
+        if isinstance(self.preserve, list) and (both := _both(self.concepts, self.preserve)):
             raise ValueError(
                 f"{shown(', '.join(both))} is to be forgotten, and to be kept by preserve: take it out of one"
             )
@@ -403,8 +407,13 @@ def _check(raw: Any, path: Path) -> Params:
         raise ParamsError(f"{path}: {len(found)} error(s)\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
+def _both(names: list[str], others: list[str]) -> list[str]:
+    """Names that are among others, however written."""
+    return sorted({name.casefold() for name in names} & {name.casefold() for name in others})
+
+
 def _explain(item: Any, raw: Any) -> str:
-    where = ".".join(shown(part) for part in item["loc"]) or "all together"
+    where = ".".join(shown(part) for part in item["loc"] if not UNION.fullmatch(str(part))) or "all together"
     if item["type"] == "extra_forbidden":
         section: Any = Params
         for part in item["loc"][:-1]:
