@@ -86,8 +86,11 @@ def _on_its_base(folder: Path) -> DiffusionPipeline | None:
         return None
     named = Origin.read(file)
     told = f"{folder} is a LoRA for the base {shown(named.where)}"
+    place = _place(named.where)
+    if Path(place).resolve() == folder.resolve():
+        raise IntegrityError(f"{told}, which is the LoRA itself: name its base in {file.name}")
     try:
-        pipeline = load(_place(named.where))
+        pipeline = load(place)
         found = origin_of(named.where, pipeline).sha256
     except ModelError as error:
         raise ModelError(f"{told}, which cannot be had ({shown(str(error), 300)}): put it there") from None

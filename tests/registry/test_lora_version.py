@@ -130,6 +130,13 @@ def test_a_base_that_is_gone_or_another_is_told_in_one_line(base):
         fused_lora(base, FOLDER)
 
 
+@pytest.mark.unit
+def test_a_lora_that_names_itself_as_its_base_is_told_in_one_line(tmp_path):
+    write_json(tmp_path / LORA_BASE, asdict(Origin(str(tmp_path), "ff")))
+    with pytest.raises(IntegrityError, match="is the LoRA itself: name its base in base.json"):
+        load(tmp_path)
+
+
 @pytest.mark.pipeline
 def test_a_base_of_the_checkout_is_found_from_another_folder(base, monkeypatch):
     erased_beside(base, str(BASE))
