@@ -200,7 +200,8 @@ def _sana(embedded: StableDiffusionPipeline) -> DiffusionPipeline:
         decoder_act_fns="silu",
     )
     instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-    tokenizer = own_tokenizer(instruction)
+    # SANA counts the tokens of the instruction, and takes what comes behind: one more there would cut a word off.
+    tokenizer = own_tokenizer(instruction, template="</s> $A")
     text_encoder = Gemma2Model(
         Gemma2Config(
             vocab_size=len(tokenizer),
@@ -269,11 +270,12 @@ def _projecting(embedded: StableDiffusionPipeline) -> CLIPTextModelWithProjectio
     return encoder
 
 
-def own_tokenizer(more: list[str] | None = None) -> Any:
-    """A tokenizer as T5's and Gemma's: padded at the end, ended by a token of its own; unknown words are spelled.
+def own_tokenizer(more: list[str] | None = None, *, template: str = "$A </s>") -> Any:
+    """A tokenizer as T5's or Gemma's: padded at the end, unknown words are spelled.
 
     Args:
         more: texts whose words it should know beside the captions.
+        template: where the token of its own stands: behind a text, as T5's, or before it, as Gemma's.
     """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -284,7 +286,7 @@ def own_tokenizer(more: list[str] | None = None) -> Any:
         vocab_size=1600, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     backend.train_from_iterator([*CORPUS, *(more or ()) * 3], trainer)
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<pad>", model_max_length=512
     )
