@@ -17,7 +17,7 @@ from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.training.denoising import Recipe
 
 #: Those that were seen to draw what they are asked for.
-WORKING = ("stable_diffusion_xl", "stable_diffusion_3", "dit", "pixart")
+WORKING = ("stable_diffusion_xl", "stable_diffusion_3", "dit", "pixart", "sana")
 EXAMPLES = Path(__file__).parents[2] / train_family.FOLDER
 
 
