@@ -111,8 +111,11 @@ def test_an_experiment_runs_what_depends_on_it_and_moves_no_alias(project):
 @pytest.mark.parametrize(
     ("touched", "stages"),
     [
-        # Attacks train; verdict and register say how it differs from the paper.
-        ("erasediff/unlearning/loop.py", {"erase", "evaluate@base", "evaluate@erased", "verdict", "register"}),
+        # A method says what is drawn for it; attacks train; verdict and register say how it differs from the paper.
+        (
+            "erasediff/unlearning/loop.py",
+            {"forget_set", "erase", "evaluate@base", "evaluate@erased", "verdict", "register"},
+        ),
         ("erasediff/registry/card.py", {"register"}),
         ("erasediff/tracking/run.py", set()),
         ("data/own/new.png", {"curate"}),
