@@ -12,9 +12,9 @@ from torch import Tensor
 
 from erasediff.artifacts import write_bytes
 from erasediff.data.images import as_shape
+from erasediff.data.rows import rows_on_disk
 from erasediff.errors import ModelError
 from erasediff.evaluation.protocol import Plan
-from erasediff.evaluation.rows import Rows
 from erasediff.judges import Judge
 from erasediff.metrics.distance import Moments
 from erasediff.metrics.draw import Draw
@@ -52,43 +52,46 @@ class Reader:
     def read_all(self, batches: Iterable[Tensor], names: Sequence[str], prompts: Sequence[str] = ()) -> Draw:
         """Pictures ``(B, C, H, W)`` in [-1, 1] that come in batches, read and let go: memory has one batch of them.
 
-        What was read of them is held in files: see :class:`~erasediff.evaluation.rows.Rows`.
+        What was read of them lies in files without a name, in the folder for temporary files (``TMPDIR``).
 
         Args:
             names: concepts that the pictures of all batches were drawn for, ``N`` in all.
             prompts: likewise what the model was asked; empty: nothing is said of words.
 
-        Raises: ModelError: pictures, or what the judge says of them, are no finite numbers.
+        Raises: ModelError: pictures, or what the judge says of them, are no finite numbers. OSError: the disk is full.
         """
-        columns = [Rows(len(names)) for _ in range(6)]
-        for images in _in_parts(batches):
-            start = columns[0].filled
-            for rows, part in zip(columns, self._read(images, names[start : start + len(images)]), strict=True):
-                rows.add(part)
-        probabilities, features, smooth, blank, small, inception = (rows.tensor for rows in columns)
+        rows = rows_on_disk(self._read_in_parts(batches, names), len(names))
+        features = rows["features"]
         words = getattr(self.judge, "alignment", None)
         return Draw(
-            probabilities,
+            rows["probabilities"],
             features,
             names,
             self.judge.concepts,
             self.plan.forgotten,
             self.reference,
             self.plan.earlier,
-            self.yardstick.marked(blank.bool(), smooth, small),
+            self.yardstick.marked(rows["blank"].bool(), rows["smooth"], rows["small"]),
             self.plan.domains,
             words(features, prompts) if words is not None and prompts else None,
-            inception if self.inception is not None else None,
+            rows.get("inception"),
             self.inception_reference,
         )
 
-    def _read(self, images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
+    def _read_in_parts(self, batches: Iterable[Tensor], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        start = 0
+        for images in _in_parts(batches):
+            yield self._read(images, names[start : start + len(images)])
+            start += len(images)
+
+    def _read(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         require_pictures(images)
         probabilities, features = self.judge.read(images)
         require_readings(probabilities, features, names, self.judge.concepts)
         smooth, blank = self.yardstick.roughness(images)
-        inception = torch.empty(len(images), 0) if self.inception is None else self.inception.features(images)
-        return probabilities, features, smooth, blank, as_shape(images, self.yardstick.image_shape), inception
+        small = as_shape(images, self.yardstick.image_shape)
+        found = {"probabilities": probabilities, "features": features, "smooth": smooth, "blank": blank, "small": small}
+        return found if self.inception is None else {**found, "inception": self.inception.features(images)}
 
 
 def require_pictures(images: Tensor) -> None:

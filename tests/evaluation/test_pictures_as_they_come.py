@@ -10,11 +10,10 @@ import pytest
 import torch
 from dealing import CONCEPTS, PROTOCOL, Dealer, Nearest, World, evaluated, forgetting, measured, shorter
 
-from erasediff.errors import DataError, ModelError
+from erasediff.errors import ModelError
 from erasediff.evaluation.measure import measure
 from erasediff.evaluation.neighbours import neighbours_of
 from erasediff.evaluation.reading import READ, Reader, kept_features
-from erasediff.evaluation.rows import Rows
 from erasediff.metrics.draw import Draw
 from erasediff.metrics.inception import WIDTH, Inception, inception_file
 
@@ -61,28 +60,11 @@ def test_memory_does_not_grow_with_the_pictures():
 
 
 @pytest.mark.unit
-def test_numbers_of_pictures_lie_in_a_file_that_is_gone_and_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_what_was_read_lies_in_files_that_are_gone(world, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    rows = Rows(3)
-    rows.add(torch.ones(2, 4)), rows.add(torch.zeros(1, 4))
-    assert rows.tensor.tolist() == [[1.0] * 4] * 2 + [[0.0] * 4] and not list(tmp_path.iterdir())
-
-    def full(*given):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"32 bytes cannot be held in .* \(No space left on device\): let TMPDIR name"):
-        Rows(2).add(torch.ones(1, 4))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.unit
-def test_numbers_of_pictures_lie_in_a_file_where_the_system_cannot_take_room_at_once(monkeypatch):
-    """As macOS."""
-    monkeypatch.delattr(os, "posix_fallocate")
-    rows = Rows(300_000)
-    rows.add(torch.ones(300_000, 1))
-    assert rows.tensor.sum() == 300_000
+    images, names = world.held_out, world.named[1]
+    draw = Reader(Nearest(world), world.plan()).read(images, names)
+    assert len(draw.features) == len(images) and not list(tmp_path.iterdir())
 
 
 class Failing(Nearest):
