@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import erasediff
 from erasediff.arguments import Parser, within
@@ -20,8 +20,8 @@ from erasediff.evaluate_command import add_evaluate, evaluate
 from erasediff.loading import erased_before, load, require_model
 from erasediff.ranges import RANGES
 from erasediff.records import ERASURE
-from erasediff.unlearning import METHODS, Settings, method_for
-from erasediff.unlearning.settings import DEFAULTS
+from erasediff.unlearning import METHODS, method_for
+from erasediff.unlearning.settings import DEFAULTS, read_setting
 
 MODEL = "diffusers folder, single .safetensors file, models:/NAME@ALIAS or /VERSION, hf://ORG/NAME@COMMIT, or shapes"
 CONFIG = "of a single file: diffusers folder of such a model (default: the file's own folder, else the hub)"
@@ -301,26 +301,13 @@ def _anchor(given: list[str], concepts: list[str]) -> str | dict[str, str] | Non
 
 def _setting(text: str) -> tuple[str, Any]:
     """``NAME=VALUE`` of ``--set``, its value of the setting's type."""
-    name, equals, value = text.partition("=")
-    if not equals or name not in DEFAULTS:
-        hint = did_you_mean(name, DEFAULTS) if equals else ": write NAME=VALUE"
-        raise argparse.ArgumentTypeError(f"no setting {shown(name)!r}{hint}")
+    try:
+        name, value = read_setting(text)
+    except ParamsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if name in OPTIONS:
         raise argparse.ArgumentTypeError(f"{name} has an option of its own: write {OPTIONS[name]} {shown(value)}")
-    hint = get_type_hints(Settings)[name]
-    kinds = getattr(hint, "__args__", (hint,))
-    try:
-        read = json.loads(value)
-    except ValueError:
-        read = value
-    if float in kinds and type(read) is int:
-        read = float(read)
-    if type(read) in kinds or read in kinds:  # the latter: one of a Literal's texts
-        return name, read
-    if str in kinds:
-        return name, value
-    told = " or ".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds)
-    raise argparse.ArgumentTypeError(f"{name} {shown(value)!r} is no {told}")
+    return name, value
 
 
 class _Completion(argparse.Action):

@@ -53,7 +53,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     suite.add_argument("--data", metavar="DIR", type=Path, help="files that the suite asks for")
     suite.add_argument("--stand-in", action="store_true", help="the same code on an embedded world, for trying out")
     suite.add_argument(
-        "--methods", nargs="+", default=[], metavar="METHOD", help="erase by these first, each concept of the suite"
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="erase by these first, each concept of the suite; settings may follow: esd:learning_rate=2e-4",
     )
     suite.add_argument("--quick", action="store_true", help="few concepts and pictures")
 

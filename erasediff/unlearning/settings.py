@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args, get_type_hints
 
-from erasediff.errors import shown
+from erasediff.errors import ParamsError, did_you_mean, shown
 from erasediff.ranges import require_in_range
 from erasediff.records import EffectiveSettings, Value
 
@@ -157,6 +158,32 @@ SWITCHES_AND_NAMES: dict[str, bool | str] = {
 SHARED: dict[str, str] = {"forget_source": "retain", "forget_target": "relabel", "retain_target": "teacher"}
 
 DEFAULTS: dict[str, Value] = dict(vars(Settings()))
+
+
+def read_setting(text: str) -> tuple[str, Value]:
+    """What ``NAME=VALUE`` says, its value of the setting's type.
+
+    Raises: ParamsError: it is no such text, there is no such setting, or its value is of another type.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or name not in DEFAULTS:
+        hint = did_you_mean(name, DEFAULTS) if equals else ": write NAME=VALUE"
+        raise ParamsError(f"no setting {shown(name)!r}{hint}")
+    hint = get_type_hints(Settings)[name]
+    kinds = getattr(hint, "__args__", (hint,))
+    try:
+        read = json.loads(value)
+    except ValueError:
+        read = value
+    if float in kinds and type(read) is int:
+        read = float(read)
+    if type(read) in kinds or read in kinds:  # the latter: one of a Literal's texts
+        return name, read
+    if str in kinds:
+        return name, value
+    told = " or ".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds)
+    raise ParamsError(f"{name} {shown(value)!r} is no {told}")
+
 
 #: One replacement: of several, a model that is guided draws something in between (docs/experiments.md).
 NEAREST_ANCHOR: dict[str, Value] = {"forget_target": "anchor", "anchor": NEAREST}

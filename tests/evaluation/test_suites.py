@@ -17,7 +17,7 @@ from erasediff.errors import DataError, ModelError, ParamsError
 from erasediff.evaluate_command import open_model
 from erasediff.evaluation.attacks import unlearndiffatk
 from erasediff.evaluation.judging import named_judge
-from erasediff.evaluation.suites import scoring
+from erasediff.evaluation.suites import erasing, scoring
 from erasediff.evaluation.suites.asking import Asked, asked
 from erasediff.evaluation.suites.erasing import eraser
 from erasediff.evaluation.suites.measuring import SCORES, Context, measure
@@ -150,6 +150,24 @@ def test_methods_are_known_and_a_retrained_model_is_asked_for(tmp_path):
         eraser("sped", setting, 0, None, tmp_path)
     with pytest.raises(Exception, match="never saw star: give --data DIR with DIR/retrained/star"):
         eraser("retrained", setting, 0, tmp_path, tmp_path)(None, ("star",))
+
+
+@pytest.mark.unit
+def test_settings_of_erasing_follow_a_method(tmp_path, monkeypatch):
+    setting = load_suite("unlearncanvas").stand_in
+    asked = []
+    monkeypatch.setattr(erasing, "erase", lambda *given, **how: asked.append(how) or SimpleNamespace(pipeline=None))
+    eraser("lora:learning_rate=1,trainable=xattn", setting, 0, None, tmp_path)(None, ("star",))
+    assert asked[0].items() >= {"method": "erasediff", "adapter": "lora", "learning_rate": 1.0}.items()
+    assert asked[0]["trainable"] == "xattn"
+    for method, message in {
+        "esd:learning_rat=1": "did you mean learning_rate",
+        "esd:learning_rate": "write NAME=VALUE",
+        "esd:outer_steps=few": "outer_steps 'few' is no int",
+        "base:outer_steps=3": "erases nothing",
+    }.items():
+        with pytest.raises(ParamsError, match=message):
+            eraser(method, setting, 0, None, tmp_path)
 
 
 # Scoring, on pictures with known answers

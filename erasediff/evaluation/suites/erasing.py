@@ -12,6 +12,7 @@ from erasediff.evaluation.suites.suite import Setting
 from erasediff.families import open_pipeline
 from erasediff.unlearning.erasing import erase
 from erasediff.unlearning.methods import METHODS
+from erasediff.unlearning.settings import read_setting
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,17 +32,20 @@ def eraser(
 
     Args:
         method: of :data:`erasediff.unlearning.METHODS`, ``lora``, ``base`` (nothing is erased), or ``retrained`` (the
-            folder ``DIR/retrained/CONCEPT`` of ``--data DIR``).
+            folder ``DIR/retrained/CONCEPT`` of ``--data DIR``). Settings of :func:`erasediff.erase` may follow:
+            ``esd:learning_rate=2e-4,trainable=xattn``.
         kept: folder for the models of several requests.
 
-    Raises: ParamsError: no such method.
+    Raises: ParamsError: no such method, or no such setting.
     """
+    name, _, settings = method.partition(":")
     known = [BASE, RETRAINED, *VARIANTS, *(name for name in METHODS if name != "retrain")]
-    if method not in known:
-        raise ParamsError(
-            f"no method {shown(repr(method))}{did_you_mean(method, known)}; there are: {', '.join(known)}"
-        )
-    how: dict[str, Any] = {"method": method, **VARIANTS.get(method, {}), **setting.settings.get(method, {})}
+    if name not in known:
+        raise ParamsError(f"no method {shown(repr(name))}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    if settings and name in (BASE, RETRAINED):
+        raise ParamsError(f"{name} erases nothing: {shown(settings)} would change nothing")
+    how: dict[str, Any] = {"method": name, **VARIANTS.get(name, {}), **setting.settings.get(name, {})}
+    how |= dict(read_setting(text) for text in settings.split(",") if text)
 
     def erased(base: DiffusionPipeline, concepts: tuple[str, ...]) -> DiffusionPipeline:
         if method == BASE:
