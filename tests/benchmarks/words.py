@@ -29,6 +29,7 @@ from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of, open_pipeline
 from erasediff.metrics.distance import frechet_distance
 from erasediff.randomness import image_seeds
+from erasediff.unlearning.settings import read_setting
 
 #: Two wordings that the example was trained on; the others are five that it never saw.
 TRAINED = ("a {object} in {style} style", "{style} {object}")
@@ -167,9 +168,11 @@ def measured(pipeline, word: str, seed: int, method: str, rate: float | None, co
 
 
 def erased(method: str, word: str, seed: int, rate: float | None):
-    """``(pipeline, core seconds)`` of one call; ``METHOD+lora`` trains a LoRA."""
+    """``(pipeline, core seconds)`` of one call; ``METHOD+lora`` trains a LoRA, ``METHOD:NAME=VALUE`` has a setting."""
+    method, _, setting = method.partition(":")
     name, _, adapter = method.partition("+")
     options = {"method": name} | ({"adapter": adapter} if adapter else {}) | ({"learning_rate": rate} if rate else {})
+    options |= dict([read_setting(setting)] if setting else [])
     before = os.times()
     result = erasediff.erase(example().pipeline, word, seed=seed, progress=False, **options)
     after = os.times()
