@@ -7,13 +7,16 @@ import reprlib
 from collections.abc import Callable, Iterable
 
 
-def did_you_mean(word: str, known: Iterable[str], written: Callable[[str], str | None] = str) -> str:
+def did_you_mean(
+    word: str, known: Iterable[str], written: Callable[[str], str | None] = str, *, alike: float = 0.6
+) -> str:
     """``; did you mean NAME?`` with the nearest of the known names, or nothing: the end of a message.
 
     Args:
         written: how a name is written, such as with the dashes of an option, which make all options alike.
+        alike: in [0, 1]: how alike two names are at least, as difflib counts it.
     """
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f"; did you mean {written(near[0])}?" if near else ""
 
 

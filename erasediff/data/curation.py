@@ -15,7 +15,7 @@ from erasediff.data.overview import curated_overview, words_overview
 from erasediff.data.prompts import prompt_files, read_prompts, template_prompts, words_table
 from erasediff.data.sources import Source
 from erasediff.data.table import curate_table
-from erasediff.data.wordings import Kind
+from erasediff.data.wordings import Kind, warn_of_misspelt
 from erasediff.pages import Section
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def curated_pictures(
 
 
 def curated_words(path: Path, concepts: Mapping[str, Kind], test_fraction: float) -> Curation:
-    """Prompts of templates, and of the CSV files at a path.
+    """Prompts of templates, and of the CSV files at a path. A concept that looks misspelt is warned of.
 
     Args:
         concepts: to make prompts of, with their kinds.
@@ -95,12 +95,14 @@ def curated_words(path: Path, concepts: Mapping[str, Kind], test_fraction: float
     files = prompt_files(path)
     prompts = [*template_prompts(concepts), *(p for file in files for p in read_prompts(file, concepts))]
     curated = words_table(prompts, test_fraction)
+    classes = class_order(curated.table["concept"])
+    warn_of_misspelt(classes)
     told = " and ".join([*(["templates of curate.concepts"] if concepts else []), *map(str, files)])
     return Curation(
         curated.table,
         expectations.with_word_checks(curated.table),
         expectations.words_expectations(),
         words_overview(curated, told),
-        {"classes": class_order(curated.table["concept"])},
+        {"classes": classes},
         curated.left_out,
     )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Literal, get_args
+
+from erasediff.errors import did_you_mean, shown
 
 Kind = Literal["object", "style", "person", "scene"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: A training asks by these wordings; those of ``test`` are never trained on.
 Split = Literal["train", "test"]
+
+#: A name that is so alike to a word of the vocabulary of so many letters is that word misspelt: "sqaure" is 0.83 alike
+#: to "square". Of "hate" and "hat", or "sleep" and "sheep", both are words.
+MISSPELT, LETTERS = 0.82, 4
 
 #: First letters that are written as vowels and spoken otherwise, and the reverse.
 _SPOKEN_CONSONANT = ("uni", "use", "eu", "one", "ufo", "u-")
@@ -57,6 +65,37 @@ def vocabulary() -> Mapping[str, Kind]:
     return MappingProxyType(
         {row["name"]: kind for row in _table("vocabulary") for kind in KINDS if row["kind"] == kind}
     )
+
+
+def misspelt(name: str) -> str:
+    """``the vocabulary has no 'hart'; did you mean heart?``; empty where a name is spelt right, or unlike all.
+
+    Every word of the package's texts is spelt right, and so is its plural. Who misspells a word has its first letter
+    right: "hair" is no "chair".
+    """
+    low = name.casefold()
+    if all({word, word.removesuffix("s"), word.removesuffix("es")} & _spelt() for word in _words(low)):
+        return ""
+    near = [word for word in vocabulary() if word[0] == low[0] and len(word) >= LETTERS]
+    hint = did_you_mean(low, near, alike=MISSPELT)
+    return f"the vocabulary has no {shown(repr(name))}{hint}" if hint else ""
+
+
+def warn_of_misspelt(names: Iterable[str]) -> None:
+    """Warn of each name that looks misspelt. It is none to refuse: a model may know any word."""
+    for told in filter(None, map(misspelt, names)):
+        warnings.warn(told, stacklevel=2)
+
+
+@cache
+def _spelt() -> frozenset[str]:
+    """Every word of the vocabulary, of its other names and of the prompts of everyday pictures."""
+    texts = [*vocabulary(), *(row["name"] for row in _table("other_names")), *general_prompts()]
+    return frozenset(word for text in texts for word in _words(text.casefold()))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
 
 
 def other_names(concept: str) -> dict[str, list[str]]:

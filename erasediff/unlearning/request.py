@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erasediff.data.concept_images import ConceptImages
 from erasediff.data.given import Pictures, as_images, require_range
+from erasediff.data.wordings import warn_of_misspelt
 from erasediff.errors import DataError, ParamsError, require_unicode, shown
 from erasediff.families import Family
 from erasediff.families.reading import require_read, require_told_apart, warn_of_cut
@@ -50,6 +51,9 @@ def request(
     targets = names_of(concept, "concept", family)
     anchors = _anchors(anchor, targets)
     require_read(family.pipeline, targets)
+    named = [] if preserve is None else names_of(preserve, "preserve", family)
+    if takes_words(family):
+        warn_of_misspelt([*targets, *anchors, *named])
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
     shape = family.image_shape
@@ -59,7 +63,7 @@ def request(
         raise DataError(f"forget has {empty} empty prompts: say what each of these pictures is asked for with")
     if retain_set is None:
         if preserve is not None:
-            kept = names_of(preserve, "preserve", family)
+            kept = named
         elif takes_words(family):
             kept = _without(before, kept_by_default(family, targets, accelerator))
         else:

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from erasediff.data.wordings import combined, general_prompts, in_turns, kind_of, prompts_of, vocabulary, with_article
+from erasediff.data.wordings import (
+    combined,
+    general_prompts,
+    in_turns,
+    kind_of,
+    misspelt,
+    prompts_of,
+    vocabulary,
+    with_article,
+)
 from erasediff.errors import did_you_mean, shown
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
 from erasediff.families.reading import read_by
@@ -164,7 +173,8 @@ def known_as_else(
     for concept, effect in zip(concepts, plain, strict=False):
         if tell and effect < APART * plain[len(concepts) :].amax():
             told = f"the model hardly knows {shown(repr(concept))}: it predicts nearly the same as for an empty prompt"
-            warnings.warn(f"{told}{did_you_mean(concept, vocabulary())}", stacklevel=3)
+            hint = "" if misspelt(concept) else did_you_mean(concept, vocabulary())  # it was told before
+            warnings.warn(f"{told}{hint}", stacklevel=3)
     least = APART * plain[: len(concepts)].min()
     own = plain[len(concepts) :]
     apart = own >= least

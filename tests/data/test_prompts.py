@@ -15,7 +15,7 @@ from erasediff.data.curation import curated_words
 from erasediff.data.inputs import Given, given_by_prompt, has_pictures, prompts_by_concept
 from erasediff.data.prompts import Prompt, prompt_files, read_prompts, template_prompts, words_table
 from erasediff.data.selection import select, set_apart
-from erasediff.data.wordings import KINDS, general_prompts, kind_of, prompts_of, vocabulary, with_article
+from erasediff.data.wordings import KINDS, general_prompts, kind_of, misspelt, prompts_of, vocabulary, with_article
 from erasediff.errors import DataError, ExpectationFailed
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/prompts"
@@ -50,6 +50,28 @@ def test_the_vocabulary_and_the_general_prompts_are_a_thousand_rows():
     assert all(name == name.strip() and name for name in words) and len(set(general)) == len(general)
     assert kind_of("star") == "object" and kind_of("Cubism") == "style" and kind_of("Van Gogh") == "object"
     assert kind_of("nurse") == "person" and kind_of("harbour") == "scene"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *[("hart", "heart"), ("Sqaure", "square"), ("circel", "circle"), ("hous", "house"), ("ukiyoe", "ukiyo-e")],
+        *[(name, None) for name in ("heart", "Heart", "hearts", "a heart", "two crosses", "Stern", "red car", "hate")],
+        *[(name, None) for name in ("hair", "arm", "wing", "Van Gogh", "Elon Musk", "sexual", "x8", "8", "日本", "")],
+    ],
+)
+def test_a_name_near_a_word_of_the_vocabulary_is_misspelt(name, meant):
+    assert misspelt(name) == (f"the vocabulary has no '{name}'; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.unit
+def test_concepts_of_a_table_of_words_that_look_misspelt_are_told(tmp_path):
+    file = write(tmp_path / "p.csv", "prompt,class\na big traingle,traingle\na house,house\n")
+    with pytest.warns(UserWarning) as told:
+        curated_words(file, {"hart": "object", "star": "object"}, 0.25)
+    hints = ["hart'; did you mean heart?", "traingle'; did you mean triangle?"]
+    assert [str(warning.message) for warning in told] == [f"the vocabulary has no '{hint}" for hint in hints]
 
 
 @pytest.mark.unit

@@ -193,11 +193,25 @@ def test_a_word_that_the_model_does_not_know_is_told(monkeypatch):
     few = dict.fromkeys(["heart", "circle", "house", "cat"], "object")
     monkeypatch.setattr("erasediff.unlearning.words.vocabulary", lambda: few)
     family = family_of(open_example("shapes").pipeline)
-    with pytest.warns(UserWarning, match="the model hardly knows 'hart': .*; did you mean heart?"):
-        kept_by_default(family, ["hart"], Accelerator())
+    with pytest.warns(UserWarning, match="the model hardly knows 'hrat': .*; did you mean heart?"):
+        kept_by_default(family, ["hrat"], Accelerator())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert set(kept_by_default(family, ["star"], Accelerator())) == {"heart", "circle", "house"}
+
+
+@pytest.mark.unit
+@pytest.mark.filterwarnings("ignore:.*another concept")
+def test_misspelt_names_are_told_once_before_anything_is_made(pipeline):
+    said = []
+    named = {"anchor": "circel", "preserve": ["square", "house", "triangel"]}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        # The first update is the first thing that takes long: by then all is said.
+        erase(pipeline, "hart", **named, **SMALL, on_step=lambda *_: said or said.extend(str(w.message) for w in told))
+    hints = ["hart'; did you mean heart?", "circel'; did you mean circle?", "triangel'; did you mean triangle?"]
+    assert said[:3] == [f"the vocabulary has no '{hint}" for hint in hints]
+    assert sum("did you mean" in str(w.message) for w in told) == 3
 
 
 @pytest.mark.unit
