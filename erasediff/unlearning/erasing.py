@@ -322,5 +322,6 @@ def by_words(chosen: Method, family: Family, settings: Mapping[str, Any]) -> Met
     ignored = {*chosen.ignored(), *chosen.fixes, *settings} - {"anchor"}
     if "forget_target" in ignored or chosen.settings.shared_batch or isinstance(chosen, ClosedForm):
         ignored |= set(NEAREST_ANCHOR)
-    more = {k: v for k, v in BY_WORDS[size, chosen.settings.adapter].items() if k not in ignored}
+    kind = size, chosen.settings.adapter
+    more = {k: v for k, v in {**BY_WORDS[kind], **chosen.by_words.get(kind, {})}.items() if k not in ignored}
     return _chosen(chosen.name, {**settings, **more}, {})

@@ -196,7 +196,8 @@ def picture(models: dict[str, object], word: str) -> Image.Image:
     asks = [Ask(TRAINED[0].format(**world), "kept", world) for world in worlds]
     drawn = [draw(model, asks, 0) for model in models.values()]
     side_by_side = torch.cat([images.view(len(rows), 2, *images.shape[1:]) for images in drawn], 1)
-    return picture_grid(side_by_side, rows, "", marked=[word], groups=list(models))
+    headings = ["as a LoRA" if name.endswith("+lora") else name.partition(":")[0] for name in models]
+    return picture_grid(side_by_side, rows, "", marked=[word], groups=headings)
 
 
 def read_cells(path: Path) -> list[dict[str, str]]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from erasediff.records import Value
 from erasediff.unlearning.methods.method import Method
 from erasediff.unlearning.settings import DEFAULTS, PAPER_SETTING
+
+#: Methods that aim away from the base, or at the noise, harm the rest at EraseDiff's rate; searched over four
+#: (docs/benchmarks.md, "Methods from a word alone").
+SLOWER: dict[str, Value] = {"learning_rate": 2e-4}
 
 
 class EraseDiff(Method):
@@ -53,6 +58,7 @@ class SalUn(Method):
         "forget_source": "forget",
         "retain_target": "noise",
     }
+    by_words = {("small", "none"): SLOWER}
 
 
 class Munba(Method):
@@ -79,6 +85,7 @@ class Esd(Method):
         "forget_target": "negative_guidance",
         "forget_source": "forget",
     }
+    by_words = {("small", "none"): SLOWER}
 
 
 class Retrain(Method):

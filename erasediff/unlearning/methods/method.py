@@ -36,6 +36,8 @@ class Method:
         unit_lengths: both gradients are brought to length one before they are joined, and every update has the length
             ``max_grad_norm``.
         needs_fisher: the method needs the Fisher information of both sets, whatever the mask.
+        by_words: what suits it on a model that takes words, where it differs from
+            :data:`erasediff.unlearning.settings.BY_WORDS`; keyed as that is.
         recorded: attributes of the method itself that the record of a run names.
         settings: those of this run, the fixed ones included.
     """
@@ -46,6 +48,7 @@ class Method:
     forget_weight: ClassVar[float] = 1.0
     unit_lengths: ClassVar[bool] = False
     needs_fisher: ClassVar[bool] = False
+    by_words: ClassVar[Mapping[tuple[str, str], Mapping[str, Value]]] = {}
     recorded: ClassVar[tuple[str, ...]] = ("retain_weight", "forget_weight")
 
     def __init__(self, settings: Settings):
