@@ -128,13 +128,10 @@ def hollow(path, shapes):
     os.truncate(path, 8 + len(header) + end)
 
 
-@pytest.mark.unit
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_stable_diffusion_of_its_true_size_is_opened_as_a_folder_and_as_one_file(tmp_path):
-    """Its true networks, of random weights in half precision: 2 GB in each form."""
+def true_stable_diffusion(dtype):
+    """Its true networks, of random weights; tokenizer and scheduler are those of the small one."""
     tiny = tiny_stable_diffusion()
-    torch.set_default_dtype(torch.float16)
+    torch.set_default_dtype(dtype)
     try:
         parts = {
             "unet": NETWORKS["Stable Diffusion 1.5"](),
@@ -143,10 +140,18 @@ def test_stable_diffusion_of_its_true_size_is_opened_as_a_folder_and_as_one_file
         }
     finally:
         torch.set_default_dtype(torch.float32)
-    pipeline = type(tiny)(**{**tiny.components, **parts}, requires_safety_checker=False)
+    return type(tiny)(**{**tiny.components, **parts}, requires_safety_checker=False)
+
+
+@pytest.mark.unit
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_stable_diffusion_of_its_true_size_is_opened_as_a_folder_and_as_one_file(tmp_path):
+    """In half precision: 2 GB in each form."""
+    pipeline = true_stable_diffusion(torch.float16)
     pipeline.save_pretrained(tmp_path / "folder")
     save_single_file(pipeline, tmp_path / "model.safetensors", {})
-    wanted = {name: part.state_dict() for name, part in parts.items()}
+    wanted = {name: getattr(pipeline, name).state_dict() for name in ("unet", "vae", "text_encoder")}
     for opened in (
         erasediff.load(tmp_path / "folder"),
         erasediff.load(tmp_path / "model.safetensors", config=tmp_path / "folder"),
@@ -155,3 +160,21 @@ def test_stable_diffusion_of_its_true_size_is_opened_as_a_folder_and_as_one_file
         for name, weights in wanted.items():
             found = getattr(opened, name).state_dict()
             assert all(torch.equal(found[key], value) for key, value in weights.items()), name
+
+
+@pytest.mark.unit
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_lora_is_trained_on_stable_diffusion_of_its_true_size(tmp_path):
+    """With the settings of large models, but for two updates on small pictures, in little memory."""
+    pipeline = true_stable_diffusion(torch.float32)
+    few = {"size": (64, 64), "outer_steps": 2, "generate": 2, "inference_steps": 2, "retain_batch_size": 2}
+    erased = erasediff.erase(
+        pipeline, "star", anchor="circle", preserve=["circle"], adapter="lora", forget_batch_size=2, **few
+    )
+    assert erased.updates == 2 and all(math.isfinite(row["forget_loss"]) for row in erased.history)
+    erased.save(tmp_path / "erased")
+    size = (tmp_path / "erased" / "pytorch_lora_weights.safetensors").stat().st_size
+    assert size < 0.03 * 4 * sum(weight.numel() for weight in pipeline.unet.parameters())
+    pipeline.load_lora_weights(tmp_path / "erased", weight_name="pytorch_lora_weights.safetensors")
+    assert pipeline.get_active_adapters()
