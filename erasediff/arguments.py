@@ -35,6 +35,11 @@ class Parser(argparse.ArgumentParser):
         super().error(message + hint)
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a command that tells how far it is."""
+    parser.add_argument("--quiet", action="store_true", help="show the result, warnings and errors alone")
+
+
 def within(least: int, most: int) -> Callable[[str], int]:
     """Return the type of an argument: a whole number from ``least`` to ``most``."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import erasediff
-from erasediff.arguments import Parser, within
+from erasediff.arguments import Parser, add_quiet, within
 from erasediff.attack_command import add_attack, attack
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
@@ -64,6 +64,7 @@ def erase(
     size: tuple[int, int] | None,
     settings: list[tuple[str, Any]],
     config: str | None = None,
+    quiet: bool = False,
 ) -> None:
     """Erase concepts, and write the erased model as a diffusers folder with :data:`erasediff.records.ERASURE`.
 
@@ -77,6 +78,7 @@ def erase(
         generate: pictures a concept that are drawn from the model.
         inference_steps, guidance_scale, size: how these are drawn.
         config: of a single file, as :func:`erasediff.load` takes it.
+        quiet: show no bar, and no line but the result and warnings.
 
     Raises: ParamsError: settings that cannot be; ``output`` is there already. What :func:`erasediff.load` and
         :func:`erasediff.erase` raise.
@@ -93,6 +95,7 @@ def erase(
     from erasediff.artifacts import DRAWN, new_folder, write_json
     from erasediff.device import device
     from erasediff.families.original_format import is_single_file, original_tensors, save_single_file
+    from erasediff.unlearning.progress import say
 
     what: dict[str, Any] = {
         "method": method,
@@ -104,12 +107,15 @@ def erase(
         "inference_steps": inference_steps,
         "guidance_scale": guidance_scale,
         "size": size,
+        "progress": not quiet,
     }
+    say(f"opening {model}", shown=not quiet)
     before, pipeline = erased_before(model), load(model, config=config)
     if is_single_file(to):
         original_tensors(pipeline)  # before hours of erasing: is there such a format?
     drawn = to.with_name(f".{to.name}{DRAWN}")
     result = erasediff.erase(pipeline.to(device()), concepts, before=before, cache=drawn, **what, **chosen)
+    say(f"saving in {output}", shown=not quiet)
     earlier = [name for name in before if name not in result.forgotten]
     record: dict[str, Any] = {
         "erasediff": erasediff.__version__,
@@ -246,6 +252,7 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
         help="another setting, may be repeated, such as adapter=lora for a LoRA: "
         + ", ".join(name for name in DEFAULTS if name not in OPTIONS),
     )
+    add_quiet(sub)
     sub.set_defaults(work=erase)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
+import math
 import os
 import select
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +131,32 @@ def enter_environment() -> None:
         os.execv(python, [str(python), *command[1:]])
     print(f"{sys.executable} lacks the pipeline's packages: run make demo, or use .venv/bin/python", file=sys.stderr)
     sys.exit(1)
+
+
+def tenths(
+    label: str, unit: str = "", delay: float = 0, seconds: float = 2, *, begins: bool = False
+) -> Callable[[int, int], None]:
+    """What prints a line for each further tenth of a work, such as ``erase: 40 % (56 of 140, 12 s left)``.
+
+    Args:
+        unit: of what is counted, such as " pictures".
+        delay: seconds before the first line.
+        seconds: between two lines, at least.
+        begins: the first call is told, too.
+    """
+    began = time.monotonic()
+    printed, at, any_yet = (-1, -math.inf, True) if begins else (0, began + delay, False)
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed, at, any_yet
+        now, tenth = time.monotonic(), 10 * done // max(total, 1)
+        if tenth > printed and (now - at >= seconds or (done == total and any_yet)):
+            percent = 100 * done // max(total, 1)
+            then = f", {(now - began) * (total - done) / done:.0f} s left" if 0 < done < total else ""
+            print(f"{label}: {percent} % ({done} of {total}{unit}{then})", file=sys.stderr, flush=True)
+            printed, at, any_yet = tenth, now, True
+
+    return on_progress
 
 
 def die_with_parent() -> None:

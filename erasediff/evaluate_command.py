@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasediff.arguments import within
+from erasediff.arguments import add_quiet, within
 from erasediff.artifacts import DRAWN
 from erasediff.errors import ParamsError, shown
 from erasediff.loading import load, require_model
@@ -48,6 +48,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", dest="limits", action="append", default=[], type=_limit, metavar="NAME=VALUE", help="of a gate"
     )
+    add_quiet(parser)
     suite = parser.add_argument_group("a published benchmark")
     suite.add_argument("--suite", metavar="NAME", help="run it instead; --suite list shows all")
     suite.add_argument("--data", metavar="DIR", type=Path, help="files that the suite asks for")
@@ -85,6 +86,7 @@ def evaluate(
     stand_in: bool,
     methods: list[str],
     quick: bool,
+    quiet: bool = False,
 ) -> None:
     """Measure models against their base, print the verdict, and write ``metrics.json`` and ``report.html``.
 
@@ -106,7 +108,20 @@ def evaluate(
         from erasediff.evaluation.suites.run import Request, run_suite
 
         wanted = Request(
-            suite, Path(output), models, base, forgotten, judge, labels, data, stand_in, methods, quick, seed, ray
+            suite,
+            Path(output),
+            models,
+            base,
+            forgotten,
+            judge,
+            labels,
+            data,
+            stand_in,
+            methods,
+            quick,
+            seed,
+            ray,
+            quiet,
         )
         print(run_suite(wanted, open_model))
         return
@@ -143,6 +158,7 @@ def evaluate(
         inception=inception,
         kept=drawn,
         places=places,
+        progress=not quiet,
         **how,
     )
     found.save(output)

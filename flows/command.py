@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -19,11 +18,6 @@ def run_command(name: str, work: Callable[[], None]) -> NoReturn:
     quiet_environment()
     os.environ.setdefault(HEARTBEAT, str(BEAT))
     sys.exit(exit_code(name, work, interrupted="the next run goes on from here"))
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add the option that a command which runs a flow has."""
-    parser.add_argument("--quiet", action="store_true", help="show the result, warnings and errors alone")
 
 
 def prefect_server() -> None:

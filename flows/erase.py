@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from erasediff.arguments import Parser
-from flows.command import add_quiet, run_command
+from erasediff.arguments import Parser, add_quiet
+from flows.command import run_command
 
 if TYPE_CHECKING:
     from flows.tools.request import EraseRequest

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from erasediff.arguments import Parser
-from flows.command import add_quiet, run_command
+from erasediff.arguments import Parser, add_quiet
+from flows.command import run_command
 
 
 def main() -> None:

@@ -6,13 +6,12 @@ import argparse
 import inspect
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from erasediff.arguments import Parser
-from erasediff.command import die_with_parent, exit_code, quiet_environment
+from erasediff.command import die_with_parent, exit_code, quiet_environment, tenths
 
 if TYPE_CHECKING:
     from erasediff.tracking import StageRun
@@ -134,23 +133,6 @@ def progress_bar(label: str, *, unit: str = "", delay: float = 0) -> Iterator[Ca
             bar.update(done - bar.n)
 
         yield on_progress
-
-
-def tenths(label: str, unit: str = "", delay: float = 0, seconds: float = 2) -> Callable[[int, int], None]:
-    """What prints a line for each further tenth of a work, ``seconds`` apart at least."""
-    began = time.monotonic()
-    printed, at = 0, began + delay
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal printed, at
-        now, tenth = time.monotonic(), 10 * done // max(total, 1)
-        if tenth > printed and (now - at >= seconds or (done == total and printed)):
-            left = round((now - began) * (total - done) / done)
-            then = f", {left} s left" if done < total else ""
-            print(f"{label}: {100 * done // total} % ({done} of {total}{unit}{then})", file=sys.stderr, flush=True)
-            printed, at = tenth, now
-
-    return on_progress
 
 
 @contextmanager

@@ -59,6 +59,17 @@ def test_it_erases_into_a_folder_that_is_loaded_and_says_what_ran(model, tmp_pat
 
 
 @pytest.mark.unit
+def test_in_a_pipe_a_command_says_what_it_does_unless_it_is_to_be_quiet(model, tmp_path, capsys):
+    arguments = ["erase", model, "a", *FEW, "--output"]
+    assert main([*arguments, str(tmp_path / "told")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"opening {model}" and lines[-1] == f"saving in {tmp_path / 'told'}"
+    assert "erasing: 100 % (2 of 2 updates)" in lines
+    assert main([*arguments, str(tmp_path / "quiet"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.unit
 def test_what_was_drawn_before_it_was_stopped_is_drawn_no_more(model, tmp_path, capsys, monkeypatch):
     arguments = ["erase", model, "a", "--output", str(tmp_path / "erased"), "--inference-steps", "3", *FEW]
 

@@ -36,7 +36,7 @@ from erasediff.unlearning.loop import run_loop
 from erasediff.unlearning.methods import Method, method_for
 from erasediff.unlearning.methods.closed_form import ClosedForm
 from erasediff.unlearning.plan import passes_of, planned
-from erasediff.unlearning.progress import progress_bar
+from erasediff.unlearning.progress import progress_bar, say
 from erasediff.unlearning.request import Request, names_of, request
 from erasediff.unlearning.settings import BY_WORDS, CHOICES, DEFAULTS, LARGE, NEAREST, NEAREST_ANCHOR
 from erasediff.unlearning.words import of_owner, takes_words
@@ -130,7 +130,7 @@ def erase(
         size: height and width of pictures, drawn and trained on; the model's own by default.
         passes: instead of ``outer_steps``: as many updates as so many images through the network allow.
         recipe: how ``method="retrain"`` trains.
-        progress: show a bar; with ``on_step`` there is none.
+        progress: show a bar, or print a line now and then where nobody sees one; with ``on_step`` there is neither.
         cache: folder that keeps for the next call what was drawn, latents of pictures and embeddings of prompts, each
             under a name made of its content and of the model: a call that was killed goes on there.
         settings: any fields of :class:`erasediff.unlearning.Settings`, which explains each. The usual ones:
@@ -155,6 +155,8 @@ def erase(
     require_no_adapter(pipeline)
     chosen = by_words(chosen, family, settings) if takes_words(family) else chosen
     accelerator = accelerator or Accelerator()
+    shown = progress and on_step is None and accelerator.is_main_process
+    say("looking for the words nearest to what is to be forgotten", shown=shown and takes_words(family))
     asked = request(
         family,
         concept,
@@ -167,7 +169,6 @@ def erase(
     )
     _require_askable(family, chosen)
     _require_owner(family, asked, erase_from)
-    shown = progress and on_step is None and accelerator.is_main_process
     reads = chosen.reads()
     if not (forget is None or isinstance(forget, ConceptImages) or "forget" in reads):
         why = "give forget_source='forget' to train on them" if reads else f"method {method} reads no pictures"
@@ -185,6 +186,7 @@ def erase(
     history: list[dict[str, float]] = []
     lora: Lora | None = None
 
+    say("solving in closed form" if isinstance(chosen, ClosedForm) else "encoding pictures and prompts", shown=shown)
     with progress_bar("erasing", record.updates, "update", shown=shown and record.updates > 0) as bar:
 
         def on_update(step: int, row: dict[str, float]) -> None:
@@ -206,6 +208,7 @@ def erase(
             denoiser, updates, lora = run_loop(family, forget_set, retain_set, chosen, cache=cache, before=named, **how)
             # A constraint gap that was reached ends a run before its planned updates.
             record = dataclasses.replace(record, updates=updates, passes=passes_of(chosen, updates, *sizes))
+    say("comparing predictions before and after", shown=shown)
     change = change_of(family, denoiser, forget_set, retain_set, chosen.settings, seed=seed, accelerator=accelerator)
     if change is not None:
         record = dataclasses.replace(record, concept_change=change.concept, kept_change=change.kept)

@@ -1,4 +1,4 @@
-"""How far a work is, on a terminal and in a notebook."""
+"""How far a work is, on a terminal, in a notebook and in a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+from erasediff.command import tenths
+
+#: What a bar shows of what was measured.
+LOSSES = ("retain_loss", "forget_loss")
 
 
 class Show(Protocol):
@@ -15,26 +20,44 @@ class Show(Protocol):
     def __call__(self, done: int, row: Mapping[str, float], total: int | None = None) -> None: ...
 
 
+def say(line: str, *, shown: bool) -> None:
+    """Tell what a work does next, where no bar tells it."""
+    if shown and not _redraws():
+        print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(label: str, total: int | None, unit: str, *, shown: bool) -> Iterator[Show]:
     """Show how far a work is, with its losses; yields what is called with what is done and what was measured.
 
-    In a file, whose lines nobody redraws, there is no bar.
+    On a terminal and in a notebook a bar redraws. In a file, whose lines nobody redraws, the first call is a line, and
+    so is each further tenth.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets the bar of a terminal
-        from tqdm.auto import tqdm
-
-    in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
-    if not (shown and (in_notebook or sys.stderr.isatty())):
+    if not shown:
         yield lambda done, row, total=None: None
-        return
-    with tqdm(desc=label, total=total, unit=unit) as bar:
+    elif not _redraws():
+        tell, known = tenths(label, f" {unit}s", begins=True), total
+        yield lambda done, row, total=None: tell(done, total or known or done)
+    else:
+        with _tqdm()(desc=label, total=total, unit=unit) as bar:
 
-        def on_progress(done: int, row: Mapping[str, float], total: int | None = None) -> None:
-            bar.total = bar.total if total is None else total
-            losses = {name.removesuffix("_loss"): row[name] for name in ("retain_loss", "forget_loss") if name in row}
-            bar.set_postfix(losses, refresh=False)
-            bar.update(done - bar.n)
+            def on_progress(done: int, row: Mapping[str, float], total: int | None = None) -> None:
+                bar.total = bar.total if total is None else total
+                losses = {name.removesuffix("_loss"): row[name] for name in LOSSES if name in row}
+                bar.set_postfix(losses, refresh=False)
+                bar.update(done - bar.n)
 
-        yield on_progress
+            yield on_progress
+
+
+def _redraws() -> bool:
+    """True on a terminal and in a notebook."""
+    return sys.stderr.isatty() or any(kind.__module__ == "tqdm.notebook" for kind in _tqdm().__mro__)
+
+
+def _tqdm() -> Any:
+    """The bar of a terminal or of a notebook; a notebook without ipywidgets gets that of a terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm

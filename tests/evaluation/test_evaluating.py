@@ -60,13 +60,15 @@ def command(folder, *more):
 @pytest.mark.unit
 def test_the_command_writes_metrics_and_a_report_and_says_the_verdict(on_disk, capsys):
     assert main(command(on_disk)) == 0
-    told = capsys.readouterr().out
+    told, progress = capsys.readouterr()
+    assert "\nbase: 100 % (18 of 18 pictures)" in progress and "\nerased: 100 % (9 of 9 pictures)" in progress
     assert told.startswith("a forgotten, the rest kept: ") and "recognised" in told
     metrics = json.loads((on_disk / "out" / "metrics.json").read_text())
     assert metrics["models"]["base"] != metrics["models"]["erased"]
     assert metrics["self_checks"] and metrics["gates"]["unlearning_accuracy"]["limit"] == 0.9
     assert "cross_domain_retain_accuracy" not in metrics["erased"], "classes are of one domain"
     page = (on_disk / "out" / "report.html").read_text()
+    assert main(command(on_disk, "--quiet")) == 0 and capsys.readouterr().err == ""
     assert "Erasure report: a" in page and "forget set" not in page.split("What this does not show")[0].lower()
 
 

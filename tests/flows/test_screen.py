@@ -8,8 +8,9 @@ import sys
 import pytest
 from rich.console import Console
 
+from erasediff.command import tenths
 from flows.tools.screen import Screen, duration, show
-from stages.door import progress_bar, tenths
+from stages.door import progress_bar
 
 SAID = [
     "Running stage 'erase' (5 of 8)",
@@ -81,6 +82,10 @@ def test_without_a_terminal_progress_is_a_line_a_tenth(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10 and lines[0] == "curate: 10 % (20 of 200 pictures, 0 s left)"
     assert lines[-1] == "curate: 100 % (200 of 200 pictures)"
+    on_progress = tenths("erase", begins=True)
+    for done in range(3):
+        on_progress(done, 100)
+    assert capsys.readouterr().err == "erase: 0 % (0 of 100)\n"
 
 
 @pytest.mark.unit

@@ -29,8 +29,6 @@ def result(pipeline):
 
 @pytest.mark.unit
 def test_a_bar_is_shown_with_the_losses_unless_nobody_looks(pipeline, capsys, monkeypatch):
-    erase(pipeline, "a", **SMALL)
-    assert capsys.readouterr().err == ""  # in a file every redrawing would be a line
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     erase(pipeline, "a", **SMALL)
     shown = capsys.readouterr().err
@@ -40,6 +38,20 @@ def test_a_bar_is_shown_with_the_losses_unless_nobody_looks(pipeline, capsys, mo
     steps = []
     erase(pipeline, "a", **SMALL, on_step=lambda step, row: steps.append(step))
     assert capsys.readouterr().err == "" and steps == [1, 2, 3]
+
+
+@pytest.mark.unit
+def test_in_a_file_each_phase_is_a_line(pipeline, capsys):
+    """Every redrawing of a bar would be a line there."""
+    erase(pipeline, "a", **SMALL)
+    said = capsys.readouterr().err
+    assert "\r" not in said and [line.partition(":")[0] for line in said.splitlines()] == [
+        *["drawing what to keep"] * 2,
+        "encoding pictures and prompts",
+        *["erasing"] * 2,
+        "comparing predictions before and after",
+    ]
+    assert "drawing what to keep: 0 % (0 of 4 pictures)" in said and "erasing: 100 % (3 of 3 updates)" in said
 
 
 @pytest.mark.unit

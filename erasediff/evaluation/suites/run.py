@@ -26,7 +26,7 @@ from erasediff.families.sharing import Places
 from erasediff.families.weights import weights_sha256
 from erasediff.pages import Section, Table, page
 from erasediff.records import Json
-from erasediff.unlearning.erasing import progress_bar
+from erasediff.unlearning.progress import progress_bar
 from erasediff.unlearning.words import neighbours, takes_words
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Request:
         models: measured as they are; of a suite of requests, in their order.
         methods: erase each concept first, with ``base`` for none at all.
         ray: a Ray cluster whose workers draw.
+        quiet: nothing tells how far it is.
     """
 
     suite: str
@@ -61,6 +62,7 @@ class Request:
     quick: bool = False
     seed: int = 0
     ray: str | None = None
+    quiet: bool = False
 
 
 def run_suite(wanted: Request, open_model: OpenModel) -> str:
@@ -79,7 +81,7 @@ def run_suite(wanted: Request, open_model: OpenModel) -> str:
         suite, setting, (), readers, base, wanted.data, wanted.seed, wanted.stand_in, kept=drawn, places=places
     )
     plan = list(_plan(wanted, suite, setting, base, open_model))
-    with progress_bar(f"suite {suite.name}", len(plan), "model", shown=True) as bar:
+    with progress_bar(f"suite {suite.name}", len(plan), "model", shown=not wanted.quiet) as bar:
         for number, (label, forgotten, erased) in enumerate(plan, 1):
             near = _near(suite, setting, forgotten, base)
             known = {next(iter(setting.readers)): (*forgotten, *near)}
