@@ -16,8 +16,6 @@ from erasediff.examples.world import draw_world
 from erasediff.families import FAMILIES, family_of, open_pipeline
 from erasediff.training.denoising import Recipe
 
-#: Those that were seen to draw what they are asked for.
-WORKING = ("stable_diffusion_xl", "stable_diffusion_3", "dit", "pixart", "sana")
 EXAMPLES = Path(__file__).parents[2] / train_family.FOLDER
 
 
@@ -58,7 +56,7 @@ def test_a_training_that_was_stopped_goes_on_and_one_that_is_there_is_left(tmp_p
 @pytest.mark.unit
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_star_is_erased_from_a_working_model_of_each_family(name):
     """Never seen in 19 of 20 pictures, others as often as before but for 3 in 100."""
     if not (EXAMPLES / name).exists():
