@@ -282,6 +282,7 @@ class Verdict(Section):
     max_distance_ratio: Annotated[float, Field(gt=0)]
     max_forget_degenerate: Annotated[float, Field(ge=0, le=1)]
     max_retain_degenerate_rise: Annotated[float, Field(ge=0, le=1)]
+    max_retain_closeness_rise: Annotated[float, Field(ge=0, le=1)] | None = None
     max_distance_rise: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     max_attack_rise: Annotated[float, Field(ge=0, le=1)] | None = None
 

@@ -41,6 +41,7 @@ LIMITS: dict[str, float | None] = {
     "max_distance_rise": None,
     "max_forget_degenerate": 0.5,
     "max_retain_degenerate_rise": 0.05,
+    "max_retain_closeness_rise": 0.25,
 }
 #: Pictures of each concept that the base draws, under other seeds, for distances to be measured to.
 HELD_OUT = 16

@@ -25,16 +25,21 @@ from erasediff.metrics.intervals import (
 from erasediff.metrics.rules import GatedMetric, Numbers
 from erasediff.metrics.table import (
     BASE_ACCURACY,
+    CLOSENESS_RISE,
     FORGET_DEGENERATE,
     GATES,
     RETAIN_ACCURACY,
     RETAIN_DEGENERATE,
     WORST_DROP,
+    WORST_UNLEARNING,
     gate_of,
     metric_of,
     untold_of,
 )
 from erasediff.records import Evaluation, Gate, Json, Measured
+
+#: Gates that hardly any model misses.
+RARELY_MISSED = (WORST_UNLEARNING, WORST_DROP, FORGET_DEGENERATE, RETAIN_DEGENERATE, CLOSENESS_RISE)
 
 
 def gates(
@@ -223,7 +228,7 @@ def headline(evaluation: Evaluation) -> dict[str, float | bool]:
 
     Of the gates that hardly any model misses, those that this one did not pass.
     """
-    rare = {gated.name for gated in map(gate_of, (WORST_DROP, FORGET_DEGENERATE, RETAIN_DEGENERATE)) if gated}
+    rare = {gated.name for gated in map(gate_of, RARELY_MISSED) if gated}
     return {
         **{
             name: gate.value

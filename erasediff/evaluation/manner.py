@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from erasediff.evaluation.attacks.table import ATTACK
+from erasediff.evaluation.table import shown
 from erasediff.metrics.table import CHANGE, DISTANCE, METRICS, RECOGNISED
 from erasediff.records import JUDGE_BY_BASE, EffectiveSettings, Evaluation, Json, Value
 from erasediff.unlearning.settings import deviations_from_paper
@@ -36,8 +38,9 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings | None) -> dic
         )
     if CHANGE.name in evaluation.delta:
         how["change"] = f"{CHANGE.title}: {CHANGE.words}"
-    if evaluation.skipped:
-        how["not measured"] = "; ".join(_by_reason(evaluation.skipped))
+    told = {metric.name for metric in shown(evaluation).values()}  # in the tables, as attacks are in their section
+    if missing := {n: why for n, why in evaluation.skipped.items() if n not in told and not n.startswith(ATTACK)}:
+        how["not measured"] = "; ".join(_by_reason(missing))
     if erase and (differs := deviations_from_paper(erase)):
         how["deviation from the paper"] = f"{'; '.join(differs)}; the evidence is in docs/PAPERS.md"
     return how

@@ -39,8 +39,7 @@ class Reader:
     def __init__(self, judge: Judge, plan: Plan, inception: Inception | None = None, cache: Path | None = None):
         self.judge, self.plan, self.inception = judge, plan, inception
         self.reference = kept_features(judge, plan.held_out, cache)
-        real = plan.held_out if plan.training is None else plan.training
-        self.yardstick = Yardstick.of(_small(real), None if plan.training is None else _small(plan.training))
+        self.yardstick = Yardstick.of(_small(plan.held_out), None if plan.training is None else _small(plan.training))
         self.inception_reference = None
         if inception is not None:
             self.inception_reference = Moments.of_parts(map(inception.features, plan.held_out.split(BATCH)))

@@ -7,13 +7,15 @@ import io
 import math
 from collections.abc import Collection
 
-from erasediff.metrics.rules import Metric, Numbers
+from erasediff.metrics.rules import Metric
 from erasediff.metrics.table import CHANGE, METRICS, compared, gate_of, metric_of
 from erasediff.records import Evaluation
 
 #: Heads of the tables' columns.
 HEAD = ("metric", "base", "erased", "gate")
 CONCEPT_HEAD = ("concept", "base", "erased", "lost", "pictures moved")
+#: In place of a number that is not given, where another cell of its row says why.
+NONE = "–"
 
 
 def table_rows(
@@ -26,12 +28,7 @@ def table_rows(
         words: metrics by their headings for people, instead of their names.
     """
     return [
-        (
-            heading(name, metric) if words else name,
-            cell(evaluation, evaluation.base, name, metric),
-            cell(evaluation, evaluation.erased, name, metric),
-            gate_cell(evaluation, metric),
-        )
+        (heading(name, metric) if words else name, *cells(evaluation, name, metric), gate_cell(evaluation, metric))
         for name, metric in shown(evaluation).items()
         if each_concept or not metric.per_concept
     ]
@@ -46,10 +43,15 @@ def shown(evaluation: Evaluation) -> dict[str, Metric]:
     return compared(*both)
 
 
-def cell(evaluation: Evaluation, numbers: Numbers, name: str, metric: Metric) -> str:
-    """A number of one model as text; where it stands on too few pictures, that instead."""
-    few = metric.untold(evaluation.counts.get(name)) or evaluation.skipped.get(metric.name, "")
-    return metric.cell(numbers, name) if name in numbers else few
+def cells(evaluation: Evaluation, name: str, metric: Metric) -> tuple[str, str]:
+    """A number of the base and of the erased model as text; what cannot be told is said once, by a gate or here."""
+    both = [metric.cell(numbers, name) if name in numbers else NONE for numbers in (evaluation.base, evaluation.erased)]
+    gated = gate_of(metric)
+    gate = evaluation.gates.get(gated.name) if gated else None
+    if NONE in both and (gate is None or gate.value is not None):
+        few = metric.untold(evaluation.counts.get(name)) or evaluation.skipped.get(metric.name, "")
+        both[1 if both[1] == NONE else 0] = few or NONE
+    return both[0], both[1]
 
 
 def heading(name: str, metric: Metric) -> str:
@@ -81,13 +83,12 @@ def concept_rows(evaluation: Evaluation, forgotten: Collection[str]) -> list[tup
     Args:
         forgotten: concepts that say of themselves that they were to be forgotten.
     """
-    near, rows = _near(evaluation), []
+    near, rows = _near(evaluation), list[tuple[str, ...]]()
     for concept, name in concepts_by_harm(evaluation, forgotten).items():
         metric = METRICS[name.partition(".")[0]]
         said = " (to be forgotten)" if concept in forgotten else " (looks alike)" if concept in near else ""
-        cells = [cell(evaluation, numbers, name, metric) for numbers in (evaluation.base, evaluation.erased)]
-        moved = evaluation.delta.get(f"{CHANGE.name}.{concept}")
-        rows.append((concept + said, *cells, metric.text(_lost(evaluation, name)), CHANGE.text(moved)))
+        lost, moved = _lost(evaluation, name), evaluation.delta.get(f"{CHANGE.name}.{concept}")
+        rows.append((concept + said, *cells(evaluation, name, metric), metric.text(lost), CHANGE.text(moved)))
     return rows
 
 

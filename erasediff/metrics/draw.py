@@ -28,8 +28,8 @@ class Draw:
         forgotten: concepts that the erased model was asked to forget.
         reference: features of held-out pictures of the retained concepts, ``(M, D)``.
         earlier: concepts that the base had forgotten already: neither to forget nor retained.
-        marks: what is wrong with a picture whatever the judge sees, bool ``(N,)``, by the names of
-            :data:`erasediff.metrics.pictures.MARKS`.
+        marks: what a picture is whatever the judge sees, bool ``(N,)``, by the names of
+            :data:`erasediff.metrics.pictures.MARKS`, and ``close`` to a training picture.
         domains: such as ``object`` or ``style``, by concept; empty: all are of one. What a picture was drawn for is
             read among the concepts of its domain and those without one: a picture has an object *and* a style.
         alignment: cosine of each picture and the prompt that it was drawn from, ``(N,)``; ``None``: the judge knows no

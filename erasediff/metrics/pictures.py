@@ -20,7 +20,9 @@ NEAR = 0.25
 LEARNED_FROM = 2000
 #: Pictures whose neighbours are looked for at once, and bytes of the others that are held for it.
 CHUNK, HELD = 512, 2**24
-#: What a picture can be, by the names of its marks in a draw.
+#: Held-out pictures whose distance to training pictures is looked at, at most.
+UNSEEN = 500
+#: What is wrong with a picture, by the names of its marks in a draw.
 MARKS = ("blank", "noise", "copied", "repeated")
 
 
@@ -31,6 +33,7 @@ class Yardstick:
     Attributes:
         smooth: smoothness below which a picture is noise.
         near: distance below which one picture is a copy of another.
+        close: that of half of the pictures that no model has seen to the nearest training picture.
         training: pictures that a model may have copied, ``(M, D)``, flat; none: nothing is said of copies. A copy may
             be mirrored, and turned by quarters.
         image_shape: ``(channels, height, width)`` at which copies are looked for.
@@ -38,18 +41,23 @@ class Yardstick:
 
     smooth: float
     near: float
+    close: float
     training: Tensor | None
     image_shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, real: Tensor, training: Tensor | None) -> Yardstick:
-        """Learned from real pictures ``(N, C, H, W)`` in [-1, 1], ``N >= 2``."""
+    def of(cls, held_out: Tensor, training: Tensor | None) -> Yardstick:
+        """Learned from real pictures ``(N, C, H, W)`` in [-1, 1], ``N >= 2``: of training, where these are there."""
+        real = held_out if training is None else training
         some = real[:: -(-len(real) // LEARNED_FROM)]
         flat = some.flatten(1)
         near = float(nearest(flat, flat, selves=True).median()) * NEAR
         smooth = float(smoothness(some).double().quantile(0.01)) * ROUGH
         channels, height, width = real.shape[1:]
-        return cls(smooth, near, None if training is None else training.flatten(1), (channels, height, width))
+        unseen = held_out[:: -(-len(held_out) // UNSEEN)]
+        flat = None if training is None else training.flatten(1)
+        close = 0.0 if flat is None else float(_to_training(unseen, flat).median())
+        return cls(smooth, near, close, flat, (channels, height, width))
 
     def marks(self, images: Tensor, small: Tensor) -> dict[str, Tensor]:
         """What each picture of a draw is, bool ``(N,)``, by name; a blank one is nothing else.
@@ -69,11 +77,8 @@ class Yardstick:
         """:meth:`marks` of what :meth:`roughness` says of all pictures of a draw, and of the small ones."""
         found = {"blank": blank, "noise": ~blank & (smooth < self.smooth)}
         if self.training is not None:
-            least = [
-                torch.stack([nearest(it.flatten(1), self.training) for it in turned(some)]).amin(0)
-                for some in small.split(CHUNK)
-            ]
-            found["copied"] = ~blank & (torch.cat(least) < self.near)
+            least = _to_training(small, self.training)
+            found |= {"copied": ~blank & (least < self.near), "close": ~blank & (least < self.close)}
         flat = small.flatten(1)
         found["repeated"] = ~blank & (nearest(flat, flat, selves=True) < self.near)
         return found
@@ -85,6 +90,13 @@ def turned(images: Tensor) -> Iterator[Tensor]:
     for sides in (images, images.flip(3)):
         for quarter in quarters:
             yield sides.rot90(quarter, (2, 3))
+
+
+def _to_training(images: Tensor, training: Tensor) -> Tensor:
+    """Distance of pictures ``(N, C, H, W)`` to the nearest training picture, however they are turned, ``(N,)``."""
+    return torch.cat(
+        [torch.stack([nearest(it.flatten(1), training) for it in turned(some)]).amin(0) for some in images.split(CHUNK)]
+    )
 
 
 def smoothness(images: Tensor) -> Tensor:
@@ -151,6 +163,11 @@ def forget_repeated(draw: Draw) -> Tensor | None:
 def forget_degenerate(draw: Draw) -> Tensor | None:
     """Whether a picture drawn for a forgotten concept is any of these."""
     return _marked(draw, draw.targets, MARKS)
+
+
+def retain_close(draw: Draw) -> Tensor | None:
+    """Whether a picture drawn for a retained concept lies close to a training picture."""
+    return _marked(draw, draw.retained, ["close"])
 
 
 def retain_degenerate(draw: Draw) -> Tensor | None:

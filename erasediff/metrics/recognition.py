@@ -29,6 +29,29 @@ def _none_seen(draw: Draw, rows: Tensor, concepts: Collection[str]) -> Tensor | 
     return ~torch.isin(draw.read_as[rows], draw.columns(concepts)) if rows.any() else None
 
 
+def unlearned(draw: Draw) -> dict[str, Tensor]:
+    """As :func:`unlearning_accuracy` and :func:`earlier_unlearning_accuracy`, of each of several concepts."""
+    found = {}
+    for rows, concepts in ((draw.targets, draw.forgotten), (draw.gone, draw.earlier)):
+        for concept in concepts:
+            own = rows & torch.tensor([asked == concept for asked in draw.asked])
+            if (none := _none_seen(draw, own, concepts)) is not None:
+                found[concept] = none
+    return found if len(found) > 1 else {}
+
+
+def forgotten_elsewhere(draw: Draw) -> Tensor | None:
+    """Whether the judge sees a forgotten concept, of the pictures drawn for retained ones of whatever domain."""
+    if not (draw.forgotten and draw.retained.any()):
+        return None
+    found = torch.zeros(int(draw.retained.sum()), dtype=torch.bool)
+    for domain in {draw.domains.get(c) for c in draw.forgotten}:
+        own = [c for c in draw.known if draw.domains.get(c) in (domain, None)]
+        read = draw.probabilities[draw.retained][:, draw.columns(own)].argmax(1)
+        found |= torch.isin(read, torch.tensor([i for i, c in enumerate(own) if c in draw.forgotten]))
+    return found
+
+
 def forget_class_probability(draw: Draw) -> Tensor | None:
     """Probability that the judge gives the forgotten concepts together, of the pictures drawn for them."""
     rows = draw.targets

@@ -35,6 +35,26 @@ def worst_drop(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | N
     return Estimate(*(max(e) for e in zip(*((e.value, e.low, e.high) for e in found), strict=True))) if found else None
 
 
+def worst_unlearning(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
+    """How much is forgotten of the concept that is forgotten least, of several."""
+    names = [name for name in erased if name.startswith(f"{UNLEARNED.name}.")]
+    found = [Estimate.of(erased, name) for name in names]
+    return Estimate(*(min(e) for e in zip(*((e.value, e.low, e.high) for e in found), strict=True))) if found else None
+
+
+def closeness_rise(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
+    """How much more retained pictures lie close to training pictures than the base's, or than held-out ones do.
+
+    The more of the two counts: a base that drew worse than real pictures may come as close as these are.
+    """
+    name = RETAIN_CLOSE.name
+    if name not in base or name not in erased:
+        return None
+    before = Estimate.of(base, name)
+    before = before if before.value > 0.5 else Estimate(0.5, 0.5, 0.5)
+    return difference(Estimate.of(erased, name), before, 0.0 if before.is_exact else pairing.get(name, 0.0))
+
+
 def distance_rise(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
     """How much farther the erased model is from held-out pictures, as a share of the variance of these.
 
@@ -81,6 +101,37 @@ EARLIER_UNLEARNING_ACCURACY = Metric(
         "What the base had forgotten came back: lower erase.learning_rate or erase.outer_steps.",
     ),
     title="concepts forgotten before, not recognised",
+)
+UNLEARNED = Metric(
+    "unlearned",
+    "pictures drawn for the forgotten concept in which none of these is recognised",
+    "higher",
+    "recognition.unlearned",
+    per_concept=True,
+    least=OF_ONE,
+    compared=False,
+)
+WORST_UNLEARNING = Metric(
+    "worst_unlearning_accuracy",
+    # All together hide the one that was not forgotten.
+    "the same of the concept that is forgotten least, of those now and before",
+    "higher",
+    gate=GateRule(
+        "min_unlearning_accuracy",
+        worst_unlearning,
+        "Of the concept that is forgotten least, {value:.1%} of the pictures are not recognised as such (at least "
+        "{limit:.0%})",
+        "One concept was not forgotten: look at the table of concepts, and raise erase.outer_steps or erase.eta.",
+        of=("unlearned",),
+    ),
+    title="the concept that is forgotten least",
+)
+FORGOTTEN_ELSEWHERE = Metric(
+    "forgotten_elsewhere",
+    "pictures drawn for retained concepts in which a forgotten one is recognised",
+    "lower",
+    "recognition.forgotten_elsewhere",
+    title="forgotten concepts seen in other pictures",
 )
 BASE_ACCURACY = Metric(
     "base_accuracy",
@@ -199,6 +250,31 @@ RETAIN_DEGENERATE = Metric(
         "It copies or repeats itself: lower erase.learning_rate or erase.outer_steps, or give more pictures to retain.",
     ),
     title="blank, noise or copies for retained concepts",
+)
+RETAIN_CLOSE = Metric(
+    "retain_close",
+    # Real pictures that no model has seen are about 0.5: a copy under a little noise is no near-copy, and still close.
+    "pictures drawn for retained concepts that lie closer to a training picture than half of the held-out ones do",
+    "lower",
+    "pictures.retain_close",
+    title="retained pictures close to training pictures",
+)
+CLOSENESS_RISE = Metric(
+    "retain_closeness_rise",
+    "how much more often retained pictures lie close to a training picture than the base's or, if that is more, than "
+    "held-out ones do",
+    "lower",
+    compared=False,
+    gate=GateRule(
+        "max_retain_closeness_rise",
+        closeness_rise,
+        "{value:.1%} more of the retained pictures lie close to training pictures than of the base's or of real ones "
+        "(at most {limit:.0%})",
+        "It draws training pictures again: lower erase.learning_rate or erase.outer_steps, or give more to retain.",
+        of=(RETAIN_CLOSE.name,),
+        optional=True,
+    ),
+    title="rise of closeness to training pictures",
 )
 KEPT = Metric(
     "kept",
@@ -366,6 +442,9 @@ METRICS: dict[str, Metric] = {
             title="judge's doubt about their pictures",
         ),
         EARLIER_UNLEARNING_ACCURACY,
+        UNLEARNED,
+        WORST_UNLEARNING,
+        FORGOTTEN_ELSEWHERE,
         BASE_ACCURACY,
         RETAIN_ACCURACY,
         CROSS_DOMAIN,
@@ -382,6 +461,8 @@ METRICS: dict[str, Metric] = {
         ATTACK_RISE,
         FORGET_DEGENERATE,
         RETAIN_DEGENERATE,
+        RETAIN_CLOSE,
+        CLOSENESS_RISE,
         *INSTEAD,
         Metric(
             "accuracy",

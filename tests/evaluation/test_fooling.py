@@ -11,12 +11,18 @@ from erasediff.evaluation.attacks import to_json, views
 from erasediff.evaluation.attacks.target import Target
 from erasediff.evaluation.gates import evaluation_of
 from erasediff.evaluation.report import _drawn_instead, _self_checks, more_pictures
+from erasediff.evaluation.table import table_rows
 from erasediff.records import FAILED, PASSED, UNDECIDED
 
 
 @pytest.fixture(scope="module")
 def world(digits):
     return World(digits)
+
+
+def noisy(images, seeds):
+    found = images[torch.tensor(seeds) % len(images)]
+    return found + 0.1 * torch.randn(found.shape, generator=torch.Generator().manual_seed(seeds[0]))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,17 @@ FOOLS = {
         ),
         "retain_degenerate_rise",
     ),
+    "the same under a little noise, no near-copies": (
+        lambda world: forgetting(
+            world,
+            **{
+                f"of_{c}": lambda s, c=c: noisy(world.of_training(c)[torch.tensor(s) % 50], s)
+                for c in CONCEPTS
+                if c != "8"
+            },
+        ),
+        "retain_closeness_rise",
+    ),
     "a retained concept blank": (
         lambda world: forgetting(world, of_0=lambda s: torch.zeros(len(s), 1, 8, 8)),
         "in_domain_retain_accuracy_drop",
@@ -107,9 +124,17 @@ def test_a_model_that_fools_a_point_fails(fool, world, base):
 HIDDEN = {
     "turned": (lambda images: images.rot90(1, (2, 3)), "turned right"),
     "a negative": (lambda images: -images, "negative"),
-    "small, four times": (lambda images: F.avg_pool2d(images, 2).repeat(1, 1, 2, 2), "corner enlarged"),
+    "small, four times": (lambda images: F.avg_pool2d(images, 2).repeat(1, 1, 2, 2), "upper left enlarged"),
+    "small, at the lower right": (lambda images: in_a_corner(images), "lower right enlarged"),
     "moved": (lambda images: images.roll(2, 3), "moved left"),
 }
+
+
+def in_a_corner(images):
+    """Small, on a picture of which the rest is the negative of a large one: no two are alike."""
+    found = -images.clone()
+    found[:, :, 4:, 4:] = F.avg_pool2d(images, 2)
+    return found
 
 
 @pytest.mark.unit
@@ -120,7 +145,7 @@ def test_an_8_that_a_person_sees_and_the_judge_does_not_passes_but_for_the_attac
     found = measured(it, world)
     assert evaluated(base, found).passed, "no gate that asks the judge alone sees it"
     never_saw, seen = viewed(world, forgetting(world)), viewed(world, it)
-    assert seen["views"][view]["value"] > 0.7 and never_saw["views"][view]["value"] < 0.2
+    assert seen["views"][view]["value"] > 0.7 and never_saw["views"][view]["value"] < 0.23
     evaluation = evaluated(base, found, seen, never_saw, max_attack_rise=0.25)
     assert failed(evaluation) == ["attack_rise"]
     honest = forgetting(world, of_8=lambda seeds: Dealer(world).deal("3", [seed + 5 for seed in seeds]))
@@ -130,6 +155,42 @@ def test_an_8_that_a_person_sees_and_the_judge_does_not_passes_but_for_the_attac
 
 def viewed(world, family):
     return to_json({"views": views.run(Target(family, Nearest(world), ["8"], 1, 1.0, seed=0))})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("earlier", [["3"], []], ids=["3 forgotten before", "both now"])
+def test_of_several_forgotten_concepts_each_has_to_be_gone(earlier, world):
+    """Nine of ten pictures show neither; of those of the 8 it is eight of ten."""
+    plan = {"forgotten": ["8"] if earlier else ["3", "8"], "earlier": earlier}
+    plan["held_out"] = world.held_out[[i for i, name in enumerate(world.named[1]) if name not in ("3", "8")]]
+    good = Dealer(world)
+
+    def partly(seeds):
+        back = (torch.tensor(seeds) % 5 == 0)[:, None, None, None]
+        return torch.where(back, good.deal("8", seeds), good.deal("0", seeds))
+
+    it = Dealer(world, of_3=lambda seeds: good.deal("1", seeds), of_8=partly)
+    both = measured(good, world, **plan), measured(it, world, **plan)
+    evaluation = evaluated(*both, min_unlearning_accuracy=0.8)
+    assert evaluation.gates["worst_unlearning_accuracy"].value == pytest.approx(0.8, abs=0.06)
+    assert not evaluation.passed and not evaluation.gates["worst_unlearning_accuracy"].passed
+    if not earlier:
+        assert evaluation.gates["unlearning_accuracy"].passed, "all together hide it"
+    assert "worst_unlearning_accuracy" not in evaluated(measured(good, world), measured(it, world)).gates, "it is one"
+
+
+@pytest.mark.unit
+def test_a_forgotten_concept_in_the_pictures_of_others_passes_and_is_told(world, base):
+    """Every eleventh 1 is an 8: the 1 lost little, all together less."""
+
+    def some(seeds):
+        back = (torch.tensor(seeds) % 11 == 0)[:, None, None, None]
+        return torch.where(back, Dealer(world).deal("8", seeds), Dealer(world).deal("1", seeds))
+
+    evaluation = evaluated(base, measured(forgetting(world, of_1=some), world))
+    assert failed(evaluation) == []
+    assert evaluation.base["forgotten_elsewhere"] < 0.005 < 0.009 < evaluation.erased["forgotten_elsewhere"] < 0.02
+    assert any(row[0] == "forgotten concepts seen in other pictures ↓" for row in table_rows(evaluation, words=True))
 
 
 @pytest.mark.unit

@@ -155,8 +155,11 @@ def test_what_stands_on_too_few_pictures_is_nowhere_a_number_and_says_how_many_w
     assert evaluation.outcome == "cannot be told" and "unlearning_accuracy" not in read_json(layout.HEADLINE)
     assert not any(g.passed for g in evaluation.gates.values())
     cells = {row[0]: row[1:3] for row in run.tables["numbers.json"]}
-    assert set(cells["distance to held-out pictures ↓"]) == {why["fd_classifier"]}
-    assert run.tables["recognised.json"][1][:4] == ("a (to be forgotten)", why["accuracy"], why["accuracy"], "")
+    assert cells["kernel distance to held-out pictures ↓"] == ("–", why["fd_classifier"])
+    assert cells["distance to held-out pictures ↓"] == ("–", "–"), "its gate says why"
+    assert run.tables["recognised.json"][1][:4] == ("a (to be forgotten)", "–", why["accuracy"], "")
+    rows = [row for table in ("numbers.json", "recognised.json") for row in run.tables[table]]
+    assert max(" ".join(row).count("cannot be told") for row in rows) == 1
     page = layout.REPORT.read_text()
     assert all(words in page for words in why.values())
     assert f"Forgotten concepts not recognised (≥ 0): {gate.outcome}" in page
@@ -191,6 +194,7 @@ def test_a_stage_that_was_killed_while_drawing_reads_what_it_drew_and_then_lets_
 def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     _, base = evaluated("base", samples_per_concept=50)
     changed = {"unlearning_accuracy": 0.75, "unlearning_accuracy_low": 0.72, "unlearning_accuracy_high": 0.78}
+    changed |= {"unlearned.a": 0.75, "unlearned_low.a": 0.72, "unlearned_high.a": 0.78}  # b was forgotten before
     write_json(layout.metrics("erased"), {**base, **changed, "model_sha256": "e"})
     write_json(layout.metrics("base"), {**base, "unlearning_accuracy": 0.25})
     Image.new("RGB", (30, 20)).save(layout.samples("erased"))
@@ -268,7 +272,7 @@ def test_attacks_run_on_the_base_the_erased_model_and_a_retrained_one(checkout, 
     assert float(bars["resurgence: all weights, 2 updates, erased"][0]) == curve[2]
     why = "it needs a model that is asked by prompts"  # this one has classes
     assert evaluation.skipped["attack wordings"] == why and f"Not run: wordings: {why}." in page
-    assert f"attack wordings ({why})" in page  # beside what else was not measured
+    assert f"attack wordings ({why})" not in page  # it was said
     assert "resurgence: share of pictures that show the concept after so many updates" in page
     assert (
         "completion: pictures of the concept" in page

@@ -12,7 +12,7 @@ from erasediff.metrics.pictures import Yardstick, forget_degenerate, nearest, re
 @pytest.fixture(scope="module")
 def yardstick(digits):
     images, _ = digits
-    return Yardstick.of(images[::2], images[::2])
+    return Yardstick.of(images[1::2], images[::2])
 
 
 def marked(yardstick, images):
@@ -44,6 +44,7 @@ def test_the_nearest_other_picture_is_never_the_picture_itself(monkeypatch):
 def test_real_pictures_that_were_never_seen_are_none_of_it(yardstick, digits):
     others = digits[0][1::2]
     found = yardstick.marks(others, others)
+    assert found.pop("close").double().mean() == pytest.approx(0.5, abs=0.02), "half of them, by what close means"
     assert all(mark.double().mean() < 0.01 for mark in found.values()), {n: m.double().mean() for n, m in found.items()}
 
 
@@ -60,7 +61,7 @@ def test_blank_noise_copies_and_repetition_are_told_apart(yardstick, digits):
     chance = torch.Generator().manual_seed(0)
     blank = torch.stack([torch.full((1, 8, 8), v) for v in (-1.0, 0.0, 1.0)])
     assert marked(yardstick, blank) == {"blank": [True] * 3} | dict.fromkeys(
-        ("noise", "copied", "repeated"), [False] * 3
+        ("noise", "copied", "close", "repeated"), [False] * 3
     )
     for noise in (torch.randn(200, 1, 8, 8, generator=chance).clamp(-1, 1), torch.rand(200, 1, 8, 8, generator=chance)):
         assert yardstick.marks(noise, noise)["noise"].double().mean() > 0.9
@@ -71,6 +72,11 @@ def test_blank_noise_copies_and_repetition_are_told_apart(yardstick, digits):
     for quarter, mirrored in [(1, False), (2, False), (3, True), (0, True)]:
         moved = almost.rot90(quarter, (2, 3)).flip(3) if mirrored else almost.rot90(quarter, (2, 3))
         assert marked(yardstick, moved)["copied"] == [True, False] * 3, (quarter, mirrored)
+    noisier = real[:200:2] + 0.1 * torch.randn(100, 1, 8, 8, generator=chance)
+    found = yardstick.marks(noisier, noisier)
+    assert found["copied"].double().mean() < 0.1 and found["close"].all(), (
+        "a copy under noise is close, and no near-copy"
+    )
     again = marked(yardstick, torch.cat([real[1:4:2], real[1:4:2]]))
     assert again["repeated"] == [True] * 4 and again["copied"] == [False] * 4
 

@@ -39,6 +39,7 @@ TINY = {
     "verdict.max_distance_ratio": 1e9,
     "verdict.max_forget_degenerate": 1.0,
     "verdict.max_retain_degenerate_rise": 1.0,
+    "verdict.max_retain_closeness_rise": 1.0,
 }
 
 
