@@ -70,7 +70,9 @@ def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> byte
                 if len(points) == 1:  # of the base, which is not trained
                     axes.axhline(middle[0], linestyle=":", color=COLOURS[which], label=label)
                     continue
-                axes.plot(at, middle, dashes, marker="o", color=COLOURS[which], label=label)
+                # The first ones are the widest, so that curves on each other are all seen.
+                wide = 1 + list(MODELS)[::-1].index(which)
+                axes.plot(at, middle, dashes, marker="o", lw=1.5 * wide, ms=4 * wide, color=COLOURS[which], label=label)
                 low, high = [p["low"] for p in points], [p["high"] for p in points]
                 axes.fill_between(at, low, high, color=COLOURS[which], alpha=0.12)
         axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))
