@@ -208,7 +208,6 @@ class Evaluation:
         pairing: correlation of both models' numbers, over the same prompts and seeds.
         instead: how many of the erased model's pictures for each forgotten concept the judge reads as what.
         self_checks: of planted models, by name; empty where none was asked for.
-        attacks: what each found, by ``base`` and ``erased``, its name and its variants; likewise.
         neighbours: retained concepts whose pictures looked most like those of each one to forget, nearest first.
         skipped: why a number, a concept or an attack is not there, by its name.
         attacks: what each found, by ``base``, ``erased`` and, where there is one, ``retrained``, its name and its

@@ -14,8 +14,8 @@ from erasediff.records import Json
 COLOURS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
 TEXT = (
     "The share of pictures in which the forgotten concepts are seen, under attack; of membership, how well losses tell "
-    "pictures that were trained on from others (0.5: not at all). The base is what nothing was taken from{}. What an "
-    "attack finds on the erased model says something beside these alone. {}"
+    "pictures that were trained on from others (0.5: not at all). From the base nothing was taken{}. Compare "
+    "what an attack finds on the erased model with these. {}"
 )
 
 
@@ -50,7 +50,7 @@ def curves(attacks: Mapping[str, Json]) -> dict[str, bytes]:
     for attack in variants_of(attacks):
         lines = {which: lines_of(attacks.get(which, {}).get(attack, {})) for which in MODELS}
         if any(len(points) > 1 for by_name in lines.values() for points in by_name.values()):
-            text = f"{attack}: share of pictures that show the concept after so many updates, with 95 % intervals."
+            text = f"{attack}: share of pictures that show the concept after so many updates, with 95% intervals."
             found[text] = _chart(lines)
     return found
 

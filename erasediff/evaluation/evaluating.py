@@ -13,7 +13,7 @@ from erasediff.data.wordings import kind_of, prompts_of
 from erasediff.device import device
 from erasediff.errors import ParamsError, UnknownConcept, did_you_mean, shown
 from erasediff.evaluation.gates import evaluation_of, sentences
-from erasediff.evaluation.measure import Measurement, Protocol, measure_pipeline
+from erasediff.evaluation.measure import Measurement, Protocol, measure_pipeline, require_retained
 from erasediff.evaluation.pictures import grid_png, in_order
 from erasediff.evaluation.report import report_html
 from erasediff.evaluation.table import concepts_by_harm
@@ -127,6 +127,7 @@ def evaluate(
     """
     names = [forgotten] if isinstance(forgotten, str) else list(dict.fromkeys(forgotten))
     _require(names, judge, limits or {}, samples, max_draws)
+    require_retained(judge, prompts or {}, names)
     asked = asked_concepts(judge)
     domains = getattr(judge, "domains", {c: kind_of(c) for c in asked})
     prompts = dict(prompts or default_prompts(base, asked, domains))

@@ -255,8 +255,7 @@ def _sentence(name: str, gate: Gate, evaluation: Evaluation, forgotten: str) -> 
         return f"{name}: {gate.text}"
     gated = GATES[name]
     if gate.value is None:
-        what = ", ".join(filter(None, (gated.metric.title or gated.metric.name, gated.rule.label)))
-        return f"{what[:1].upper()}{what[1:]} ({gate.bound}): {gate.outcome}"
+        return f"{gated.title[:1].upper()}{gated.title[1:]} ({gate.bound}): {gate.outcome}"
     if not gated.rule.sentence:
         return f"{gated.metric.words}: {gated.text(gate)}"
     text = gated.rule.sentence.format(

@@ -25,7 +25,7 @@ def how_measured(evaluation: Evaluation, erase: EffectiveSettings | None) -> dic
         "pictures": f"{protocol.get('samples_per_concept')} a concept × {protocol.get('draws')} draws of noise, "
         f"{_count(protocol.get('drawn_pictures'))} in all, the same seeds for both models",
         "sampling": f"{steps or own} steps, guidance scale {own if scale is None else f'{scale:g}'}",
-        "classifier": _judge_in_words(judge),
+        "judge": _judge_in_words(judge),
         "distance": f"{DISTANCE.words}: {_count(protocol.get('held_out_pictures'))}, {reference}",
         **({"method": method_in_words(erase)} if erase else {}),
     }

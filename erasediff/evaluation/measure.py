@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from erasediff.data.images import decode
 from erasediff.data.inputs import Given
 from erasediff.data.wordings import in_turns
 from erasediff.device import device
-from erasediff.errors import DataError, ParamsError, UnknownConcept
+from erasediff.errors import DataError, ParamsError, UnknownConcept, shown
 from erasediff.evaluation import planted
 from erasediff.evaluation.changes import features_of
 from erasediff.evaluation.neighbours import neighbours_of
@@ -258,6 +258,15 @@ def measure(
     return it.finished()
 
 
+def require_retained(judge: Judge, prompts: Mapping[str, Sequence[str]], gone: Collection[str]) -> None:
+    """Raises: ParamsError: nothing is drawn but what is to be forgotten, so that nothing is known of the rest."""
+    if not {*asked_concepts(judge, prompts)} - {*gone}:
+        raise ParamsError(
+            f"the judge knows nothing but what is to be forgotten ({shown(', '.join(gone))}), so whether the rest is "
+            "kept cannot be measured: give a judge of other concepts too, or prompts of them to one that has a rest"
+        )
+
+
 def at_random(judge: Judge, plan: Plan) -> int:
     """Pictures of each concept that the planted model of random weights draws."""
     return planted.drawn_at_random(len({*asked_concepts(judge, plan.prompts)} - {*plan.forgotten, *plan.earlier}))
@@ -338,13 +347,14 @@ def measure_pipeline(
         together: batches that it is asked for at once.
 
     Raises: DataError: too few held-out pictures. UnknownConcept: the judge does not know what to forget.
-        ParamsError: ``inception`` is no such file.
+        ParamsError: the judge knows nothing else; ``inception`` is no such file.
     """
     network = _inception(inception)
     family, judge = drawing(family_of(pipeline.to(device()))), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
     known = [c for c in earlier if c in judge.concepts]
+    require_retained(judge, prompts or {}, [*forgotten, *known])
     held_out = decode(test[~test["concept"].isin([*forgotten, *known])]["image"].tolist(), judge.image_shape)
     if len(held_out) < 2:
         raise DataError(

@@ -13,7 +13,7 @@ from erasediff.evaluation.plane import plane_section
 from erasediff.evaluation.self_checks import UNCHECKED
 from erasediff.evaluation.table import CONCEPT_HEAD, HEAD, concept_rows, table_rows
 from erasediff.metrics.intervals import CONFIDENCE
-from erasediff.metrics.table import ATTACK_RISE, GATES, INSTEAD, compared
+from erasediff.metrics.table import ATTACK_RISE, GATES, INSTEAD, UNLEARNING_ACCURACY, compared
 from erasediff.pages import Section, Table, Verdict, filled, page
 from erasediff.records import (
     FAILED,
@@ -75,9 +75,9 @@ def report_html(
                 "the retained ones that look most like them, then the others, the most harmed first.",
                 Table(concept_rows(evaluation, marked), CONCEPT_HEAD, numbers=True),
             ),
+            Section("What the numbers mean", table=Table(_meanings(evaluation))),
             *attack_sections(evaluation.attacks, ATTACK_RISE.name in evaluation.gates, evaluation.skipped),
             _self_checks(evaluation),
-            Section("What the numbers mean", table=Table(_meanings(evaluation))),
             *([Section("How the erasing went", pictures=charts)] if charts else []),
             Section("How it was measured", table=Table(list(how_measured(evaluation, erase).items()))),
             Section("What this does not show", items=LIMITS),
@@ -89,11 +89,14 @@ def report_html(
 def _verdict(evaluation: Evaluation, forgotten: str) -> Verdict:
     """In plain words, with the third outcome: it cannot be told."""
     text = {
-        PASSED: f"Gates passed: by the limits below {forgotten} is forgotten, and the rest is kept.",
-        FAILED: f"Gates FAILED: do not use this model as if {forgotten} were gone.",
+        PASSED: f"Passed: within the limits below, {forgotten} is forgotten and the rest is kept.",
+        FAILED: f"FAILED: do not use this model as if {forgotten} were gone.",
         UNDECIDED: f"It cannot be told whether {forgotten} is forgotten and the rest is kept: that is no pass.",
     }[evaluation.outcome]
     because = sentences(evaluation, forgotten)
+    if UNLEARNING_ACCURACY.name in evaluation.erased and ATTACK_RISE.name not in evaluation.gates:
+        tried = 'see "Does it come back?" below' if evaluation.attacks.get("erased") else "no attack was tried"
+        because.append(f"No part of this verdict: whether somebody can bring it back; {tried}")
     because += [f"The evaluation did not prove itself: {evaluation.unproven}"] if evaluation.unproven else []
     return Verdict(None if evaluation.outcome == UNDECIDED else evaluation.passed, text, because)
 
@@ -129,7 +132,7 @@ def _drawn_instead(evaluation: Evaluation) -> list[Section]:
     rows = []
     for concept, seen in evaluation.instead.items():
         everything = sum(seen.values())
-        likely = [f"{name} {count / everything:.0%}" for name, count in list(seen.items())[:5]]
+        likely = [f"{name} ({count / everything:.0%})" for name, count in list(seen.items())[:5]]
         rows.append((f"{concept}: read as", ", ".join(likely)))
     for metric in INSTEAD:
         if metric.name in evaluation.erased:
@@ -196,7 +199,7 @@ def _identity(evaluation: Evaluation, sets: ForgetSummary, version: Mapping[str,
         **(of_sets if sets.forget else {}),
         "base model, SHA-256": evaluation.models.get("base", ""),
         "erased model, SHA-256": evaluation.models.get("erased", ""),
-        "classifier, fingerprint": str(of_judge.get("fingerprint") or of_judge.get("sha256", "")),
+        "judge, fingerprint": str(of_judge.get("fingerprint") or of_judge.get("sha256", "")),
         "seed": str(evaluation.protocol.get("seed", "")),
     }
     rows = [(name, fact) for name, fact in facts.items() if fact]
@@ -209,14 +212,12 @@ def _overall(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
 
 def _intervals(evaluation: Evaluation) -> str:
     draws = evaluation.protocol.get("draws")
-    spread = (
-        f"Means over {draws} draws of noise. ± is a standard deviation over the draws. "
-        if isinstance(draws, int) and draws > 1
-        else "One draw of noise. "
-    )
+    spread = f"Means over {draws} draws of noise. " if isinstance(draws, int) and draws > 1 else "One draw of noise. "
+    if any("±" in cell for row in _overall(evaluation) for cell in row):
+        spread += "± is a standard deviation over the draws. "
     told = (
-        f"In brackets: {CONFIDENCE:.0%} intervals. A gate passes where the whole interval keeps its limit, and fails "
-        "where the whole of it misses it: each is wrong once in 40 times. "
+        f"In brackets: what it may be, allowing for chance ({CONFIDENCE:.0%} intervals). A gate passes where the whole "
+        "interval keeps its limit, and fails where the whole of it misses it: each is wrong once in 40 times. "
         if any(name.endswith("_low") for name in evaluation.erased)
         else ""
     )

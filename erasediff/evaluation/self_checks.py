@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from erasediff.metrics.rules import Numbers
-from erasediff.metrics.table import DISTANCE, RETAIN_ACCURACY, UNLEARNING_ACCURACY
+from erasediff.metrics.table import DISTANCE, GATES, RETAIN_ACCURACY, UNLEARNING_ACCURACY
 from erasediff.records import FAILED, Gate, Json, SelfCheck, outcome_of
 
 #: Share of a planted model's pictures that have to be called what they are.
@@ -77,16 +77,20 @@ def _failing(model: Planted, judged: Mapping[str, Gate]) -> SelfCheck:
     failed = [name for name, gate in judged.items() if not (gate.passed or gate.undecided)]
     fails = [name for name in model.fails if name in judged] or list(model.fails)
     return SelfCheck(
-        f"{FAILED} by {', '.join(fails)}",
-        f"{outcome_of(judged.values())} by {', '.join(failed)}" if failed else outcome_of(judged.values()),
+        f"{FAILED} by {_titles(fails)}",
+        f"{outcome_of(judged.values())} by {_titles(failed)}" if failed else outcome_of(judged.values()),
         set(fails) <= set(failed),
     )
+
+
+def _titles(names: Sequence[str]) -> str:
+    return " and ".join(GATES[name].title for name in names)
 
 
 def _named(model: Planted, planted: Mapping[str, Json], judged: Mapping[str, Gate]) -> SelfCheck:
     share = planted[model.drawn]["numbers"].get(model.named, 0.0)
     return SelfCheck(
         f"noticed in {NAMED:.0%} of the pictures",
-        f"noticed in {share:.0%}; {outcome_of(judged.values())}",
+        f"noticed in {share:.0%}, and {outcome_of(judged.values())} by the gates",
         share >= NAMED,
     )

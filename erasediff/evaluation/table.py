@@ -113,6 +113,9 @@ def recognised_csv(evaluation: Evaluation) -> str:
 
 
 def gate_cell(evaluation: Evaluation, metric: Metric) -> str:
-    """The gate of a metric: ``drop 0.0033 ≤ 0.02 passed``; empty where nothing is held against a limit."""
+    """The gate of a metric: ``drop 0.0033 ≤ 0.02 passed``, of the number itself ``≥ 0.9 passed``; empty without one."""
     gated = gate_of(metric)
-    return gated.text(evaluation.gates[gated.name]) if gated and gated.name in evaluation.gates else ""
+    if gated is None or gated.name not in evaluation.gates:
+        return ""
+    gate = evaluation.gates[gated.name]
+    return f"{gate.bound} {gate.outcome}" if gated.rule.value == "share" else gated.text(gate)

@@ -56,10 +56,10 @@ class GateRule:
     def interval(self, low: float, high: float) -> str:
         """The interval of its value for people: of a share in per cent, of a change in percentage points."""
         if self.label == "ratio":
-            return f"the interval is {low:.2f} to {high:.2f}"
+            return f"allowing for chance, {low:.2f} to {high:.2f} times"
         if self.label:
-            return f"the interval of the {self.label} is {100 * low:.1f} to {100 * high:.1f} points"
-        return f"the interval is {low:.1%} to {high:.1%}"
+            return f"allowing for chance, a {self.label} of {100 * low:.1f} to {100 * high:.1f} points"
+        return f"allowing for chance, {low:.1%} to {high:.1%}"
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,11 @@ class GatedMetric:
     @property
     def name(self) -> str:
         return "_".join(filter(None, (self.metric.name, self.rule.label)))
+
+    @property
+    def title(self) -> str:
+        """For people: ``drop of retained concepts recognised``."""
+        return " of ".join(filter(None, (self.rule.label, self.metric.title or self.metric.name)))
 
     @property
     def direction(self) -> Literal["min", "max"]:

@@ -143,6 +143,8 @@ def test_from_python_it_takes_pipelines_and_leaves_them_as_they_are(pipeline, ju
         evaluate(pipeline, "z", base=pipeline, judge=judge)
     with pytest.raises(ParamsError, match="samples is 1"):
         evaluate(pipeline, "a", base=pipeline, judge=judge, samples=1)
+    with pytest.raises(ParamsError, match=r"knows nothing but what is to be forgotten \(a, b, c\)"):
+        evaluate(pipeline, ["a", "b", "c"], base=pipeline, judge=judge)
 
 
 @pytest.mark.unit

@@ -6,7 +6,7 @@ import torch
 
 from erasediff.data.images import encode_png
 from erasediff.data.inputs import Given
-from erasediff.errors import DataError, IntegrityError, ModelError, UnknownConcept
+from erasediff.errors import DataError, IntegrityError, ModelError, ParamsError, UnknownConcept
 from erasediff.evaluation.measure import Plan, Protocol, measure, measure_pipeline
 from erasediff.evaluation.numbers import over_draws
 from erasediff.judges import REST, read_as
@@ -198,5 +198,7 @@ def test_distances_are_to_pictures_of_retained_concepts_alone(pipeline):
 def test_what_cannot_be_measured_is_told_before_anything_is_drawn(pipeline):
     with pytest.raises(UnknownConcept, match="the classifier does not know z: train it"):
         measured_pipeline(pipeline, Eye(), table(b=2), forgotten=["z"])
+    with pytest.raises(ParamsError, match="whether the rest is kept cannot be measured"):
+        measured_pipeline(pipeline, Eye(), table(b=2), forgotten=list(Eye.concepts))
     with pytest.raises(DataError, match="1 held-out picture.s. of retained concepts: a distance needs 2"):
         measured_pipeline(pipeline, Eye(), table(a=4, b=1))

@@ -214,7 +214,7 @@ def test_the_verdict_holds_the_erased_model_against_the_base(checkout):
     _, failed = judged(min_unlearning_accuracy=0.8)
     assert not failed.passed and read_json(layout.HEADLINE)["passed"] is False
     page = layout.REPORT.read_text()
-    assert "Gates FAILED: do not use this model as if a were gone." in page and "4 pictures of a" in page
+    assert "FAILED: do not use this model as if a were gone." in page and "4 pictures of a" in page
     assert "forgotten before" in page and base["model_sha256"] in page
     run, untold = judged(min_unlearning_accuracy=0.74)
     gate = untold.gates["unlearning_accuracy"]
