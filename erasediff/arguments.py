@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from erasediff.errors import ParamsError, did_you_mean, require_unicode, shown
 
+#: How a size is written.
+SIZE = "HEIGHTxWIDTH"
+
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser with "did you mean" for options, subcommands and choices. Loads nothing heavy."""
@@ -38,6 +41,18 @@ class Parser(argparse.ArgumentParser):
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add the option of a command that tells how far it is."""
     parser.add_argument("--quiet", action="store_true", help="show the result, warnings and errors alone")
+
+
+def add_size(parser: argparse.ArgumentParser, told: str) -> None:
+    """Add the option that says how large pictures are. Args: told: what for."""
+    parser.add_argument("--size", type=_size, metavar=SIZE, help=f"{told} (default: the model's own)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is no {SIZE}: write such as 512x768")
+    return int(sides[0]), int(sides[1])
 
 
 def within(least: int, most: int) -> Callable[[str], int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasediff.arguments import within
+from erasediff.arguments import add_size, within
 from erasediff.errors import DataError, ParamsError, shown
 from erasediff.evaluate_command import MODEL, open_model
 from erasediff.evaluation.attacks.table import ATTACKS
@@ -39,6 +39,7 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", choices=["quick", "paper"], default="quick", help="of searches (default: quick)")
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
+    add_size(parser, "of pictures, drawn and searched with")
     parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the attacks (default: 0)")
     parser.add_argument("--output", metavar="FILE", help="JSON to write, too")
 
@@ -57,6 +58,7 @@ def attack(
     output: str | None,
     lora: str | None,
     retrained: str | None,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Attack a model, and its base and a retrained one where these are given, and print a line for each variant.
 
@@ -73,6 +75,7 @@ def attack(
     from erasediff.evaluation.attacks.table import not_run
     from erasediff.evaluation.judging import named_judge
     from erasediff.families.lora import lora_file
+    from erasediff.records import told_size
 
     file = None if lora is None else lora_file(lora)
     if lora is not None and file is None:
@@ -87,7 +90,7 @@ def attack(
         "steps": steps,
         "guidance_scale": guidance_scale,
     }
-    how = {**protocol, "judge": opened.to(device()), "base": before, "lora": file}
+    how = {**protocol, "size": size, "judge": opened.to(device()), "base": before, "lora": file}
     found = {"model": verb(open_model(model, base).to(device()), concepts, **how)}
     found |= {} if before is None else {"base": verb(before, concepts, **how)}
     if retrained is not None:
@@ -96,7 +99,8 @@ def attack(
     _print(found, missing)
     if output is not None:
         told: Json = {which: to_json(its) for which, its in found.items()}
-        told |= {"concepts": concepts, "judge": opened.fingerprint, "protocol": protocol, "skipped": missing}
+        told |= {"concepts": concepts, "judge": opened.fingerprint, "protocol": protocol | told_size(size)}
+        told["skipped"] = missing
         try:
             write_json(Path(output), told)
         except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import erasediff
-from erasediff.arguments import Parser, add_quiet, within
+from erasediff.arguments import Parser, add_quiet, add_size, within
 from erasediff.attack_command import add_attack, attack
 from erasediff.command import exit_code, quiet_environment
 from erasediff.errors import DataError, ParamsError, did_you_mean, shown
@@ -33,7 +33,6 @@ GOES_ON = {
     "erase": "what was drawn is kept beside --output, and the same command goes on from there",
     "evaluate": "the same command goes on from here",
 }
-SIZE = "HEIGHTxWIDTH"
 #: Settings that have an option of their own.
 OPTIONS = {"anchor": "--anchor", "outer_steps": "--steps"}
 
@@ -241,7 +240,7 @@ def _add_erase(sub: argparse.ArgumentParser) -> None:
     own = "(default: the model's own)"
     sub.add_argument("--inference-steps", type=within(1, 10**5), help="to draw them in (default: at most 20 of a word)")
     sub.add_argument("--guidance-scale", type=float, help=f"to draw them with {own}")
-    sub.add_argument("--size", type=_size, metavar=SIZE, help=f"of pictures, drawn and trained on {own}")
+    add_size(sub, "of pictures, drawn and trained on")
     sub.add_argument(
         "--set",
         dest="settings",
@@ -265,7 +264,7 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=within(0, PICTURE_SEED), default=0, help="of the first picture (default: 0)")
     parser.add_argument("--steps", type=within(1, 10**5), help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
-    parser.add_argument("--size", type=_size, metavar=SIZE, help="of pictures, in pixels (default: the model's own)")
+    add_size(parser, "of pictures, in pixels")
 
 
 def _number(name: str) -> Callable[[str], int]:
@@ -280,14 +279,6 @@ def _require_room(output: Path) -> None:
     place = next(folder for folder in output.absolute().parents if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise ParamsError(f"--output {shown(str(output))}: {shown(str(place))} is no folder to write to: name another")
-
-
-def _size(text: str) -> tuple[int, int]:
-    """The type of ``--size``."""
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"{shown(text)!r} is no {SIZE}: write such as 512x768")
-    return int(sides[0]), int(sides[1])
 
 
 def _anchor(given: list[str], concepts: list[str]) -> str | dict[str, str] | None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasediff.arguments import add_quiet, within
+from erasediff.arguments import add_quiet, add_size, within
 from erasediff.artifacts import DRAWN
 from erasediff.errors import ParamsError, shown
 from erasediff.loading import load, require_model
@@ -42,6 +42,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=within(1, 10**5), help="of the sampler (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="1: no guidance (default: the model's own)")
     parser.add_argument("--sampler", metavar="CLASS", help="a scheduler of diffusers (default: the model's own)")
+    add_size(parser, "of pictures that both models draw")
     parser.add_argument("--inception", metavar="FILE", help="inception-2015-12-05.pt, for FID (default: no FID)")
     parser.add_argument("--seed", type=within(0, 2**31), default=0, help="of the pictures (default: 0)")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster whose workers draw, or local (default: none)")
@@ -86,6 +87,7 @@ def evaluate(
     stand_in: bool,
     methods: list[str],
     quick: bool,
+    size: tuple[int, int] | None = None,
     quiet: bool = False,
 ) -> None:
     """Measure models against their base, print the verdict, and write ``metrics.json`` and ``report.html``.
@@ -102,7 +104,7 @@ def evaluate(
     if suite:
         own: dict[str, object] = {"--concepts": concepts, "--prompts": prompts, "--samples": samples}
         own |= {"--max-draws": max_draws, "--steps": steps, "--guidance-scale": guidance_scale}
-        own |= {"--sampler": sampler, "--inception": inception, "--limit": limits}
+        own |= {"--sampler": sampler, "--size": size, "--inception": inception, "--limit": limits}
         if given := [name for name, value in own.items() if value]:
             raise ParamsError(f"{given[0]} does not go with --suite: a suite has a protocol of its own")
         from erasediff.evaluation.suites.run import Request, run_suite
@@ -145,7 +147,7 @@ def evaluate(
     known = concepts or sorted({*forgotten, *(asked or {})})
     opened = named_judge(judge, known, read_labels(labels) if labels else None)
     drawn, places = Path(output) / DRAWN, Places(cluster=ray)
-    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
+    how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "size": size}
     found = verb(
         open_model(models[0], base),
         forgotten,
@@ -159,6 +161,7 @@ def evaluate(
         kept=drawn,
         places=places,
         progress=not quiet,
+        seed=seed,
         **how,
     )
     found.save(output)

@@ -24,6 +24,11 @@ ORIGIN, LORA_BASE = "origin.json", "base.json"
 JUDGE_BY_BASE, JUDGE_BY_LABELS = "drawn by the base", "labelled"
 
 
+def told_size(size: tuple[int, int] | None) -> dict[str, Value]:
+    """Height and width of pictures as a record has them; nothing where they are the model's own."""
+    return {} if size is None else {"size": f"{size[0]}×{size[1]}"}
+
+
 def _object(content: object, where: object) -> Json:
     """A JSON object, to take keys from. Raises: IntegrityError: it is something else."""
     if not isinstance(content, Mapping):

@@ -311,7 +311,7 @@ def test_it_works_from_a_wheel_outside_a_checkout(model, tmp_path):
 def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys):
     out = tmp_path / "found.json"
     how = ["--judge", "shapes", "--base", "shapes", "--steps", "2", "--guidance-scale", "1", "--pictures", "2"]
-    how += ["--retrained", "shapes", "--seed", "4"]
+    how += ["--retrained", "shapes", "--seed", "4", "--size", "24x32"]
     arguments = ["attack", "shapes", "star", *how, "--attacks", "precision", "resurgence", "--output", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erasediff.evaluation.attacking._drawn", lambda *given, **how: None)
@@ -329,6 +329,7 @@ def test_attack_prints_a_line_a_variant_beside_that_of_the_base(tmp_path, capsys
         "seed": 4,
         "steps": 2,
         "guidance_scale": 1.0,
+        "size": "24×32",
     }
     assert told(capsys, [*arguments[:-2], "--retrained", "nowhere"])[0] == 1
     assert told(capsys, ["attack", "nowhere", "star", "--judge", "shapes"])[0] == 1

@@ -61,7 +61,7 @@ def attack_pipeline(
     """
     if not forgotten or not names:
         return {}
-    family = family_of(pipeline.to(device()))
+    family = family_of(pipeline.to(device()), protocol.size)
 
     def pictures(table: pd.DataFrame | None) -> tuple[Tensor, list[str]] | None:
         rows = None if training is None or table is None else table[table["concept"].isin(forgotten)]
@@ -85,7 +85,7 @@ def attack_pipeline(
         others=pictures(test),
         forget=forget,
         retain=retain,
-        base=(lambda: family) if base is None else opened_once(base),
+        base=(lambda: family) if base is None else opened_once(base, protocol.size),
         is_base=base is None,
         how={} if protocol.sampler is None else {"sampler": protocol.sampler},
         **more,
@@ -99,9 +99,9 @@ def undecoded(table: pd.DataFrame, image_shape: tuple[int, int, int]) -> Concept
     return ConceptImages(Undecoded(table["image"].tolist(), image_shape), table["concept"].tolist(), prompts)
 
 
-def opened_once(base: Callable[[], DiffusionPipeline]) -> Callable[[], Family]:
+def opened_once(base: Callable[[], DiffusionPipeline], size: tuple[int, int] | None = None) -> Callable[[], Family]:
     """A function that opens the base's family when it is first needed: a large model is not held for nothing."""
-    return cache(lambda: family_of(base().to(device())))
+    return cache(lambda: family_of(base().to(device()), size))
 
 
 def attack(
@@ -120,6 +120,7 @@ def attack(
     seed: int = 0,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    size: tuple[int, int] | None = None,
     lora: Path | None = None,
 ) -> dict[str, dict[str, Found]]:
     """Try to bring forgotten concepts back: what each attack found, by its name and its variants.
@@ -136,6 +137,7 @@ def attack(
         wordings: other words for it that are to be tried.
         pictures: drawn for each variant of an attack and each concept.
         budget: of searches: ``quick``, or ``paper``, as much as the papers spend.
+        size: height and width of pictures, drawn and searched with; the model's own by default.
         lora: file of a LoRA of the base that ``merging`` joins the model with; by default one is trained.
 
     Raises: ParamsError: no such attack; a LoRA without its base. UnknownConcept: the judge does not know it.
@@ -150,7 +152,7 @@ def attack(
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the judge does not know {unknown[0]!r}; it knows: {', '.join(judge.concepts)}")
     how: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale}
-    origin = None if base is None else family_of(base)
+    origin = None if base is None else family_of(base, size)
     if origin is not None and forget is None:
         forget = _drawn(origin, judge, forgotten, prompts or {}, seed, **how)
     if origin is not None and retain is None:
@@ -158,7 +160,7 @@ def attack(
         kept = [c for c in judge.concepts if c in known and c not in forgotten and c != REST]
         retain = _drawn(origin, judge, kept, prompts or {}, seed, unseen=True, **how)
     target = Target(
-        family_of(pipeline),
+        family_of(pipeline, size),
         judge,
         forgotten,
         steps,

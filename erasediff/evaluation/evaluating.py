@@ -87,6 +87,7 @@ def evaluate(
     steps: int | None = None,
     guidance_scale: float | None = None,
     sampler: str | None = None,
+    size: tuple[int, int] | None = None,
     batch_size: int = 16,
     seed: int = 0,
     limits: Mapping[str, float] | None = None,
@@ -113,6 +114,7 @@ def evaluate(
         max_draws: the model draws so many times these at most: on while its unlearning accuracy cannot be told from its
             limit, and no more where it is missed for sure; by default once. The base is drawn once.
         steps, guidance_scale, sampler: of drawing; the model's own by default.
+        size: height and width of pictures that both draw; the model's own by default.
         limits: of gates, where they differ from :data:`LIMITS`.
         judge_accuracy: where it is known.
         inception: file of Inception-v3 as TorchScript, for FID.
@@ -145,11 +147,11 @@ def evaluate(
         others = {c: p for c, p in prompts.items() if c not in names}
         with progress_bar("pictures to compare with", HELD_OUT * len(others), "picture", shown=progress) as bar:
             told = lambda done, total: bar(done, {})  # noqa: E731
-            family = drawing("base")(family_of(base.to(device())))
+            family = drawing("base")(family_of(base.to(device()), size))
             held_out = judge_pictures(family, others, train=0, test=HELD_OUT, on_progress=told, **how)
     wanted = {**LIMITS, **(limits or {})}
     decide_at = None if max_draws is None else wanted["min_unlearning_accuracy"]
-    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler, max_draws, decide_at)
+    protocol = Protocol(samples, 1, steps, guidance_scale, batch_size, seed, sampler, max_draws, decide_at, size)
     found = {}
     with TemporaryDirectory() as own:
         for which, model in models.items():

@@ -350,7 +350,7 @@ def measure_pipeline(
         ParamsError: the judge knows nothing else; ``inception`` is no such file.
     """
     network = _inception(inception)
-    family, judge = drawing(family_of(pipeline.to(device()))), judge.to(device())
+    family, judge = drawing(family_of(pipeline.to(device()), protocol.size)), judge.to(device())
     if unknown := sorted(set(forgotten) - set(judge.concepts)):
         raise UnknownConcept(f"the classifier does not know {', '.join(unknown)}: train it on data with these concepts")
     known = [c for c in earlier if c in judge.concepts]

@@ -10,7 +10,7 @@ from torch import Tensor
 from erasediff.data.inputs import Given
 from erasediff.metrics.intervals import CONFIDENCE
 from erasediff.metrics.looks import confidence_of, looks_at
-from erasediff.records import Value
+from erasediff.records import Value, told_size
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Protocol:
         max_draws: draw on, up to so often, while it cannot be told whether :attr:`decide_at` is kept, and stop before
             ``draws`` where it is missed for sure; ``None``: exactly ``draws``.
         decide_at: the limit of unlearning accuracy that this is about.
+        size: height and width of the pictures; ``None``: the model's own.
     """
 
     samples_per_concept: int
@@ -36,11 +37,13 @@ class Protocol:
     sampler: str | None = None
     max_draws: int | None = None
     decide_at: float | None = None
+    size: tuple[int, int] | None = None
 
     def noted(self) -> dict[str, Value]:
         """What is noted with the numbers: all that changes one, of the later entries those that are given."""
         later = ("sampler", "max_draws", "decide_at")
-        entries = {name: value for name, value in asdict(self).items() if name != "batch_size"}
+        entries = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "size")}
+        entries |= told_size(self.size)
         noted = {name: value for name, value in entries.items() if name not in later or value is not None}
         return noted if self.max_draws is None else noted | {"confidence": self.confidence}
 

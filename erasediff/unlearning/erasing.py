@@ -23,7 +23,7 @@ from erasediff.families import Family, family_of, require_no_adapter
 from erasediff.families.family import check_drawing
 from erasediff.families.reading import require_read
 from erasediff.ranges import require_in_range
-from erasediff.records import Value
+from erasediff.records import told_size
 from erasediff.training.denoising import Recipe, train_denoiser
 from erasediff.training.encoding import encoded, encoders_of, placed, prepared
 from erasediff.training.state import Checkpoint, OnStep
@@ -181,7 +181,7 @@ def erase(
         chosen = type(chosen)(dataclasses.replace(chosen.settings, anchor=found))
     sizes = len(forget_set), len(retain_set)
     record = planned(chosen, *sizes, passes=passes, recipe=recipe, mixed_precision=accelerator.mixed_precision)
-    record = dataclasses.replace(record, settings={**record.settings, **how_drawn.told(), **_told(size)})
+    record = dataclasses.replace(record, settings={**record.settings, **how_drawn.told(), **told_size(size)})
     retrains = recipe if method == "retrain" else None
     history: list[dict[str, float]] = []
     lora: Lora | None = None
@@ -224,10 +224,6 @@ def erase(
     gone = tuple(of_owner(concept, erase_from)[0] if erase_from else concept for concept in asked.forget)
     erased = made if lora else made()
     return Erased(erased, history, lora, size, record=record, base=pipeline, forgotten=gone, kept=kept)
-
-
-def _told(size: tuple[int, int] | None) -> dict[str, Value]:
-    return {} if size is None else {"size": f"{size[0]}×{size[1]}"}
 
 
 def _require_owner(family: Family, asked: Request, owner: str | None) -> None:

@@ -23,9 +23,12 @@ from erasediff.evaluate_command import open_model
 from erasediff.evaluation.attacking import attack
 from erasediff.evaluation.attacks import merging
 from erasediff.evaluation.evaluating import LIMITS, evaluate
+from erasediff.evaluation.judging import named_judge
+from erasediff.evaluation.protocol import Protocol
 from erasediff.examples import open_example
 from erasediff.families.class_conditional import ClassConditionalFamily
 from erasediff.families.lora import lora_file
+from erasediff.families.text_to_image import TextToImage
 from erasediff.families.weights import weights_sha256
 from erasediff.judges import cnn
 from stages.params import load_params
@@ -295,3 +298,31 @@ def test_a_lora_that_plain_diffusers_made_is_judged(tmp_path, capsys):
     assert metrics["erased"]["cross_domain_retain_accuracy"] > 0.9
     assert metrics["gates"]["unlearning_accuracy"]["pictures"] == 30
     assert "star forgotten, the rest kept: " in capsys.readouterr().out
+
+
+@pytest.mark.unit
+def test_both_models_are_drawn_and_attacked_at_the_size_that_is_asked_for(monkeypatch):
+    drawn = []
+
+    def sample(self, prompts, seeds, **how):
+        drawn.append(self.image_shape[1:])
+        return torch.rand(len(prompts), *self.image_shape, generator=torch.Generator().manual_seed(seeds[0])) * 2 - 1
+
+    monkeypatch.setattr(TextToImage, "sample", sample)
+    pipeline, judge = erasediff.open_example("shapes").pipeline, named_judge("shapes", ["star"])
+    how = {"base": pipeline, "judge": judge, "size": (16, 32)}
+    found = evaluate(pipeline, "star", samples=2, self_checks=False, progress=False, **how)
+    assert found.evaluation.protocol["size"] == "16×32" and {*drawn} == {(16, 32)}
+    drawn.clear()
+    sets = {name: ConceptImages(torch.zeros(1, 3, 16, 32), [name], [name]) for name in ("star", "circle")}
+    more = {"forget": sets["star"], "retain": sets["circle"], "attacks": ["wordings", "settings"], "pictures": 1}
+    attack(pipeline, "star", **how, **more)
+    assert {*drawn} == {(16, 32), (32, 48)}  # the latter is one and a half times as large
+    with pytest.raises(ParamsError, match="size 17×32: this model takes multiples of 8"):
+        attack(pipeline, "star", **how | more | {"size": (17, 32)})
+
+
+@pytest.mark.unit
+def test_models_that_were_drawn_at_two_sizes_are_not_compared():
+    at = {size: Protocol(4, 1, None, None, 4, 0, size=size).noted() for size in (None, (16, 32), (32, 16))}
+    assert at[None] | {"size": "16×32"} == at[(16, 32)] != at[(32, 16)] and "size" not in at[None]
