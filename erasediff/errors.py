@@ -80,6 +80,25 @@ class UnknownConcept(EraseDiffError, ValueError):
     """A concept that the model or the data does not have."""
 
 
+#: What to do where a table of words lacks a concept.
+NAME_IT = "; add it to curate.concepts"
+
+
+def require_concepts(asked: Iterable[str], known: Iterable[str], advice: str = "") -> None:
+    """Tell what is to be forgotten and is not in the data.
+
+    Args: advice: what to do where no name is near.
+    Raises: UnknownConcept.
+    """
+    names = sorted(known)
+    for concept in asked:
+        if concept not in names:
+            raise UnknownConcept(
+                f"forget_set.concepts: no concept {concept!r} in the data, which has {', '.join(names)}"
+                f"{did_you_mean(concept, names) or advice}"
+            )
+
+
 class OutOfSeeds(EraseDiffError, ValueError):
     """More pictures are to be drawn than a run has seeds for."""
 

@@ -50,12 +50,13 @@ def asked(arguments: argparse.Namespace) -> None:
     from flows.tools.request import AS_IT_IS, request_of
     from stages.params import load_params
 
-    load_params()
+    params = load_params()
     method = [f"erase.method={arguments.method}"] if arguments.method else []
     request = request_of(
         [*arguments.set, *method], concepts=arguments.concept, base=arguments.base, preset=arguments.preset
     )
     if request == AS_IT_IS:
+        params.require_known_concepts()
         erase(commit=not arguments.no_commit, quiet=arguments.quiet)
     else:
         run_here(request, arguments.quiet)

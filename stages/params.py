@@ -24,7 +24,7 @@ from ruamel.yaml.error import YAMLError
 from erasediff.artifacts import write_bytes
 from erasediff.data.names import unseen
 from erasediff.data.wordings import Kind
-from erasediff.errors import ParamsError, did_you_mean, shown
+from erasediff.errors import NAME_IT, ParamsError, did_you_mean, require_concepts, shown
 from erasediff.evaluation.attacks import ATTACKS
 from erasediff.ranges import RANGES
 from erasediff.unlearning import METHODS, method_for
@@ -339,6 +339,17 @@ class Params(Section):
         names = [*anchor.values()] if isinstance(anchor, dict) else [anchor]
         if gone := [name for name in names if name in concepts]:
             raise ValueError(f"erase.anchor {shown(gone[0])} is to be forgotten itself: name another concept")
+
+    def require_known_concepts(self) -> None:
+        """Look for what is to be forgotten where params alone say what the data have: digits, and words without a file.
+
+        Raises: UnknownConcept.
+        """
+        given = self.curate
+        if given.source == "digits":
+            require_concepts(self.forget_set.concepts, "0123456789")
+        elif given.source == "prompts" and not any(Path(given.path).rglob("*.[cC][sS][vV]")):
+            require_concepts(self.forget_set.concepts, given.concepts, NAME_IT)
 
     @property
     def reads(self) -> set[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from erasediff.data.inputs import has_pictures
 from erasediff.data.table import counts
-from erasediff.errors import DataError, UnknownConcept, did_you_mean
+from erasediff.errors import NAME_IT, DataError, require_concepts
 
 #: Characters of a sample id that are noted for good: enough to tell pictures apart.
 ID_LENGTH = 16
@@ -30,13 +30,7 @@ def set_apart(
 
 def select(table: pd.DataFrame, concepts: list[str], sample_ids: list[str]) -> pd.Series[bool]:
     """Rows of the train split to forget. Raises: UnknownConcept; DataError: an unknown id, or nothing would be left."""
-    known = sorted(set(table["concept"]))
-    for concept in concepts:
-        if concept not in known:
-            raise UnknownConcept(
-                f"forget_set.concepts: no concept {concept!r} in the data, which has {', '.join(known)}"
-                f"{did_you_mean(concept, known) or ('' if has_pictures(table) else '; add it to curate.concepts')}"
-            )
+    require_concepts(concepts, set(table["concept"]), "" if has_pictures(table) else NAME_IT)
     chosen = table["concept"].isin(concepts) | table["sample_id"].isin(_whole_ids(set(table["sample_id"]), sample_ids))
     if chosen.all() or not chosen.any():
         what = "everything" if chosen.all() else "nothing"

@@ -130,7 +130,7 @@ def request_of(settings: Iterable[str] = (), **given: Any) -> EraseRequest:
         given: fields of :class:`EraseRequest`.
 
     Raises: ParamsError: every mistake; or a file of the checkout has changes that the run, which works on the commit,
-        would not see. ModelError, TrackingError.
+        would not see. UnknownConcept; ModelError, TrackingError.
     """
     try:
         request = EraseRequest(settings=dict(map(_setting, settings)), **given)
@@ -142,7 +142,7 @@ def request_of(settings: Iterable[str] = (), **given: Any) -> EraseRequest:
         raise ParamsError(told) from None
     if request == AS_IT_IS:
         return request
-    changed_params(request.changes(), PARAMS_FILE)
+    changed_params(request.changes(), PARAMS_FILE)[0].require_known_concepts()
     if request.preset and is_changed(file := PRESETS / f"{request.preset}.yaml"):
         raise ParamsError(f"{file} is not committed as it is, and a request is run on the commit: commit it")
     changed = git("diff", "--name-only", "HEAD", "--", ":/", f":(exclude){layout.DVC_LOCK}").stdout.split("\n")

@@ -1,6 +1,7 @@
 """What is asked for on a command line or in a form, and what becomes of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from erasediff.errors import ModelError, ParamsError
+from erasediff.errors import ModelError, ParamsError, UnknownConcept
 from erasediff.git import git
 from flows.tools.git import commit_files
 from flows.tools.request import AS_IT_IS, EraseRequest, request_of
@@ -88,6 +89,34 @@ def test_what_is_wrong_is_told_before_anything_starts(checkout, settings, given,
     with pytest.raises(ParamsError, match=told.replace("={", "=\\{")) as error:
         request_of(settings, **given)
     assert len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.unit
+def test_a_concept_that_the_params_alone_show_to_be_none_is_told_before_anything_starts(checkout):
+    known = "circle, cross, heart, house, moon, square, star, triangle"
+    with pytest.raises(UnknownConcept, match=f"no concept 'hart' in the data, which has {known}; did you mean heart?"):
+        request_of(preset="shapes", concepts=["hart"])
+    with pytest.raises(UnknownConcept, match="no concept 'bus' in the data, .*; add it to curate.concepts"):
+        request_of(preset="shapes", concepts=["star", "bus"])
+    with pytest.raises(UnknownConcept, match="no concept '88' in the data, .*; did you mean 8?"):
+        request_of(concepts=["88"])
+    assert request_of(preset="shapes", concepts=["heart"]) and request_of(["curate.source=parquet"], concepts=["hart"])
+    Path("data/own").mkdir(parents=True)
+    Path("data/own/mine.CSV").write_text("prompt,class\na hart,hart\n")  # what a file says is read when it is curated
+    assert request_of(preset="shapes", concepts=["hart"])
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("on_the_command_line", [True, False])
+def test_the_command_tells_a_misspelt_concept_without_loading_anything_heavy(checkout, on_the_command_line):
+    if not on_the_command_line:
+        Path("params.yaml").write_text(Path("params.yaml").read_text().replace('concepts: ["8"]', 'concepts: ["88"]'))
+    words = ["erase", *(["--concept", "88"] if on_the_command_line else [])]
+    without = "import runpy, sys; sys.modules.update(dict.fromkeys(['prefect', 'torch', 'pandas'])); "
+    run = f"{without}sys.argv = {words}; runpy.run_module('flows.erase', run_name='__main__')"
+    asked = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(REPOSITORY)}}
+    done = subprocess.run([sys.executable, "-c", run], **asked)
+    assert done.returncode == 1 and done.stderr.startswith("UnknownConcept: forget_set.concepts: no concept '88' in")
 
 
 @pytest.mark.unit
