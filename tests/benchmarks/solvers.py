@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from erasediff.evaluation.judging import named_judge
+from erasediff.examples import open_example
 from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import Family, family_of
 from erasediff.loading import load
@@ -49,7 +49,7 @@ def asked_of(world: str) -> tuple[list[str], list[str]]:
 def judge_of(world: str, base: str):
     """Reads pictures: ``(probabilities, features)``; its ``concepts`` are the columns."""
     if world == "shapes":
-        return named_judge("shapes")
+        return open_example("shapes").judge.object
     from evaluation import prepared
 
     return prepared(Path(base))[1]
