@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from erasediff.evaluation.attack_table import ATTACK_HEAD, MODELS, attack_rows, lines_of, variants_of
 from erasediff.evaluation.attacks.table import ATTACK, ATTACKS
+from erasediff.evaluation.charts import chart_png
 from erasediff.pages import Section, Table
 from erasediff.records import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Colours of the curves.
 COLOURS = {"base": "#777777", "erased": "#c00000", "retrained": "#1c62e2"}
@@ -51,33 +56,22 @@ def curves(attacks: Mapping[str, Json]) -> dict[str, bytes]:
         lines = {which: lines_of(attacks.get(which, {}).get(attack, {})) for which in MODELS}
         if any(len(points) > 1 for by_name in lines.values() for points in by_name.values()):
             text = f"{attack}: share of pictures that show the concept after so many updates, with 95% intervals."
-            found[text] = _chart(lines)
+            found[text] = chart_png(partial(_drawn, lines=lines))
     return found
 
 
-def _chart(lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> bytes:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context({"font.size": 13, "legend.fontsize": 11}):
-        figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
-        for which, by_name in lines.items():
-            for (name, points), dashes in zip(by_name.items(), ("-", "--", ":"), strict=False):
-                at, middle = [p["at"] for p in points], [p["value"] for p in points]
-                label = f"{which} {name}".strip()
-                if len(points) == 1:  # of the base, which is not trained
-                    axes.axhline(middle[0], linestyle=":", color=COLOURS[which], label=label)
-                    continue
-                # The first ones are the widest, so that curves on each other are all seen.
-                wide = 1 + list(MODELS)[::-1].index(which)
-                axes.plot(at, middle, dashes, marker="o", lw=1.5 * wide, ms=4 * wide, color=COLOURS[which], label=label)
-                low, high = [p["low"] for p in points], [p["high"] for p in points]
-                axes.fill_between(at, low, high, color=COLOURS[which], alpha=0.12)
-        axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))
-        axes.legend()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        plt.close(figure)
-    return buffer.getvalue()
+def _drawn(axes: Axes, lines: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> None:
+    for which, by_name in lines.items():
+        for (name, points), dashes in zip(by_name.items(), ("-", "--", ":"), strict=False):
+            at, middle = [p["at"] for p in points], [p["value"] for p in points]
+            label = f"{which} {name}".strip()
+            if len(points) == 1:  # of the base, which is not trained
+                axes.axhline(middle[0], linestyle=":", color=COLOURS[which], label=label)
+                continue
+            # The first ones are the widest, so that curves on each other are all seen.
+            wide = 1 + list(MODELS)[::-1].index(which)
+            axes.plot(at, middle, dashes, marker="o", lw=1.5 * wide, ms=4 * wide, color=COLOURS[which], label=label)
+            low, high = [p["low"] for p in points], [p["high"] for p in points]
+            axes.fill_between(at, low, high, color=COLOURS[which], alpha=0.12)
+    axes.set(xlabel="updates of harmless fine-tuning", ylabel="concept seen", ylim=(-0.03, 1.03))
+    axes.legend()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erasediff.data.figures import LOSSES, SMOOTHED, WEIGHTS, plot_curves
 from erasediff.records import EffectiveSettings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def charts_of(trace: Path, erase: EffectiveSettings) -> dict[str, bytes]:
@@ -36,19 +40,27 @@ def charts_of(trace: Path, erase: EffectiveSettings) -> dict[str, bytes]:
         "weight of forgetting in an update"
         + (f"; η = {eta:g} (dotted) is what it is where the two have nothing in common." if eta is not None else ".")
     )
-    return {losses: _chart(rows, LOSSES), weights: _chart(rows, WEIGHTS, eta)}
+    return {
+        losses: chart_png(lambda axes: plot_curves(rows, axes, LOSSES)),
+        weights: chart_png(lambda axes: plot_curves(rows, axes, WEIGHTS, eta=eta)),
+    }
 
 
-def _chart(rows: Sequence[Mapping[str, float]], title: str, eta: float | None = None) -> bytes:
-    """A plot whose text is legible on a phone."""
+def chart_png(draw: Callable[[Axes], object], height: float = 3.8) -> bytes:
+    """A plot whose text is legible on a phone, as PNG.
+
+    Args:
+        draw: on axes that are empty.
+        height: in inches; it is 6 wide.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"font.size": 13, "legend.fontsize": 11}):
-        figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
-        plot_curves(rows, axes, title, eta=eta)
+        figure, axes = plt.subplots(figsize=(6, height), layout="constrained")
+        draw(axes)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
         plt.close(figure)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
+from erasediff.evaluation.charts import chart_png
 from erasediff.metrics.intervals import Estimate
 from erasediff.metrics.table import RETAIN_ACCURACY, UNLEARNING_ACCURACY, Numbers
 from erasediff.pages import Section
 from erasediff.records import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Gates that bound the region.
 FORGETTING, DROP = UNLEARNING_ACCURACY.name, f"{RETAIN_ACCURACY.name}_drop"
@@ -80,42 +85,30 @@ def plane_png(base: Point, erased: Point, earlier: list[Point], left: float, bel
     Args:
         left, below: the least utility and forgetting that the gates allow.
     """
-    import matplotlib
+    return chart_png(partial(_drawn, base=base, erased=erased, earlier=earlier, left=left, below=below), height=4.2)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+
+def _drawn(axes: Axes, base: Point, erased: Point, earlier: list[Point], left: float, below: float) -> None:
     from matplotlib.patches import Rectangle
 
-    with plt.rc_context({"font.size": 13}):
-        figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
-        axes.add_patch(
-            Rectangle((left, below), 1 - left, 1 - below, facecolor="#bfe8c9", edgecolor="#2e7d43", label="allowed")
-        )
-        for line, point in enumerate(
-            reversed(earlier), 1
-        ):  # beside the erased model, as a rule: labels one below another
-            _mark(axes, point, "o", "#777777", 7, line)
-        _mark(axes, base, "s", "black", 9)
-        _mark(axes, erased, "D", "#c00000", 10)
-        axes.annotate(
-            "",
-            (erased.utility.value, erased.forgetting.value),
-            (base.utility.value, base.forgetting.value),
-            arrowprops={"arrowstyle": "->", "color": "#999999", "linestyle": ":"},
-        )
-        least = min(p.utility.low for p in (base, erased, *earlier))
-        axes.set_xlim(max(-0.02, min(least, left) - 0.08), 1.02)
-        axes.set_ylim(-0.04, 1.06)
-        axes.set(xlabel="retained concepts recognised", ylabel="forgotten ones not recognised")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        plt.close(figure)
-    return buffer.getvalue()
+    axes.add_patch(Rectangle((left, below), 1 - left, 1 - below, facecolor="#bfe8c9", edgecolor="#2e7d43"))
+    for line, point in enumerate(reversed(earlier), 1):  # beside the erased model, as a rule: labels one below another
+        _mark(axes, point, "o", "#777777", 7, line)
+    _mark(axes, base, "s", "black", 9)
+    _mark(axes, erased, "D", "#c00000", 10)
+    axes.annotate(
+        "",
+        (erased.utility.value, erased.forgetting.value),
+        (base.utility.value, base.forgetting.value),
+        arrowprops={"arrowstyle": "->", "color": "#999999", "linestyle": ":"},
+    )
+    least = min(p.utility.low for p in (base, erased, *earlier))
+    axes.set_xlim(max(-0.02, min(least, left) - 0.08), 1.02)
+    axes.set_ylim(-0.04, 1.06)
+    axes.set(xlabel="retained concepts recognised", ylabel="forgotten ones not recognised")
 
 
-def _mark(  # type: ignore[no-untyped-def]  # Axes
-    axes, point: Point, marker: str, colour: str, size: float, line: int = 0
-) -> None:
+def _mark(axes: Axes, point: Point, marker: str, colour: str, size: float, line: int = 0) -> None:
     x, y = point.utility, point.forgetting
     axes.errorbar(
         x.value,
