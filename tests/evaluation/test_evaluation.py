@@ -85,6 +85,16 @@ def test_a_gate_without_a_limit_is_told():
 
 
 @pytest.mark.unit
+def test_a_gate_whose_base_was_drawn_too_seldom_cannot_be_told_and_is_not_left_out():
+    """The erased model was drawn on, and stands on enough."""
+    base = {name: value for name, value in BASE.items() if name != "in_domain_retain_accuracy"}
+    many, few = {"in_domain_retain_accuracy": 60}, {"in_domain_retain_accuracy": 20}
+    gate = gates(base, ERASED, LIMITS, counts=many, of_base=few)["in_domain_retain_accuracy_drop"]
+    assert gate.value is None and gate.undecided and not gate.passed and gate.pictures == 20
+    assert not gates(BASE, ERASED, LIMITS, counts=many, of_base=many)["in_domain_retain_accuracy_drop"].undecided
+
+
+@pytest.mark.unit
 def test_under_another_protocol_the_distance_is_not_judged():
     assert set(gates(BASE, ERASED, LIMITS)) - set(gates(BASE, ERASED, LIMITS, same_protocol=False)) == {
         "fd_classifier_ratio"

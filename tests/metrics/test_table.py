@@ -29,6 +29,7 @@ def test_an_entry_says_what_a_person_and_the_code_need(metric):
 @pytest.mark.unit
 def test_every_limit_of_params_is_a_gates_and_every_gate_has_one():
     assert {gated.rule.limit for gated in GATES.values()} == set(PARAMS["verdict"])
+    assert {name for gated in GATES.values() for name in gated.rule.of} <= METRICS.keys(), "whose pictures it counts"
 
 
 @pytest.mark.unit
