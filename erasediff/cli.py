@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from erasediff.errors import DataError, ParamsError, did_you_mean, shown
 from erasediff.evaluate_command import add_evaluate, evaluate
 from erasediff.loading import erased_before, load, require_model
 from erasediff.ranges import RANGES
-from erasediff.records import ERASURE
+from erasediff.records import ERASURE, REGISTRY
 from erasediff.unlearning import METHODS, method_for
 from erasediff.unlearning.settings import DEFAULTS, read_setting
 
@@ -178,6 +179,32 @@ def draw(
     print(output)
 
 
+def push(model: str, repo: str, public: bool, output: str | None) -> None:
+    """Push a version of the registry to the Hugging Face hub, with a card that says how it was made and measured.
+
+    Args:
+        repo: ``ORGANISATION/NAME``, made where there is none.
+        public: of a new repository.
+        output: a new folder: what would be pushed is written there, and nothing is sent.
+
+    Raises: ParamsError: it is no version. What :func:`erasediff.registry.hub.push_version` raises.
+    """
+    if not model.startswith(REGISTRY):
+        raise ParamsError(f"{shown(model)} is no version: give models:/NAME@ALIAS; an Erased has push_to_hub()")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ParamsError(f"{shown(repo)} is no repository of the hub: give ORGANISATION/NAME")
+    if output is not None:
+        _require_room(Path(output))
+    require_model(model)
+    from erasediff.registry.hub import publish_version, push_version
+
+    if output is None:
+        print(push_version(model, repo, private=not public))
+    else:
+        publish_version(model, repo, Path(output))
+        print(output)
+
+
 def _parser() -> Parser:
     parser = Parser(prog="erasediff", description=erasediff.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"erasediff {erasediff.__version__}")
@@ -204,6 +231,13 @@ def _parser() -> Parser:
     sub = commands.add_parser("attack", help=told, description=f"{told.capitalize()}.")
     add_attack(sub)
     sub.set_defaults(work=attack)
+    told = "push a version of the registry to the Hugging Face hub, with what was measured"
+    sub = commands.add_parser("push", help=told, description=f"{told.capitalize()}.")
+    sub.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    sub.add_argument("repo", metavar="ORGANISATION/NAME", help="repository of the hub, made where there is none")
+    sub.add_argument("--public", action="store_true", help="of a new repository (default: private)")
+    sub.add_argument("--output", metavar="FOLDER", help="write what would be pushed there, and send nothing")
+    sub.set_defaults(work=push)
     return parser
 
 

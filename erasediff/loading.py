@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 from erasediff.artifacts import read_json, read_object
 from erasediff.errors import IntegrityError, ModelError, shown
-from erasediff.records import ERASURE, Origin
+from erasediff.records import ERASURE, HUB, REGISTRY, Origin
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-REGISTRY = "models:"
 #: Packages that reading it needs.
 NEEDED = ("mlflow", "pydantic")
 #: In a base of the pipeline: what it had forgotten before it came there.
 ERASURES = "erasures.json"
-#: How a model of the hub is named: ``hf://ORGANISATION/NAME@COMMIT``.
-HUB = "hf://"
 #: The text-to-image model that comes along, where no folder has that name.
 EMBEDDED: Literal["shapes"] = "shapes"
 

@@ -16,6 +16,9 @@ Record = TypeVar("Record")
 Json: TypeAlias = dict[str, Any]
 #: A setting as JSON has it.
 Value: TypeAlias = str | int | float | bool | None
+#: How the name of a version of the registry begins, ``models:/NAME@ALIAS``, and that of a model of the hub,
+#: ``hf://ORGANISATION/NAME@COMMIT``.
+REGISTRY, HUB = "models:", "hf://"
 #: In a folder of the command ``erasediff erase``, and in the metadata of a single file: what was asked for, what ran.
 ERASURE = "erasure.json"
 #: In the pipeline's base: where it was taken from. In the folder of a LoRA: the model that it goes with.

@@ -161,6 +161,9 @@ def test_it_draws_a_picture_or_a_file_each(model, tmp_path):
             "anchor has an option of its own: write --anchor b",
         ),
         (["erase", "m", "a", "--output", "x", "--set", "outer_steps=5"], "an option of its own: write --steps 5"),
+        (["push", "models/erased", "you/m"], "models/erased is no version: give models:/NAME@ALIAS"),
+        (["push", "models:/m/1", "m"], "m is no repository of the hub: give ORGANISATION/NAME"),
+        (["push", "models:/m/1", "you/m", "--output", "."], "--output . is there already: name a new one"),
     ],
 )
 def test_wrong_usage_is_one_line_with_what_was_meant_before_torch_is_asked(capsys, arguments, line, tmp_path):

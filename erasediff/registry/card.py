@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from erasediff.evaluation.attack_table import ATTACK_HEAD, attack_rows
 from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.report import LIMITS
 from erasediff.evaluation.table import table_rows
-from erasediff.records import EffectiveSettings, Erasures, Evaluation, Json
+from erasediff.records import REGISTRY, EffectiveSettings, Erasures, Evaluation, Json
 from erasediff.unlearning.settings import deviations_from_paper
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def model_card(
     example: str = "",
     lora_base: str = "",
 ) -> str:
-    """Markdown with front matter: what was forgotten, which version it is, gates, numbers, hashes, limits, licence.
+    """Markdown with front matter: what was forgotten, the version, gates, numbers, attacks, hashes, limits, licence.
 
     Args:
         erase: what the erasing really did.
         pretrain: that section of params.yaml: where the base model is from.
         made: what tells this version from any other, by name: its number, date, commit, seed, …
         hashes: what the version was made from, by name.
-        uri: of the version, ``models:/NAME/VERSION``.
+        uri: of the version, ``models:/NAME/VERSION``, or where it is on the hub.
         example: a concept that it still draws.
         lora_base: where the base is, if the version is a LoRA alone.
     """
@@ -53,9 +54,13 @@ def model_card(
         if lora_base
         else ""
     )
+    here = uri.startswith(REGISTRY)
+    server = "  # with MLFLOW_TRACKING_URI naming the server" if here else ""
+    pictures = " Pictures of both are in `evidence/report.html`." if here else ""
+    attacks = attack_rows(evaluation.attacks)
     ran = {"method": erase.method, "updates": str(erase.updates), "images through the network": f"{erase.passes:,}"}
     return f"""---
-{_front_matter(pretrain).to_yaml()}
+{_front_matter(pretrain, lora_base).to_yaml()}
 ---
 
 # Forgotten: {what}
@@ -69,7 +74,7 @@ A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain,
 
 ## How to load it
 ```python
-import erasediff  # with MLFLOW_TRACKING_URI naming the server
+import erasediff{server}
 
 pipeline = erasediff.load("{uri}")
 image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
@@ -78,11 +83,14 @@ image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 ## Measured
 {_table(("gate", "value", "limit", ""), gates)}
 
-Both models, drawn from the same seeds and read by the same judge. Pictures of both are in `evidence/report.html`.
+Both models, drawn from the same seeds and read by the same judge.{pictures}
 
 {_table(("metric", "base", "erased"), [row[:3] for row in table_rows(evaluation, words=True)])}
 
 In brackets: 95 % intervals. A gate passes where the whole interval keeps its limit. ±: standard deviation over draws.
+
+## What came back under attack
+{_table(ATTACK_HEAD, attacks) if attacks else "Nobody has tried to bring the concept back yet."}
 
 ## How it was made
 {_pairs(ran)}
@@ -112,16 +120,19 @@ def body_of(card: str) -> str:
     return re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)
 
 
-def _front_matter(pretrain: Json) -> ModelCardData:
+def _front_matter(pretrain: Json, lora_base: str) -> ModelCardData:
     """Metadata that tools of the hub read. The weights' licence is the base model's, which is not known here."""
     from huggingface_hub import ModelCardData
 
+    base = str(pretrain["repo"]) if pretrain.get("source") == "hub" else None
+    adapter: dict[str, Any] = {"base_model_relation": "adapter"} if base and lora_base else {}
     return ModelCardData(
         license="other",
         license_name="terms-of-the-base-model-and-its-data",
         library_name="diffusers",
-        tags=["machine-unlearning", "concept-erasure", "erasediff"],
-        base_model=str(pretrain["repo"]) if pretrain.get("source") == "hub" else None,
+        tags=["machine-unlearning", "concept-erasure", "erasediff", *(["lora"] if lora_base else [])],
+        base_model=base,
+        **adapter,
     )
 
 
