@@ -420,6 +420,13 @@ def test_models_that_were_measured_in_different_ways_are_not_compared():
     base, erased = Measured(BASE, "b", PROTOCOL), Measured(ERASED, "e", PROTOCOL | {"seed": 8, "draws": 2})
     with pytest.raises(IntegrityError, match="measured with different draws, seed: run dvc repro"):
         evaluation_of(base, erased, JUDGE, LIMITS)
+    looked = [
+        [Measured(BASE, "b", PROTOCOL | {"drawn_pictures": n} | more) for n in (10, 20)]
+        for more in ({}, {"max_draws": 4})
+    ]
+    with pytest.raises(IntegrityError, match="measured with different drawn_pictures"):
+        evaluation_of(*looked[0], JUDGE, LIMITS)
+    assert evaluation_of(*looked[1], JUDGE, LIMITS), "it was drawn on"
 
 
 @pytest.mark.unit
