@@ -94,7 +94,7 @@ def _verdict(evaluation: Evaluation, forgotten: str) -> Verdict:
         UNDECIDED: f"It cannot be told whether {forgotten} is forgotten and the rest is kept: that is no pass.",
     }[evaluation.outcome]
     because = sentences(evaluation, forgotten)
-    if UNLEARNING_ACCURACY.name in evaluation.erased and ATTACK_RISE.name not in evaluation.gates:
+    if UNLEARNING_ACCURACY.name in evaluation.gates and ATTACK_RISE.name not in evaluation.gates:
         tried = 'see "Does it come back?" below' if evaluation.attacks.get("erased") else "no attack was tried"
         because.append(f"No part of this verdict: whether somebody can bring it back; {tried}")
     because += [f"The evaluation did not prove itself: {evaluation.unproven}"] if evaluation.unproven else []

@@ -45,14 +45,15 @@ def worst_unlearning(base: Numbers, erased: Numbers, pairing: Numbers) -> Estima
 def closeness_rise(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:
     """How much more retained pictures lie close to training pictures than the base's, or than held-out ones do.
 
-    The more of the two counts: a base that drew worse than real pictures may come as close as these are.
+    Nothing where it is less. The more of the two counts: what a bad base drew may come as close as real pictures are.
     """
     name = RETAIN_CLOSE.name
     if name not in base or name not in erased:
         return None
     before = Estimate.of(base, name)
     before = before if before.value > 0.5 else Estimate(0.5, 0.5, 0.5)
-    return difference(Estimate.of(erased, name), before, 0.0 if before.is_exact else pairing.get(name, 0.0))
+    rise = difference(Estimate.of(erased, name), before, 0.0 if before.is_exact else pairing.get(name, 0.0))
+    return Estimate(*(max(0.0, end) for end in (rise.value, rise.low, rise.high)))
 
 
 def distance_rise(base: Numbers, erased: Numbers, pairing: Numbers) -> Estimate | None:

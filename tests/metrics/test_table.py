@@ -33,6 +33,19 @@ def test_every_limit_of_params_is_a_gates_and_every_gate_has_one():
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize(
+    ("base", "erased", "rise"),
+    [(0.4, 1.0, 0.5), (0.9, 0.95, 0.05), (0.1, 0.4, 0.0), (0.9, 0.6, 0.0)],
+    ids=["copies", "as a base that copies", "better than a bad base", "fewer copies"],
+)
+def test_closeness_to_training_pictures_is_more_than_of_the_base_and_of_real_pictures(base, erased, rise):
+    gated = GATES["retain_closeness_rise"]
+    found = gated.estimate({"retain_close": base}, {"retain_close": erased, "retain_close_low": erased - 0.01})
+    assert found.value == pytest.approx(rise) and 0.0 <= found.low <= found.value
+    assert gated.estimate({}, {"retain_close": erased}) is None
+
+
+@pytest.mark.unit
 def test_a_number_belongs_to_its_metric():
     assert metric_of("fd_classifier").name == "fd_classifier"
     for concept in ("8", "a.b", "render_low", "x_sd"):
