@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from erasediff.artifacts import new_folder, write_bytes
+from erasediff.artifacts import new_folder, read_json, write_bytes, write_json
 from erasediff.errors import ModelError, shown
+from erasediff.families.lora import base_file
 from erasediff.records import HUB, LORA_BASE, EffectiveSettings, Origin
 from erasediff.registry.card import model_card
 from erasediff.registry.lock import stage_params
@@ -56,6 +57,8 @@ def publish_version(model: str, repo: str, to: Path) -> Version:
     pretrain = stage_params(evidence(version, "dvc.lock"), "pretrain")
     with new_folder(to) as folder:
         shutil.copytree(fetch_pipeline_folder(version.uri), folder, dirs_exist_ok=True)
+        base = _lora_base(folder)
+        _unname_folders(folder)
         card = model_card(
             evaluation,
             erasures,
@@ -65,7 +68,7 @@ def publish_version(model: str, repo: str, to: Path) -> Version:
             {name: value for name, value in version.tags.items() if name.endswith("_sha256")},
             uri=f"{HUB}{repo}",
             example=version.tags.get("example_concept", ""),
-            lora_base=_lora_base(folder),
+            lora_base=base,
         )
         write_bytes(folder / "README.md", card.encode())
     return version
@@ -73,10 +76,17 @@ def publish_version(model: str, repo: str, to: Path) -> Version:
 
 def _lora_base(folder: Path) -> str:
     """Where the base of a LoRA's folder is; empty where it is no LoRA. A base that nobody else has is not named."""
-    if not (file := folder / LORA_BASE).exists():
+    if (file := base_file(folder)) is None:
         return ""
     origin = Origin.read(file)
-    if origin.where.startswith(HUB):
-        return origin.where
-    file.unlink()
-    return f"the model with SHA-256 {origin.sha256}"
+    return origin.where if origin.where.startswith(HUB) else f"the model with SHA-256 {origin.sha256}"
+
+
+def _unname_folders(folder: Path) -> None:
+    """Take out where models were loaded from here: diffusers notes it, and so does a LoRA beside its base."""
+    for file in folder.rglob("*.json"):
+        content = read_json(file)
+        if file.name == LORA_BASE and not Origin.read(file).where.startswith(HUB):
+            file.unlink()
+        elif isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            write_json(file, content)

@@ -11,12 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
+from registering import FOLDER, tags
+from test_lora_version import BASE, erased_beside
 from test_register import MODEL, register
+from tiny_stable_diffusion import tiny_stable_diffusion
 
 import erasediff
-from erasediff.artifacts import read_json, write_json
+from erasediff import tracking
+from erasediff.artifacts import new_folder, read_json, write_json
 from erasediff.cli import main
+from erasediff.registry.hub import publish_version
+from erasediff.registry.publishing import register_version
 
 
 @contextmanager
@@ -112,3 +119,29 @@ def test_a_version_is_pushed_with_a_card_of_its_own_numbers(version, tmp_path):
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     assert refused.stderr.startswith(f"ModelError: {version} cannot be pushed to you/erased (")
     assert main(["push", f"models:/{MODEL}/7", "you/erased", "--output", "other"]) == 1 and not Path("other").exists()
+
+
+@pytest.mark.pipeline
+@pytest.mark.filterwarnings("ignore:.*another concept")
+def test_a_lora_goes_alone_and_no_folder_of_this_machine_is_named(project, tmp_path):
+    pipeline = tiny_stable_diffusion()
+    pipeline.save_pretrained(BASE)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / BASE)
+    result = erased_beside(pipeline, str(BASE))
+    files = [Path(name) for name in ("metrics/evaluation.json", "metrics/erase.json", "dvc.lock")]
+    with tracking.stage_run("register", {}) as run:
+        for number in "12":
+            of = tags(number, erasures=["star"])
+            assert register_version("m", run.run_id, FOLDER, of, files, lambda version: "card", "a star") == number
+            publish_version(f"models:/m/{number}", "you/star", Path("out") / number)
+            with new_folder(FOLDER) as folder:
+                result.save(folder, fused=True)
+    lora = {path.name for path in Path("out/1").iterdir()}
+    assert lora == {"README.md", "pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "sha256.json"}
+    card = ModelCard.load("out/1/README.md")
+    assert "lora" in card.data.tags and "lora" not in ModelCard.load("out/2/README.md").data.tags
+    assert "It is put on its base, `the model with SHA-256 " in card.text
+    assert (Path("models/erased/model_index.json")).exists()
+    texts = [path.read_text() for path in Path("out").rglob("*.*") if path.suffix in (".json", ".md")]
+    assert texts and not any(str(tmp_path) in text or str(BASE) in text for text in texts)
+    StableDiffusionPipeline.from_pretrained(Path("out/2")).load_lora_weights(Path("out/1"))
