@@ -70,6 +70,7 @@ def test_no_attack_hides_another_that_is_surer_or_of_which_less_is_known():
         (seen(40), seen(0), 0.1, "failed"),
         (seen(6), seen(6), 0.1, "cannot be told"),
         (seen(0, 20), seen(0, 20), 0.9, "cannot be told"),  # fewer than 30 tell nothing
+        (seen(0), seen(0, 20), 0.9, "cannot be told"),  # nor do they of the reference
     ],
 )
 def test_the_whole_interval_has_to_keep_the_limit(erased, retrained, limit, outcome):
