@@ -43,6 +43,7 @@ def test_a_picture_is_read_in_the_domain_of_what_it_was_drawn_for():
     assert numbers["unlearning_accuracy"] == 0.5
     assert numbers["in_domain_retain_accuracy"] == 1.0 and numbers["cross_domain_retain_accuracy"] == 0.5
     assert numbers["forget_class_probability"] == pytest.approx((0.1 + 0.6) / 2)
+    assert numbers["forgotten_elsewhere"] == pytest.approx(2 / 3), "a star is in what was drawn for two styles"
     of_style = score(drawn(PICTURES, forgotten=("hatched",)))
     assert of_style["in_domain_retain_accuracy"] == 0.0  # flat
     assert of_style["cross_domain_retain_accuracy"] == pytest.approx(2 / 3)  # star, star, circle
