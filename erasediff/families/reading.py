@@ -20,6 +20,12 @@ def read_by(pipeline: DiffusionPipeline, prompt: str) -> Read:
     return tuple(_ids(tokenizer, prompt, limit) for tokenizer, limit in _tokenizers(pipeline))
 
 
+def is_spelled(pipeline: DiffusionPipeline, name: str) -> bool:
+    """Return True if every text encoder reads some word of a name in pieces: it is no word that any of them knows."""
+    pieces = [len(tokenizer.tokenize(name)) for tokenizer, _ in _tokenizers(pipeline)]
+    return bool(pieces) and min(pieces) > len(name.split())
+
+
 def is_cut(pipeline: DiffusionPipeline, prompt: str) -> bool:
     """Return True if no text encoder reads a prompt to its end."""
     cut = [len(_ids(tokenizer, prompt, limit + 1)) > limit for tokenizer, limit in _tokenizers(pipeline)]

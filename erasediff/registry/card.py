@@ -11,7 +11,7 @@ from erasediff.evaluation.attack_table import ATTACK_HEAD, attack_rows
 from erasediff.evaluation.gates import sentences
 from erasediff.evaluation.report import LIMITS
 from erasediff.evaluation.table import table_rows
-from erasediff.records import REGISTRY, EffectiveSettings, Erasures, Evaluation, Json
+from erasediff.records import HUB, REGISTRY, EffectiveSettings, Erasures, Evaluation, Json
 from erasediff.unlearning.settings import deviations_from_paper
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def model_card(
         else ""
     )
     here = uri.startswith(REGISTRY)
-    server = "  # with MLFLOW_TRACKING_URI naming the server" if here else ""
     pictures = " Pictures of both are in `evidence/report.html`." if here else ""
     attacks = attack_rows(evaluation.attacks)
     ran = {"method": erase.method, "updates": str(erase.updates), "images through the network": f"{erase.passes:,}"}
@@ -74,9 +73,7 @@ A diffusion model made to forget **{what}**, from {_cell(base_in_words(pretrain,
 
 ## How to load it
 ```python
-import erasediff{server}
-
-pipeline = erasediff.load("{uri}")
+{_loading(uri, lora_base)}
 image = pipeline([{json.dumps(example, ensure_ascii=False)}]).images[0]
 ```
 {beside}
@@ -113,6 +110,18 @@ The evidence is in docs/PAPERS.md of the code.
 
 def _pairs(facts: Mapping[str, str]) -> str:
     return _list([f"{name}: {_cell(value)}" for name, value in facts.items()])
+
+
+def _loading(uri: str, lora_base: str) -> str:
+    """Lines of Python. A LoRA whose base is at no address is put on by whoever has that base."""
+    if lora_base and not uri.startswith(REGISTRY) and not lora_base.startswith(HUB):
+        return (
+            "from diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # of its base\n'
+            f'pipeline.load_lora_weights("{uri.removeprefix(HUB)}", weight_name="pytorch_lora_weights.safetensors")'
+        )
+    server = "  # with MLFLOW_TRACKING_URI naming the server" if uri.startswith(REGISTRY) else ""
+    return f'import erasediff{server}\n\npipeline = erasediff.load("{uri}")'
 
 
 def body_of(card: str) -> str:

@@ -14,7 +14,7 @@ from erasediff.data.given import Pictures, as_images, require_range
 from erasediff.data.wordings import warn_of_misspelt
 from erasediff.errors import DataError, ParamsError, require_unicode, shown
 from erasediff.families import Family
-from erasediff.families.reading import require_read, require_told_apart, warn_of_cut
+from erasediff.families.reading import is_spelled, require_read, require_told_apart, warn_of_cut
 from erasediff.unlearning.words import kept_by_default, takes_words
 
 #: What to do with pictures that do not fit, where nothing is converted.
@@ -53,7 +53,7 @@ def request(
     require_read(family.pipeline, targets)
     named = [] if preserve is None else names_of(preserve, "preserve", family)
     if takes_words(family):
-        warn_of_misspelt([*targets, *anchors, *named])
+        warn_of_misspelt(name for name in [*targets, *anchors, *named] if is_spelled(family.pipeline, name))
     if preserve is not None and retain is not None:
         raise ParamsError("retain and preserve both say what to keep: give images, or the names of concepts")
     shape = family.image_shape

@@ -9,8 +9,9 @@ from tiny_stable_diffusion import tiny_stable_diffusion
 import erasediff
 from erasediff.data.concept_images import ConceptImages
 from erasediff.errors import ParamsError
+from erasediff.examples import open_example
 from erasediff.families import family_of
-from erasediff.families.reading import is_cut, read_by, require_told_apart
+from erasediff.families.reading import is_cut, is_spelled, read_by, require_told_apart
 from erasediff.unlearning.words import neighbours
 
 LONG = "a red star " * 300
@@ -105,3 +106,13 @@ def test_a_word_that_is_read_like_the_concept_is_no_neighbour_of_it(pipeline):
     assert read_by(pipeline, "Star") == read_by(pipeline, "star\u2003")
     found = neighbours(family_of(pipeline), ["a star"], ["a  star", "a circle", "a square"])
     assert sorted(found) == ["a circle", "a square"]
+
+
+@pytest.mark.unit
+def test_a_word_that_a_tokenizer_has_is_not_spelled():
+    pipeline = open_example("shapes").pipeline
+    assert not any(is_spelled(pipeline, name) for name in ("star", "star and circle", "hatched"))
+    assert all(is_spelled(pipeline, name) for name in ("crayon", "star and sqaure"))
+    pipeline.tokenizer.add_tokens(["crayon"])
+    assert not is_spelled(pipeline, "crayon")
+    assert not is_spelled(PIPELINES["dit"](), "crayon")

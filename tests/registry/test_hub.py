@@ -138,6 +138,9 @@ def test_a_lora_goes_alone_and_no_folder_of_this_machine_is_named(project, tmp_p
                 result.save(folder, fused=True)
     lora = {path.name for path in Path("out/1").iterdir()}
     assert lora == {"README.md", "pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "sha256.json"}
+    card = Path("out/1/README.md").read_text()
+    assert 'pipeline.load_lora_weights("you/star"' in card and "erasediff.load" not in card
+    assert 'erasediff.load("hf://you/star")' in Path("out/2/README.md").read_text()
     card = ModelCard.load("out/1/README.md")
     assert "lora" in card.data.tags and "lora" not in ModelCard.load("out/2/README.md").data.tags
     assert "It is put on its base, `the model with SHA-256 " in card.text
