@@ -1,5 +1,7 @@
 """What a loop does with what it is told."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -138,6 +140,7 @@ def test_what_is_drawn_to_forget_and_to_keep_has_seeds_of_its_own(monkeypatch):
     seeds = []
     plain = type(family).sample
 
+    @functools.wraps(plain)
     def sample(self, prompts, these, **how):
         seeds.append(list(these))
         return plain(self, prompts, these, **{**how, "steps": 1})
