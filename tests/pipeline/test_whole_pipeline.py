@@ -163,7 +163,7 @@ def test_a_failed_gate_registers_and_fails_the_flow(project):
 
 @pytest.mark.pipeline
 def test_a_failed_stage_fails_the_flow_in_one_line(project):
-    project.set_params(forget_set__sample_ids=["0" * 64])
+    project.set_params(forget_set__concepts=[], forget_set__sample_ids=["0" * 64])
     said = project.run("flows.erase", code=1)
     assert executed(said) == {"forget_set"}
     assert "\nDataError: stage forget_set failed: forget_set.sample_ids: " in said
