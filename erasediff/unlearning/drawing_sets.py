@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -16,16 +15,16 @@ from erasediff.errors import ParamsError, shown
 from erasediff.families import Family
 from erasediff.families.drawing import require_visible
 from erasediff.families.resuming import resumable
-from erasediff.families.sharing import at_once, batch_size_of, shared_drawing
+from erasediff.families.sharing import at_once, shared_drawing
 from erasediff.families.weights import weights_sha256
 from erasediff.randomness import ERASE_BLOCKS, image_seeds
 from erasediff.records import Value
 from erasediff.training.encoding import encoders_of, placed
-from erasediff.unlearning.progress import Show, progress_bar
+from erasediff.unlearning.progress import progress_bar
 from erasediff.unlearning.request import Request
 from erasediff.unlearning.words import GENERAL, Wordings, general, takes_words
 
-#: Pictures are held and looked at so many at a time. A multiple of every family's batch: no bit depends on it.
+#: Pictures are drawn so many at a time. A multiple of every family's batch: no bit depends on it.
 DRAWN_AT_ONCE = 200
 #: Pictures a concept, where nobody says how many: of a class, and of a word, under each wording twice.
 DRAWN_BY_CLASS, DRAWN_BY_WORDS = 64, 16
@@ -91,15 +90,9 @@ def both_sets(
     wordings = Wordings(family, [] if all(given.values()) else asked.forget, accelerator, erase_from)
     with placed([*encoders_of(family), family.denoiser], accelerator.device):
         drawer = _drawer(family, accelerator, how.cache if draws else None)
-
-        def drawn(names: Sequence[str], block: int, which: str) -> ConceptImages:
-            return drawn_set(
-                drawer, names, block, wordings, how, read=which in reads, processes=accelerator.num_processes
-            )
-
         return (
-            asked.forget_set or drawn(asked.forget, FORGOTTEN_BLOCK, "forget"),
-            asked.retain_set or drawn(asked.retain, KEPT_BLOCK, "retain"),
+            asked.forget_set or drawn_set(drawer, asked.forget, FORGOTTEN_BLOCK, wordings, how, read="forget" in reads),
+            asked.retain_set or drawn_set(drawer, asked.retain, KEPT_BLOCK, wordings, how, read="retain" in reads),
         )
 
 
@@ -116,14 +109,7 @@ def _drawer(family: Family, accelerator: Accelerator, cache: Path | None) -> Fam
 
 
 def drawn_set(
-    family: Family,
-    concepts: Sequence[str],
-    block: int,
-    wordings: Wordings,
-    how: HowDrawn,
-    *,
-    read: bool,
-    processes: int = 1,
+    family: Family, concepts: Sequence[str], block: int, wordings: Wordings, how: HowDrawn, *, read: bool
 ) -> ConceptImages:
     """Pictures of each concept, drawn by the model; of one that takes any prompt, under several wordings.
 
@@ -148,19 +134,15 @@ def drawn_set(
         steps = min(STEPS, family.default_steps)
 
     def batches() -> Iterator[dict[str, Tensor]]:
-        told = f"drawing what to {('forget', 'keep')[block]}"
-        with progress_bar(told, len(names), "picture", shown=how.shown) as bar:
+        with progress_bar(
+            f"drawing what to {('forget', 'keep')[block]}", len(names), "picture", shown=how.shown
+        ) as bar:
             bar(0, {})
             for first in range(0, len(names), DRAWN_AT_ONCE):
-                images = torch.cat(list(drawn(first, min(first + DRAWN_AT_ONCE, len(names)), bar)))
+                these = slice(first, first + DRAWN_AT_ONCE)
+                images = family.sample(prompts[these], seeds[these], steps=steps, guidance_scale=how.guidance_scale)
                 require_visible(images, prompts[first])
+                bar(min(these.stop, len(names)), {})
                 yield {"images": images}
-
-    def drawn(first: int, end: int, bar: Show) -> Iterator[Tensor]:
-        """One call of ``sample`` for what the processes draw at once, so that the bar moves."""
-        for start in range(first, end, processes * batch_size_of(family)):
-            these = slice(start, min(start + processes * batch_size_of(family), end))
-            yield family.sample(prompts[these], seeds[these], steps=steps, guidance_scale=how.guidance_scale)
-            bar(these.stop, {})
 
     return ConceptImages(rows_on_disk(batches(), len(names))["images"], names, prompts)
