@@ -50,7 +50,7 @@ class Places:
 
 def at_once(family: Family, number: int) -> Family:
     """The same family, whose ``sample`` draws so many batches at once, in threads: of one that draws elsewhere."""
-    draw, usual = family.sample, batch_size_of(family)
+    draw, usual = family.sample, _batch_size(family)
 
     def sample(prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int = usual, **how: object) -> Tensor:
         batches = [slice(first, first + batch_size) for first in range(0, len(prompts), batch_size)]
@@ -80,7 +80,7 @@ def shared_drawing(family: Family, accelerator: Accelerator) -> Family:
     """
     if accelerator.num_processes == 1:
         return family
-    draw, usual = family.sample, batch_size_of(family)
+    draw, usual = family.sample, _batch_size(family)
 
     def sample(prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int = usual, **how: object) -> Tensor:
         firsts = range(0, len(prompts), batch_size)
@@ -96,7 +96,7 @@ def shared_drawing(family: Family, accelerator: Accelerator) -> Family:
     return shared
 
 
-def batch_size_of(family: Family) -> int:
+def _batch_size(family: Family) -> int:
     """How many pictures a family draws at once where nobody says."""
-    own = getattr(family, "at_once", None)
-    return int(own or inspect.signature(type(family).sample).parameters["batch_size"].default)
+    usual = inspect.signature(type(family).sample).parameters["batch_size"].default
+    return int(getattr(family, "at_once", None) or usual)
