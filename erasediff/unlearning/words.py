@@ -22,7 +22,7 @@ from erasediff.data.wordings import (
 )
 from erasediff.errors import did_you_mean, shown
 from erasediff.families.family import NULL_CONCEPT, DenoiserArguments, Family
-from erasediff.families.reading import read_by
+from erasediff.families.reading import is_cut, read_by
 from erasediff.unlearning.network import teaching
 from erasediff.unlearning.wording import reworded
 
@@ -155,8 +155,12 @@ def _sentences(family: Family, prompts: list[str]) -> torch.Tensor:
 
 
 def kept_by_default(family: Family, concepts: Sequence[str], accelerator: Accelerator) -> list[str]:
-    """Return the neighbours that the model knows, and takes for something else; if there is none, the nearest."""
+    """Return the neighbours that the model knows, and takes for something else; if there is none, the nearest.
+
+    What its text encoders do not read to the end is none: nobody asked for it, so it is no mistake of theirs.
+    """
     near = neighbours(family, concepts, count=LOOKED_AT * NEIGHBOURS)
+    near = [word for word in near if not is_cut(family.pipeline, word)]
     return (known_as_else(family, concepts, near, accelerator, tell=True) or near)[:NEIGHBOURS]
 
 

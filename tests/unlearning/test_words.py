@@ -19,6 +19,7 @@ from erasediff.examples import open_example
 from erasediff.examples.world import OBJECTS, STYLES
 from erasediff.families import family_of
 from erasediff.families.drawing import draw
+from erasediff.families.reading import is_cut
 from erasediff.training.denoising import Recipe
 from erasediff.training.encoding import encoded
 from erasediff.unlearning import method_for
@@ -424,6 +425,14 @@ def test_an_effect_is_nothing_for_the_same_prompt_and_grows_with_what_a_model_kn
     family = family_of(open_example("shapes").pipeline)
     same, unknown, known = effects(family, ["star", "qwxz", "neon"], ["star", "", ""], Accelerator()).tolist()
     assert same < 1e-5 and known > 5 * unknown > 0
+
+
+@pytest.mark.unit
+def test_a_neighbour_that_is_not_read_to_its_end_is_not_kept(pipeline, monkeypatch):
+    family = family_of(pipeline)
+    monkeypatch.setattr("erasediff.unlearning.words.neighbours", lambda *_, **__: ["medieval manuscript", "square"])
+    assert is_cut(pipeline, "medieval manuscript") and not is_cut(pipeline, "square")
+    assert kept_by_default(family, ["star"], Accelerator()) == ["square"]
 
 
 @pytest.mark.unit
